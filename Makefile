@@ -1,0 +1,70 @@
+# make demo             render a clip, detect and name what moves in it          (make demo CLIP=path: a real clip, CIFAR-10 network)
+# make test             the whole test suite, C++ and Python
+# make bench            the benchmarks' tables                                   (make bench SEQUENCES="dir dir": also detection quality)
+# make train-nin        train the network that ships, with its recipe            (train-lenet)
+# make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan
+# Each sets up what it needs (a virtual environment, the native build) once.
+
+PYTHON ?= python3
+CXX ?= c++
+VENV := .venv
+PY := $(VENV)/bin/python
+CMAKE := $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DCMAKE_CXX_COMPILER=$(CXX)
+OUT ?= out
+
+.PHONY: demo test bench train-nin train-lenet lint sanitize native clean
+.DELETE_ON_ERROR:
+
+demo: native
+ifdef CLIP
+	$(PY) CIFAR_10/main.py --video "$(CLIP)" --save "$(OUT)/clip"
+else
+	$(PY) MNIST/demo.py
+endif
+
+test: native $(VENV)/.tests
+	$(VENV)/bin/ctest --test-dir build --output-on-failure
+	$(PY) -m pytest -q tests
+
+bench: native
+	$(PY) benchmarks/detection.py $(SEQUENCES)
+
+train-nin: $(VENV)/.requirements
+	$(PY) CIFAR_10/main.py --arch nin --compile
+
+train-lenet: $(VENV)/.requirements
+	$(PY) MNIST/main.py
+
+lint: $(VENV)/.tests
+	$(VENV)/bin/ruff check .
+
+sanitize: $(VENV)/.requirements compiler
+	$(CMAKE) -S . -B build/sanitize -DSANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(VENV)/bin/cmake --build build/sanitize
+	$(VENV)/bin/ctest --test-dir build/sanitize --output-on-failure
+
+# ---- Set-up ----
+native: build/build.ninja
+	@$(VENV)/bin/cmake --build build
+
+build/build.ninja: CMakeLists.txt fastmcd/CMakeLists.txt $(VENV)/.requirements | compiler
+	$(CMAKE) -S . -B build -DPython_EXECUTABLE=$(CURDIR)/$(PY)
+	@touch $@
+
+$(VENV)/.requirements: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is missing or older than 3.11; give another with PYTHON=..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: $(PYTHON) has no venv module (Debian: apt-get install python3-venv)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -r requirements.txt
+	@touch $@
+
+$(VENV)/.tests: tests/requirements.txt $(VENV)/.requirements
+	$(PY) -m pip install -r tests/requirements.txt
+	@touch $@
+
+.PHONY: compiler
+compiler:
+	@command -v $(CXX) >/dev/null || { echo "make: no C++ compiler '$(CXX)'; install one that knows C++20 (Debian: apt-get install g++) or give it with CXX=..." >&2; exit 2; }
+
+clean:
+	rm -rf build $(OUT) fastmcd/*.so
