@@ -1,0 +1,71 @@
+"""Checkpoints: plain dicts, written whole or not at all, read without unpickling code."""
+import pickle
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from util.cli import InputError
+from util.files import atomic_write
+
+
+def save(path: str | Path, checkpoint: dict) -> None:
+    """Write `checkpoint` (tensors, numbers, strings, dicts, lists) to `path`; the file is complete or the earlier one stays."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        try:
+            torch.save(checkpoint, temporary)
+        except RuntimeError as error:  # torch hides the errno of a failed write
+            raise InputError(f"{path}: could not be written ({_first_line(error)}); is the disk full?") from error
+
+
+def load(path: str | Path) -> dict:
+    """Return the checkpoint at `path`: a dict with at least `state_dict` (keys without `module.`) and `best_acc` (percent, NaN if absent).
+
+    Files of XNOR-Net-PyTorch are read as they are (score under `acc` or `best_acc`). A bare state dict is taken too.
+    Raises InputError for a missing, empty, truncated, foreign or code-carrying file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; train one with main.py or give another with --pretrained")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about old pickle protocols
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = "it holds more than tensors (it could run code), or is no checkpoint"
+        raise InputError(f"{path}: refused: {why}; use a file written by main.py") from error
+    except Exception as error:  # torch raises a dozen kinds on damaged bytes
+        raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)}); is it cut short?") from error
+    if isinstance(checkpoint, dict) and checkpoint and all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
+        checkpoint = {"state_dict": checkpoint}
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise InputError(f"{path}: holds no 'state_dict'; use a file written by main.py")
+    state = {key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()}
+    score = checkpoint.get("best_acc", checkpoint.get("acc", float("nan")))
+    return {**checkpoint, "state_dict": state, "best_acc": float(score)}
+
+
+def load_into(model: nn.Module, path: str | Path, arch: str) -> dict:
+    """Return the checkpoint at `path` after copying its weights into `model`; raises InputError if they belong to another architecture."""
+    checkpoint = load(path)
+    found = checkpoint.get("arch")
+    if found is not None and found != arch:
+        raise InputError(f"{path}: holds {found}, expected {arch}; choose it with --arch or give another file")
+    state, expected = checkpoint["state_dict"], model.state_dict()
+    for key in sorted(expected.keys() | state.keys()):
+        if key.endswith("num_batches_tracked") and key not in state:  # files older than torch 0.4.1
+            state[key] = expected[key]
+        if key not in state or key not in expected:
+            where = "missing from" if key not in state else "unknown to this network but in"
+            raise InputError(f"{path}: not a checkpoint of {arch}: {key} is {where} the file")
+        if not isinstance(state[key], torch.Tensor) or state[key].shape != expected[key].shape:
+            shape = tuple(getattr(state[key], "shape", ()))
+            raise InputError(f"{path}: not a checkpoint of {arch}: {key} is {shape}, expected {tuple(expected[key].shape)}")
+    model.load_state_dict(state)
+    return checkpoint
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,93 @@
+"""What the scripts share at their border: the common flags, and one clear line with exit code 2 for bad input, a full disk or Ctrl-C."""
+import argparse
+import errno
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Something a user gave can't be used; the message is one line: the thing, what was found, what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser with defaults in its help, whose errors are InputErrors (one line, no usage text)."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message):
+        raise InputError(f"{message}; see --help")
+
+
+def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence[str], epochs: int, lr: float) -> None:
+    """Add the flags that every script has: what to do (train if nothing is asked), with which network, data and budget."""
+    verb = parser.add_mutually_exclusive_group()
+    verb.add_argument("--evaluate", action="store_true", help="accuracy on all test images instead of training")
+    verb.add_argument("--fastMCD", type=Path, metavar="DIR", help="name the best object of each frame in the detector's results")
+    verb.add_argument("--multi_fastMCD", type=Path, metavar="DIR", help="name all objects in the detector's results")
+    verb.add_argument("--video", metavar="FILE|DIR|N", help="detect and name in a video, a directory of frames or camera N")
+    parser.add_argument("--label", type=_label_of(classes), metavar="0-9|NAME", help="what the objects are: report the share named so")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
+    parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help="network")
+    parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights (default: models/ARCH.best.pth.tar; training starts afresh)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set (default: data/, downloaded on first use)")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
+    parser.add_argument("--epochs", type=_at_least(1), default=epochs, help="of training")
+    parser.add_argument("--lr", type=float, default=lr, help="highest learning rate")
+    parser.add_argument("--batch-size", type=_at_least(1), default=64, help="of training")
+    parser.add_argument("--seed", type=int, default=1, help="of initial weights, order and augmentation")
+    parser.add_argument("--limit", type=_at_least(1), metavar="N", help="at most N images of each set, or N frames: a quick try")
+    parser.add_argument("--resume", action="store_true", help="continue the training that was cut off")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the training step (needs a C++ compiler)")
+
+
+def _label_of(classes: Sequence[str]) -> Callable[[str], int]:
+    def label(text: str) -> int:
+        if text in classes:
+            return list(classes).index(text)
+        if text.isdecimal() and int(text) < len(classes):
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no label; expected 0-{len(classes) - 1} or one of {' '.join(classes)}")
+
+    return label
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.lstrip("-").isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} up")
+        return int(text)
+
+    return number
+
+
+def run(main: Callable[[], object]) -> None:
+    """Return after `main()` has, or end the process with one line on stderr and exit code 2.
+
+    Caught: InputError, a full or read-only disk, Ctrl-C and SIGTERM (treated alike). Anything else is a bug and keeps its traceback.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        main()
+    except InputError as error:
+        _end(str(error))
+    except KeyboardInterrupt:
+        _end("interrupted; what was finished has been kept")
+    except BrokenPipeError:  # `main.py … | head`: the reader has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        _end(f"{error.filename or 'writing'}: {error.strerror}; make room or choose another directory")
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+def _end(line: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    sys.exit(2)
