@@ -1,0 +1,138 @@
+import signal
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.scripts import ROOT
+from util.cli import InputError
+from util.pictures import MOST_THUMBNAILS, PALETTE, VideoWriter, annotate, colour_of, contact_sheet
+
+CIFAR = "airplane automobile bird cat deer dog frog horse ship truck".split()
+GREY = np.full((240, 320, 3), 128, np.uint8)
+
+
+def has_colour(bgr, text):
+    return (bgr == colour_of(text)[::-1]).all(axis=2).any()
+
+
+def test_each_label_has_its_colour_whatever_the_number_after_it():
+    assert len(set(map(colour_of, CIFAR))) == len(set(map(colour_of, "0123456789"))) == 10
+    assert colour_of("car 93%") == colour_of("car 7%") == colour_of("car 0.5") == colour_of("car")
+    assert colour_of("7 93%") == colour_of("7") != colour_of("8 93%")
+    assert colour_of("") in PALETTE
+
+
+def test_boxes_and_texts_are_drawn_on_a_copy():
+    before = GREY.copy()
+    picture = annotate(before, np.array([[100, 80, 60, 40]], np.int32), ["car 93%"])
+    assert np.array_equal(before, GREY) and picture.shape == GREY.shape and picture.dtype == np.uint8
+    assert tuple(picture[100, 100]) == colour_of("car")[::-1], "the left side of the box"
+    assert np.array_equal(picture[85:115, 105:155], GREY[85:115, 105:155]), "the object stays visible"
+    assert (picture[66:78, 104:140] != 128).all(axis=2).mean() > 0.9, "the text is above the box"
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 4096), (2160, 3840)])
+@pytest.mark.parametrize("place", [(0, 0), (1, 1)])
+def test_texts_stay_inside_frames_of_any_size(size, place):
+    height, width = size
+    x, y = place[0] * (width - 8), place[1] * (height - 8)
+    picture = annotate(np.zeros((height, width, 3), np.uint8), [(x, y, 8, 8), (0, 0, width, height)], ["automobile 100%", ""])
+    assert has_colour(picture, "automobile")
+
+
+def test_lines_grow_with_the_frame():
+    drawn = [(annotate(np.full((n, n, 3), 128, np.uint8), [(n // 4, n // 4, n // 2, n // 2)], [""]) != 128)[n // 2].sum()
+             for n in (200, 1600)]  # fmt: skip
+    assert drawn[1] > drawn[0] * 1.5
+
+
+def write_video(path, frames=12, size=(64, 48)):
+    with VideoWriter(path, 20, size) as video:
+        for i in range(frames):
+            video.write(np.full((size[1], size[0], 3), 10 * i, np.uint8))
+
+
+@pytest.mark.parametrize(("suffix", "size"), [("mp4", (64, 48)), ("mp4", (65, 49)), ("webm", (64, 48)), ("avi", (64, 48))])
+def test_a_written_video_is_read_back(tmp_path, capfd, suffix, size):
+    path = tmp_path / "new" / f"clip.{suffix}"
+    write_video(path, size=size)
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    assert len(frames) == 12 and frames[0].shape == (48, 64, 3) and abs(capture.get(cv2.CAP_PROP_FPS) - 20) < 0.1
+    assert np.allclose([frame.mean() for frame in frames], 10 * np.arange(12), atol=4)
+    assert [path.name for path in path.parent.iterdir()] == [path.name] and capfd.readouterr().err == ""
+
+
+def test_an_early_end_leaves_a_whole_video_or_none(tmp_path):
+    for error, left in ((KeyboardInterrupt, ["clip.mp4"]), (ValueError, [])):
+        directory = tmp_path / error.__name__
+        with pytest.raises(error), VideoWriter(directory / "clip.mp4", 25, (64, 48)) as video:
+            video.write(GREY[:48, :64])
+            raise error
+        assert [path.name for path in directory.iterdir()] == left
+    write_video(tmp_path / "none.mp4", frames=0)
+    assert not (tmp_path / "none.mp4").exists()
+
+
+def test_a_video_that_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="videos are written as"):
+        VideoWriter(tmp_path / "clip.xyz", 25, (64, 48))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written: File exists"):
+        VideoWriter(tmp_path / "file" / "clip.mp4", 25, (64, 48))
+    with pytest.raises(InputError, match="cannot be written: no room"):
+        VideoWriter(tmp_path / "clip.mp4", 25, (1, 1))
+    with pytest.raises(ValueError, match="frame is 320x240"), VideoWriter(tmp_path / "a.mp4", 25, (64, 48)) as video:
+        video.write(GREY)
+
+
+def test_a_full_disk_is_noticed(tmp_path):
+    """A limit on the size of files stands in for the disk; in a process of its own, for it cannot be raised again."""
+    program = f"""
+import resource, signal, sys
+import numpy as np
+from util import cli
+from util.pictures import VideoWriter
+signal.signal(signal.{signal.SIGXFSZ.name}, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+def main():
+    with VideoWriter(sys.argv[1], 25, (320, 240)) as video:
+        for i in range(60):
+            video.write(np.random.default_rng(i).integers(0, 256, (240, 320, 3), np.uint8))
+cli.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "clip.mp4"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "of 60 frames were written; is the disk full?" in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_contact_sheet_shows_every_image_with_its_colour(tmp_path):
+    images = [np.full((20 + i, 30, 3), (200, 10 * i, 0), np.uint8) for i in range(7)]
+    path = contact_sheet(images, [f"{name} 50%" for name in CIFAR[:7]], tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    for image, name in zip(images, CIFAR, strict=False):
+        assert (sheet == image[0, 0]).all(axis=2).any(), "the image, as RGB"
+        assert (sheet == colour_of(name)).all(axis=2).any()
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_a_long_contact_sheet_is_an_even_sample(tmp_path):
+    images = [np.full((8, 8, 3), (i // 4, 255 - i // 4, 255), np.uint8) for i in range(1000)]
+    sheet = np.asarray(Image.open(contact_sheet(images, ["an unusually long caption 99%"] * 1000, tmp_path / "s.png")).convert("RGB"))
+    seen = np.unique(sheet[(sheet[..., 2] == 255) & (sheet[..., 0].astype(int) + sheet[..., 1] == 255)][:, 0]).astype(int)
+    assert len(seen) == MOST_THUMBNAILS and np.diff(seen).max() <= 3 and seen[0] == 0 and seen[-1] >= 246
+    assert sheet.shape[0] < 1600 and sheet.shape[1] < 1600
+
+
+def test_a_contact_sheet_takes_views_and_extreme_shapes(tmp_path):
+    frame = np.zeros((50, 400, 3), np.uint8)
+    contact_sheet([frame[:, :, ::-1], frame[:1], frame[:, :1]], ["a", "", "c"], tmp_path / "s.png")
+    with pytest.raises(ValueError, match="0 images"):
+        contact_sheet([], [], tmp_path / "t.png")
+    assert not (tmp_path / "t.png").exists()

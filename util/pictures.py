@@ -1,0 +1,170 @@
+"""Pictures of what was found: frames with boxes and names on them, a video of those, a contact sheet of crops."""
+import math
+import os
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from util.cli import InputError
+from util.files import atomic_write
+from util.video import quiet
+
+# RGB, far apart in hue and lightness, all readable with a dark text on them or a light one.
+PALETTE = [(230, 60, 60), (245, 150, 30), (250, 220, 60), (150, 210, 60), (40, 160, 80), (60, 210, 200), (70, 170, 250),
+           (50, 90, 220), (150, 90, 240), (240, 110, 220), (190, 140, 100), (200, 205, 215)]  # fmt: skip
+DARK, LIGHT = (16, 18, 22), (250, 250, 250)
+SHEET, MUTED = (24, 26, 31), (150, 156, 168)  # a contact sheet's ground and small print
+SIDE, GAP, HEADER, CAPTION = 112, 12, 32, 28  # pixels of it
+MOST_THUMBNAILS = 96
+SALT = 335644  # found by trying: neither two of CIFAR-10's names nor two digits share a colour
+CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("vp09",), ".avi": ("MJPG",)}
+
+
+def colour_of(text: str) -> tuple[int, int, int]:
+    """The RGB colour of a label; a number at the end of the text ("car 93%") does not count."""
+    words = text.split()
+    label = " ".join(words[:-1]) if len(words) > 1 and words[-1].strip("%.").replace(".", "").isdecimal() else text
+    return PALETTE[(zlib.crc32(label.encode()) * SALT >> 16) % len(PALETTE)]
+
+
+def annotate(bgr: np.ndarray, boxes: Sequence[Sequence[int]], texts: Sequence[str]) -> np.ndarray:
+    """A copy of the frame, uint8 (H, W, 3), with each box (x, y, width, height in pixels) and its text on it.
+
+    Lines and letters grow with the frame; each label has its colour. Text stays inside the frame, at its edges it goes
+    below the box or into it. Best objects come first, so they are drawn last, on top.
+    """
+    picture = bgr.copy()
+    frame_height, frame_width = picture.shape[:2]
+    scale = math.sqrt(frame_width * frame_height)
+    line, size = max(2, round(scale / 250)), max(11, round(scale / 36))
+    for (x, y, width, height), text in reversed(list(zip(boxes, texts, strict=True))):
+        x, y, width, height = int(x), int(y), int(width), int(height)
+        colour = colour_of(text)
+        cv2.rectangle(picture, (x, y, width, height), DARK, line + 2)  # a dark rim shows on any ground
+        cv2.rectangle(picture, (x, y, width, height), colour[::-1], line)
+        if text:
+            plate = _plate(text, size, colour)[:frame_height, :frame_width]
+            high, wide = plate.shape[:2]
+            left = min(max(x - (line + 2) // 2, 0), frame_width - wide)
+            top = y - high if y >= high else y + height if y + height + high <= frame_height else y
+            picture[top : top + high, left : left + wide] = plate
+    return picture
+
+
+@lru_cache(maxsize=512)
+def _plate(text: str, size: int, colour: tuple[int, int, int]) -> np.ndarray:
+    """Text on a coloured ground, BGR uint8."""
+    font = ImageFont.load_default(size)
+    pad = max(2, size // 4)
+    plate = Image.new("RGB", (math.ceil(font.getlength(text)) + 2 * pad, size + pad + pad // 2), colour)
+    ImageDraw.Draw(plate).text((pad, plate.height / 2), text, _ink(colour), font, anchor="lm")
+    return np.asarray(plate)[..., ::-1]
+
+
+def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    return DARK if 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 130 else LIGHT
+
+
+class VideoWriter:
+    """A video written frame by frame: `with VideoWriter(path, fps, (width, height)) as video: video.write(bgr)`.
+
+    The suffix decides. .mp4: H.264, which every browser plays, where OpenCV has that encoder; else MPEG-4, for players
+    such as VLC, as pip's opencv-python has it. .webm: VP9, for every browser, but some hundred times slower to write.
+    .avi: Motion JPEG. The last column or row of an odd size is left out. The file gets its name at the end, also after
+    Ctrl-C; after any other exception, or without a frame, none is left. InputError if it cannot be written.
+    """
+
+    def __init__(self, path: str | Path, fps: float, size: tuple[int, int]):
+        self.path, self.size, self.frames = Path(path), (size[0] // 2 * 2, size[1] // 2 * 2), 0
+        if self.path.suffix not in CODECS:
+            raise InputError(f"{path}: videos are written as {' '.join(CODECS)}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
+        self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        for codec in CODECS[self.path.suffix]:
+            with quiet():
+                self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter_fourcc(*codec), fps, self.size)
+            if self._writer.isOpened():
+                return
+        self._temporary.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: no room, no permission, or OpenCV has no encoder for it")
+
+    def write(self, bgr: np.ndarray) -> None:
+        """Append a frame, uint8 (H, W, 3) of the size given at first."""
+        if bgr.shape[1] // 2 * 2 != self.size[0] or bgr.shape[0] // 2 * 2 != self.size[1]:
+            raise ValueError(f"frame is {bgr.shape[1]}x{bgr.shape[0]}, the video {self.size[0]}x{self.size[1]}")
+        self._writer.write(np.ascontiguousarray(bgr[: self.size[1], : self.size[0]]))
+        self.frames += 1
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._writer.release()
+        try:
+            if self.frames and (error is None or isinstance(error, KeyboardInterrupt)):
+                self._check()
+                os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """OpenCV says nothing when the disk is full, so count what can be read back."""
+        count = max(0, int(cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT)))
+        if count < self.frames - 1:
+            raise InputError(f"{self.path}: only {count} of {self.frames} frames were written; is the disk full?")
+
+
+def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str = "") -> Path:
+    """The path of the PNG written: thumbnails of RGB uint8 (h, w, 3) images in a grid, each with its caption in colour.
+
+    Of more than 96 images an even sample is shown, and the header says so. Small images are enlarged. The file is
+    whole or an earlier one stays. ValueError without an image.
+    """
+    if not images or len(images) != len(captions):
+        raise ValueError(f"{len(images)} images and {len(captions)} captions make no contact sheet")
+    count = len(images)
+    shown = [i * count // MOST_THUMBNAILS for i in range(MOST_THUMBNAILS)] if count > MOST_THUMBNAILS else range(count)
+    columns = min(12, max(4, math.ceil(math.sqrt(1.5 * len(shown)))))
+    rows = math.ceil(len(shown) / columns)
+    edge, top = GAP + SIDE, GAP + HEADER
+    sheet = Image.new("RGB", (columns * edge + GAP, top + rows * (edge + CAPTION) + GAP // 2), SHEET)
+    draw = ImageDraw.Draw(sheet)
+    note = f"{len(shown)} of {count}, evenly sampled" if count > len(shown) else f"{count} shown"
+    font, small = ImageFont.load_default(20), ImageFont.load_default(14)
+    title = _shorten(title or "Moving objects", font, sheet.width - 3 * GAP - small.getlength(note))
+    draw.text((GAP, GAP + 2), title, LIGHT, font)
+    draw.text((sheet.width - GAP, GAP + 6), note, MUTED, small, anchor="ra")
+    for place, i in enumerate(shown):
+        x, y = GAP + place % columns * edge, top + place // columns * (edge + CAPTION)
+        _thumbnail(sheet, draw, images[i], captions[i], x, y)
+    with atomic_write(path) as temporary:
+        sheet.save(temporary, "PNG")
+    return Path(path)
+
+
+def _thumbnail(sheet: Image.Image, draw: ImageDraw.ImageDraw, rgb: np.ndarray, caption: str, x: int, y: int) -> None:
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    factor = SIDE / max(image.size)
+    size = [max(1, round(length * factor)) for length in image.size]
+    image = image.resize(size, Image.Resampling.LANCZOS)
+    left, top = x + (SIDE - size[0]) // 2, y + (SIDE - size[1]) // 2
+    sheet.paste(image, (left, top))
+    colour, font = colour_of(caption), ImageFont.load_default(13)
+    draw.rectangle((x, y + SIDE + 3, x + SIDE - 1, y + SIDE + 5), colour)
+    draw.text((x + SIDE / 2, y + SIDE + 16), _shorten(caption, font, SIDE), LIGHT, font, anchor="mm")
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

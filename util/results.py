@@ -1,0 +1,256 @@
+"""The results directory: what the detector found in a clip, as files.
+
+    detections.csv           frame,object,x,y,width,height,score,crop; frames count from 1, objects from 0, best first
+    crops/000123_00.png      the region with context, cut from the colour frame
+    masks/000123.png         0 or 255
+    frames/000123.png        only if asked for
+"""
+import csv
+import io
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from util.cli import InputError
+from util.video import MAX_SIZE, list_images, read_image
+
+COLUMNS = ["frame", "object", "x", "y", "width", "height", "score", "crop"]
+TABLE, PART = "detections.csv", "detections.csv.part"
+BESIDE = {"predictions.csv", "contact_sheet.png", "annotated.mp4", "annotated.webm"}  # what the scripts add
+SMALLEST_IMAGE = 4  # pixels a side: less shows nothing
+SMALLEST_REGION = 25  # pixels of a mask: less is noise
+CONTEXT, SMALLEST_CROP = 0.15, 32  # as the detector cuts: margin / longer side of the box; pixels
+
+
+@dataclass(eq=False)
+class Detection:
+    """One object in one frame: its box in whole pixels, score 0..1 and crop, RGB uint8 (h, w, 3)."""
+
+    frame: int
+    object: int
+    x: int
+    y: int
+    width: int
+    height: int
+    score: float
+    image: np.ndarray
+
+
+def read_results(directory: str | Path, best_only: bool = False) -> list[Detection]:
+    """The detections of a directory by frame and object number; with best_only the best-scored one of each frame.
+
+    Read are the results directory above, and flat directories of pairs NAME.png (mask) + NAME_orig.png (frame), whose
+    objects are the mask's connected regions, largest first, or of plain images, each one an object of its own frame
+    (score 1). Raises InputError naming the row or file that is missing, damaged or out of place.
+    """
+    directory = Path(directory)
+    try:
+        if not directory.is_dir():
+            raise InputError(f"{directory} is {'not a directory' if directory.exists() else 'not there'}")
+        if (directory / TABLE).is_file():
+            return _read_table(directory, best_only)
+        images = [path for path in list_images(directory) if path.name not in BESIDE]
+    except OSError as error:
+        raise InputError(f"{error.filename or directory}: {error.strerror}") from None
+    if (directory / PART).exists():
+        raise InputError(f"{directory} has no {TABLE}: the run that wrote it is not finished or was killed")
+    if not images:
+        raise InputError(f"{directory} holds neither {TABLE} nor images; give a directory that fastMCD has written")
+    if any(path.stem.endswith("_orig") for path in images):
+        frames = [_read_pair(number, *pair) for number, pair in enumerate(_pairs(images), 1)]
+        return [detection for found in frames for detection in found[: 1 if best_only else None]]
+    return [_read_plain(number, path) for number, path in enumerate(images, 1)]
+
+
+# The results directory
+
+def _read_table(directory: Path, best_only: bool) -> list[Detection]:
+    path = directory / TABLE
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if not rows or rows[0] != COLUMNS:
+        found = ",".join(rows[0])[:80] if rows else "nothing"
+        raise InputError(f"{path} starts with {found!r}; expected {','.join(COLUMNS)}")
+    found = {}
+    for line, row in enumerate(rows[1:], 2):
+        try:
+            detection, crop = _parse(row, directory)
+        except ValueError as error:
+            raise InputError(f"{path} line {line}: {error}") from None
+        if found.setdefault((detection.frame, detection.object), (detection, crop))[0] is not detection:
+            raise InputError(f"{path} line {line}: object {detection.object} of frame {detection.frame} is there twice")
+    kept = [found[key] for key in sorted(found)]
+    if best_only:
+        best = {}
+        for detection, crop in kept:
+            if detection.frame not in best or detection.score > best[detection.frame][0].score:
+                best[detection.frame] = detection, crop
+        kept = list(best.values())
+    for detection, crop in kept:
+        detection.image = _read_rgb(crop)
+    return [detection for detection, _ in kept]
+
+
+def _parse(row: list[str], directory: Path) -> tuple[Detection, Path]:
+    """A detection without its image, and the path of that; ValueError saying what is wrong with the row."""
+    if len(row) != len(COLUMNS):
+        raise ValueError(f"{len(row)} fields, expected {len(COLUMNS)}")
+    for column, text in zip(COLUMNS[:6], row, strict=False):
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            raise ValueError(f"{column} is {text[:40]!r}, expected a whole number")
+    frame, number, x, y, width, height = map(int, row[:6])
+    if frame < 1:
+        raise ValueError("frame is 0; frames count from 1")
+    if width < 1 or height < 1 or x + width > MAX_SIZE[0] or y + height > MAX_SIZE[1]:
+        raise ValueError(f"the box {x},{y} {width}x{height} is empty or leaves any frame; {MAX_SIZE} is the largest")
+    if not re.fullmatch(r"[0-9.]+(e-?[0-9]+)?", row[6]) or not 0 <= float(row[6]) <= 1:
+        raise ValueError(f"score is {row[6][:40]!r}, expected a number from 0 to 1")
+    if not _is_file_inside(row[7], directory):
+        raise ValueError(f"crop {row[7][:80]!r} is no file inside {directory}")
+    not_read = np.empty((0, 0, 3), np.uint8)
+    return Detection(frame, number, x, y, width, height, float(row[6]), not_read), directory / row[7]
+
+
+def _is_file_inside(name: str, directory: Path) -> bool:
+    path = Path(name)
+    if len(name) > 255 or "\0" in name or path.is_absolute() or ".." in path.parts:
+        return False
+    path = (directory / path).resolve()  # a link may lead out
+    return path.is_relative_to(directory.resolve()) and path.is_file()
+
+
+def _read_rgb(path: Path) -> np.ndarray:
+    return cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
+
+
+# The two older layouts
+
+def _pairs(images: list[Path]) -> Iterator[tuple[Path, Path]]:
+    """Masks and their frames, by name."""
+    frames = {path.stem.removesuffix("_orig"): path for path in images if path.stem.endswith("_orig")}
+    masks = {path.stem: path for path in images if not path.stem.endswith("_orig")}
+    for name in sorted(frames.keys() | masks.keys()):
+        if name not in frames or name not in masks:
+            there, missing = (masks[name], f"{name}_orig.png") if name in masks else (frames[name], f"{name}.png")
+            raise InputError(f"{there} has no {missing} beside it; every mask needs its frame")
+        yield masks[name], frames[name]
+
+
+def _read_pair(number: int, mask_path: Path, frame_path: Path) -> list[Detection]:
+    mask, frame = read_image(mask_path).max(axis=2) > 127, _read_rgb(frame_path)
+    if mask.shape != frame.shape[:2]:
+        sizes = "{1}x{0} and {3}x{2}".format(*mask.shape, *frame.shape)
+        raise InputError(f"{mask_path} and its frame {frame_path.name} differ in size: {sizes}")
+    regions = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2][1:].tolist()
+    regions = sorted((r for r in regions if r[4] >= SMALLEST_REGION), key=lambda r: (-r[4], r[1], r[0]))
+    return [Detection(number, i, *r[:4], 1.0, _with_context(frame, *r[:4])) for i, r in enumerate(regions)]
+
+
+def _with_context(frame: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
+    """The box cut out as a square with a margin, shifted rather than shrunk where it would leave the frame."""
+    longer = max(width, height)
+    side = max(longer + 2 * int(CONTEXT * longer + 0.5), SMALLEST_CROP)
+
+    def span(low: int, length: int, limit: int) -> slice:
+        cut = min(side, limit)
+        start = min(max((2 * low + length - cut) // 2, 0), limit - cut)
+        return slice(start, start + cut)
+
+    return frame[span(y, height, frame.shape[0]), span(x, width, frame.shape[1])].copy()
+
+
+def _read_plain(number: int, path: Path) -> Detection:
+    image = _read_rgb(path)
+    height, width = image.shape[:2]
+    if min(width, height) < SMALLEST_IMAGE:
+        raise InputError(f"{path} is {width}x{height} pixels; at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE} are needed")
+    return Detection(number, 0, 0, 0, width, height, 1.0, image)
+
+
+# Writing
+
+class ResultsWriter:
+    """Writes a results directory frame by frame: `with ResultsWriter(path) as results: results.add(1, bgr, result)`.
+
+    What has been added stays, whatever ends the block: the table gets its name with all whole frames in it, even on a
+    full disk. An earlier results directory is replaced; InputError if `directory` holds anything else, or the `source`
+    (what the frames are read from, if given) lies in it.
+    """
+
+    def __init__(self, directory: str | Path, keep_frames: bool = False, source: str | Path | int | None = None):
+        self.directory, self.keep_frames = Path(directory), keep_frames
+        self._table, self._whole = None, 0
+        if source is not None and (path := Path(str(source))).exists():  # a camera's number is no path
+            if path.resolve().is_relative_to(self.directory.resolve()):
+                raise InputError(f"{source} lies in {directory}, which would be replaced; choose another directory")
+        try:
+            self._prepare()
+        except OSError as error:
+            raise InputError(f"{error.filename or directory}: {error.strerror}; choose another directory") from None
+
+    def _prepare(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in self.directory.iterdir()}
+        if not names & {TABLE, PART} and names - BESIDE:
+            found = f"is no results directory but holds {min(names - BESIDE)!r}"
+            raise InputError(f"{self.directory} {found}; choose an empty or a new one")
+        for name in ("crops", "masks", "frames"):
+            for path in sorted((self.directory / name).glob("[0-9]*.png")):
+                path.unlink()
+        for name in ("crops", "masks") + ("frames",) * self.keep_frames:
+            (self.directory / name).mkdir(exist_ok=True)
+        (self.directory / TABLE).unlink(missing_ok=True)
+        self._table = open(self.directory / PART, "wb", buffering=0)
+        self._append([COLUMNS])
+
+    def add(self, frame_number: int, bgr: np.ndarray, result) -> None:
+        """Write one frame's files; frame_number counts from 1, bgr is uint8 (H, W, 3), result as fastmcd.Result."""
+        name, written = f"{frame_number:06d}", []
+        try:
+            rows = []
+            for i, (box, score, cut) in enumerate(zip(result.boxes, result.scores, result.crops, strict=True)):
+                x, y, width, height = cut
+                crop = f"crops/{name}_{i:02d}.png"
+                self._write(crop, bgr[y : y + height, x : x + width], written)
+                rows.append([frame_number, i, *map(int, box), f"{score:.4f}", crop])
+            self._write(f"masks/{name}.png", result.mask, written)
+            if self.keep_frames:
+                self._write(f"frames/{name}.png", bgr, written)
+            self._append(rows)
+        except BaseException:  # Ctrl-C too: no file of a frame that is not in the table
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _write(self, name: str, image: np.ndarray, written: list[Path]) -> None:
+        # not imwrite: it does not notice a full disk
+        written.append(self.directory / name)
+        written[-1].write_bytes(cv2.imencode(".png", image)[1])
+
+    def _append(self, rows: list[list]) -> None:
+        text = "".join(",".join(map(str, row)) + "\n" for row in rows)
+        data = memoryview(text.encode())
+        self._table.seek(self._whole)  # an earlier attempt may have ended in the middle
+        while data:
+            data = data[self._table.write(data) :]
+        self._whole += len(text)
+
+    def close(self) -> None:
+        """Give the table its name; nothing if that is done."""
+        if not self._table.closed:
+            self._table.truncate(self._whole)
+            self._table.close()
+            os.replace(self.directory / PART, self.directory / TABLE)
+
+    def __enter__(self) -> "ResultsWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

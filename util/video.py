@@ -1,0 +1,174 @@
+"""Frames from a video file, a directory of images or a camera, and one clear line when something is wrong with them."""
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when cv2 opens its first video; -8 is FFmpeg's "quiet"
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # a small file may claim to be a huge image
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+from util.cli import InputError  # noqa: E402
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+MIN_SIZE, MAX_SIZE = (32, 32), (4096, 2160)  # width, height: what the detector takes
+
+
+class Video:
+    """Frames as BGR uint8 (H, W, 3), contiguous, by iterating; a second iteration starts over.
+
+    name: what messages call it. width, height: pixels, the same for every frame. fps: frames per second (25 where the
+    source has none). frame_count: frames announced by the source, None if unknown. frames_read: how many the latest
+    iteration has yielded. InputError, also while iterating, if a frame is broken or of another size.
+    """
+
+    def __init__(self, name: str, start: Callable[[], Iterator[np.ndarray]], fps: float = 0, frame_count: float = 0):
+        self.name = name
+        self.fps = fps if 0 < fps < 1000 else 25.0
+        self.frame_count = int(frame_count) if 0 < frame_count < 1e9 else None
+        self.frames_read = 0
+        self._start = start
+        frames = start()
+        first = next(frames, None)
+        if first is None:
+            raise InputError(f"{name} holds no frame that can be read")
+        self.height, self.width = first.shape[:2]
+        if not (MIN_SIZE[0] <= self.width <= MAX_SIZE[0] and MIN_SIZE[1] <= self.height <= MAX_SIZE[1]):
+            limits = "{}x{} to {}x{}".format(*MIN_SIZE, *MAX_SIZE)
+            raise InputError(f"{name} has frames of {self.width}x{self.height} pixels; {limits} can be used")
+        self._opened = itertools.chain([first], frames)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        frames, self._opened = self._opened or self._start(), None
+        self.frames_read = 0
+        for frame in frames:
+            if frame.shape != (self.height, self.width, 3):
+                size = f"{frame.shape[1]}x{frame.shape[0]}, the first {self.width}x{self.height}"
+                raise InputError(f"{self.name}: frame {self.frames_read + 1} is {size}; all must have one size")
+            self.frames_read += 1
+            yield np.ascontiguousarray(frame)
+        # Intact AVI files announce up to a few frames too many.
+        if self.frame_count and self.frame_count - self.frames_read > max(2, self.frame_count // 100):
+            counts = f"{self.frames_read} of the {self.frame_count} announced frames"
+            print(f"{self.name}: only {counts} could be read; is the file cut off?", file=sys.stderr)
+
+
+def open_video(source: str | os.PathLike | int) -> Video:
+    """The frames of a video file, a directory of images (sorted by name) or a camera number (an int or digits).
+
+    A directory that holds another one named `input`, as the clips of CDnet do, stands for that one.
+    Raises InputError if there is nothing there, it cannot be decoded, or its frames are not 32x32 to 4096x2160.
+    """
+    if isinstance(source, int) or str(source).isdecimal():
+        return _open_camera(int(source))
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return _open_images(path)
+        return _open_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def list_images(directory: Path) -> list[Path]:
+    """The image files of a directory, sorted by name (hidden ones left out)."""
+    files = (path for path in Path(directory).iterdir() if not path.name.startswith("."))
+    return sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def _open_images(directory: Path) -> Video:
+    directory = directory / "input" if (directory / "input").is_dir() else directory
+    paths = list_images(directory)
+    if not paths:
+        found = "no image among its files" if any(directory.iterdir()) else "nothing in it"
+        raise InputError(f"{directory} has {found}; expected frames as {' '.join(sorted(IMAGE_SUFFIXES))}")
+    return Video(str(directory), lambda: _read_images(paths), frame_count=len(paths))
+
+
+def _read_images(paths: list[Path]) -> Iterator[np.ndarray]:
+    size = None
+    for path in paths:
+        image = read_image(path)
+        size = size or image.shape
+        if image.shape != size:
+            found, expected = (f"{shape[1]}x{shape[0]}" for shape in (image.shape, size))
+            raise InputError(f"{path} is {found} pixels, but {paths[0].name} is {expected}; all must have one size")
+        yield image
+
+
+def read_image(path: Path) -> np.ndarray:
+    """One image file as BGR uint8 (H, W, 3); InputError naming it if it is broken or cut off."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    # OpenCV fills the missing part of a JPEG with grey. Neither marker can occur inside the compressed data.
+    cut_off = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    image = None
+    if data and not cut_off:
+        with quiet(), contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        problem = "is empty" if not data else "is cut off" if cut_off else "cannot be read as an image"
+        raise InputError(f"{path} {problem}")
+    return image
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing; drops what is written to the process's stderr meanwhile, as libpng, libjpeg and FFmpeg do by themselves."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def _open_file(path: Path) -> Video:
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if not head:
+        raise InputError(f"{path} is empty")
+    if path.suffix.lower() in IMAGE_SUFFIXES:  # OpenCV would take 001.png for the start of a numbered sequence
+        raise InputError(f"{path} is a single image; give a video file or the directory of the frames")
+    if head.isascii() and b"\0" not in head:  # FFmpeg would draw some text files as frames, or follow a playlist
+        raise InputError(f"{path} is a text file, not a video")
+    capture = _capture(str(path))
+    if capture is None:
+        raise InputError(f"{path} cannot be opened as a video; it may be cut off, damaged or of an unknown format")
+    fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    opened = [capture]
+    return Video(str(path), lambda: _read_capture(opened.pop() if opened else _capture(str(path))), fps, count)
+
+
+def _open_camera(number: int) -> Video:
+    capture = _capture(number)
+    if capture is None:
+        raise InputError(f"camera {number} cannot be opened; is it connected, and free?")
+    return Video(f"camera {number}", lambda: _read_capture(capture), capture.get(cv2.CAP_PROP_FPS))
+
+
+def _capture(source: str | int) -> cv2.VideoCapture | None:
+    with quiet():
+        try:
+            capture = cv2.VideoCapture(source)
+        except cv2.error:  # a camera number beyond what a back end can count
+            return None
+    return capture if capture.isOpened() else None
+
+
+def _read_capture(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    while True:
+        found, frame = capture.read()
+        if not found:
+            return
+        yield frame
