@@ -1,0 +1,189 @@
+"""CIFAR_10/main.py: the network's file format, that it learns, and the script as a person runs it."""
+import csv
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from tests.scripts import ROOT, load_script, run_script
+from util.binop import BinOp
+from util.cli import InputError
+
+main = load_script("CIFAR_10/main.py")
+SHIPPED = ROOT / "CIFAR_10" / "models" / "nin.best.pth.tar"
+needs_weights = pytest.mark.skipif(not SHIPPED.exists(), reason="models/nin.best.pth.tar is not there")
+
+
+def xnor_net_pytorch_shapes():
+    """Keys and shapes of that project's nin, written down from its files."""
+    shapes = {"0.weight": (192, 3, 5, 5), "0.bias": (192,), "13.weight": (10, 192, 1, 1), "13.bias": (10,)}
+    for i in (1, 12):
+        shapes |= {f"{i}.running_mean": (192,), f"{i}.running_var": (192,), f"{i}.num_batches_tracked": ()}
+    blocks = {3: (192, 160, 1), 4: (160, 96, 1), 6: (96, 192, 5), 7: (192, 192, 1), 8: (192, 192, 1), 10: (192, 192, 3), 11: (192, 192, 1)}
+    for i, (inputs, outputs, k) in blocks.items():
+        shapes |= {f"{i}.conv.weight": (outputs, inputs, k, k), f"{i}.conv.bias": (outputs,), f"{i}.bn.num_batches_tracked": ()}
+        shapes |= {f"{i}.bn.{name}": (inputs,) for name in ("weight", "bias", "running_mean", "running_var")}
+    return {f"xnor.{key}": shape for key, shape in shapes.items()}
+
+
+def write_images(root, count, seed=0):
+    """A tiny data set in CIFAR-10's folder layout: each class has its own colour, under noise."""
+    generator = np.random.default_rng(seed)
+    colours = np.random.default_rng(42).integers(30, 226, (10, 1, 1, 3))
+    for split in ("train", "test"):
+        for label, name in enumerate(main.CLASSES):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(colours[label] + generator.normal(0, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), 2)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder in the script's place, so that nothing is written into this one."""
+    monkeypatch.setattr(main, "HERE", tmp_path)
+    return tmp_path
+
+
+def test_state_dict_is_that_of_xnor_net_pytorch():
+    model = main.NIN()
+    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == xnor_net_pytorch_shapes()
+    assert sum(p.numel() for p in model.parameters()) == 969_418
+    assert sum(weight.numel() for weight in main.BinOp(model).weights) == 949_248
+
+
+def test_global_pooling_is_the_8x8_pooling_at_full_size():
+    model = main.NIN().eval()
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), F.avg_pool2d(model.xnor[:15](x), 8).flatten(1))
+
+
+def test_binarized_net_learns_32_images_by_heart():
+    torch.manual_seed(0)
+    model = main.NIN()
+    bin_op = BinOp(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    x, y = torch.randn(32, 3, 8, 8), torch.arange(32) % 10
+    for _ in range(80):
+        optimizer.zero_grad()
+        with bin_op.binarized():
+            logits = model(x)
+            F.cross_entropy(logits, y).backward()
+        bin_op.updateBinaryGradWeight()
+        optimizer.step()
+        if (logits.argmax(1) == y).all():
+            return
+    pytest.fail(f"only {(logits.argmax(1) == y).sum()} of 32 after 80 steps")
+
+
+def test_train_evaluate_classify(home, images, capsys):
+    accuracy = main.main(["--cpu", "--data", str(images), "--epochs", "2", "--batch-size", "8"])
+    printed = capsys.readouterr().out
+    assert "epoch   2" in printed and f"{100 * accuracy:.2f} % of the test images right" in printed
+    assert set(os.listdir(home / "models")) == {"nin.best.pth.tar", "nin.last.pth.tar", "nin.log.csv", "nin.curve.png"}
+    with open(home / "models" / "nin.log.csv") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert main.main(["--cpu", "--evaluate", "--data", str(images)]) == accuracy
+    main.main(["--cpu", "--fastMCD", str(images / "test" / "truck"), "--label", "1", "--save", str(home / "out")])
+    assert "automobile or truck: " in capsys.readouterr().out
+    with open(home / "out" / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 and all(row["label"] in main.CLASSES and 0 <= float(row["probability"]) <= 1 for row in rows)
+    assert (home / "out" / "contact_sheet.png").exists()
+
+
+def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, monkeypatch):
+    arguments = ["--cpu", "--data", str(images), "--epochs", "3", "--batch-size", "8"]
+    last = home / "models" / "nin.last.pth.tar"
+    main.main(arguments)
+    whole = torch.load(last, weights_only=True)
+    shutil.rmtree(home / "models")
+    with monkeypatch.context() as patch:
+        end_epoch = main.training.Log.end_epoch
+
+        def interrupt(log, epoch, *rest):
+            end_epoch(log, epoch, *rest)
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(main.training.Log, "end_epoch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            main.main(arguments)
+    assert torch.load(last, weights_only=True)["epoch"] == 2 and not (home / "models" / "nin.best.pth.tar").exists()
+    main.main([*arguments, "--resume"])
+    resumed = torch.load(last, weights_only=True)
+    assert all(torch.equal(whole["state_dict"][key], value) for key, value in resumed["state_dict"].items())
+    with pytest.raises(InputError, match="lr 0.003, not 0.5"):
+        main.main([*arguments, "--resume", "--lr", "0.5"])
+
+
+def test_a_worse_run_does_not_replace_better_weights(home, images, capsys):
+    best = home / "models" / "nin.best.pth.tar"
+    best.parent.mkdir()
+    torch.save({"best_acc": 99.9, "state_dict": main.NIN().state_dict()}, best)
+    before = best.read_bytes()
+    main.main(["--cpu", "--data", str(images), "--epochs", "1", "--limit", "10"])
+    assert "is better and stays" in capsys.readouterr().out and best.read_bytes() == before
+
+
+def test_script_runs_from_the_root_and_from_its_folder(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    torch.save({"best_acc": 1.0, "state_dict": main.NIN().state_dict()}, tmp_path / "nin")
+    for where in (ROOT, ROOT / "CIFAR_10"):
+        done = run_script("CIFAR_10/main.py", "--cpu", "--pretrained", tmp_path / "nin", "--fastMCD", tmp_path, cwd=where)
+        assert done.returncode == 0 and "1 objects in 1 frames" in done.stdout, done.stderr
+    done = run_script("CIFAR_10/main.py", "--label", "10", cwd=ROOT / "CIFAR_10")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'10' is no label" in done.stderr
+
+
+def bad_inputs(tmp_path):
+    """Arguments, and words that the one line must have."""
+    empty, text, tiny = tmp_path / "empty", tmp_path / "text.mp4", tmp_path / "tiny"
+    empty.mkdir(), tiny.mkdir()
+    text.write_text("no video")
+    Image.new("RGB", (1, 1)).save(tiny / "a.png")
+    torch.save({"arch": "LeNet_5", "state_dict": {"conv1.weight": torch.ones(1)}}, tmp_path / "lenet")
+    torch.save({"state_dict": {"a": print}}, tmp_path / "code")
+    return [
+        (["--evaluate", "--pretrained", "none.pth.tar"], "no such file"),
+        (["--evaluate", "--pretrained", tmp_path / "lenet"], "expected nin"),
+        (["--evaluate", "--pretrained", tmp_path / "code"], "refused"),
+        (["--fastMCD", tmp_path / "none"], "not there"),
+        (["--multi_fastMCD", empty], "neither"),
+        (["--multi_fastMCD", tiny], "1x1"),
+        (["--video", tmp_path / "none.mp4"], "No such file"),
+        (["--video", text], "text file"),
+        (["--video", empty], "nothing in it"),
+        (["--video", tiny], "1x1"),
+        (["--multi_fastMCD", empty, "--label", "10"], "'10' is no label"),
+        (["--arch", "LeNet_5"], "nin"),
+        (["--resume"], "no such file"),
+    ]
+
+
+def test_bad_input_ends_in_one_line(home, images, tmp_path, capsys):
+    (home / "models").mkdir()
+    torch.save({"best_acc": 1.0, "state_dict": main.NIN().state_dict()}, home / "models" / "nin.best.pth.tar")
+    for arguments, words in bad_inputs(tmp_path):
+        with pytest.raises(SystemExit) as end:
+            main.run(lambda case=arguments: main.main(["--data", str(images), *map(str, case)]))
+        error = capsys.readouterr().err
+        assert end.value.code == 2 and error.count("\n") == 1 and words in error, (arguments, error)
+
+
+@needs_weights
+def test_shipped_weights_are_a_trained_nin_with_its_log():
+    saved = torch.load(SHIPPED, weights_only=True)
+    assert saved["best_acc"] >= 70 and saved["arch"] == "nin" and (SHIPPED.parent / "nin.log.csv").exists()
+    main.checkpoint.load_into(main.NIN(), SHIPPED, "nin")

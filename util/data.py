@@ -1,0 +1,84 @@
+"""MNIST and CIFAR-10 as two tensors each: downloaded through torchvision, or read from a local folder."""
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from util.cli import InputError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def load(dataset: type, root: Path, train: bool, classes: list[str], mode: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (images, labels): uint8 (N, C, size, size) with C = 3 for mode "RGB", 1 for "L"; int64 (N,) indices into `classes`.
+
+    `root` holds either DIR/{train,test}/<class name>/* images, or the files of torchvision's `dataset`, which are downloaded
+    into it if it has neither. Raises InputError when there is nothing to read and nothing to download from.
+    """
+    split = root / ("train" if train else "test")
+    if split.is_dir():
+        return _load_folder(split, classes, mode, size)
+    try:
+        data = dataset(root, train=train, download=True)
+    except Exception as error:  # torchvision raises what urllib, tarfile, gzip or its own checks raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{root}: {dataset.__name__} is not there and could not be downloaded ({reason}); "
+            f"give a folder that has it, or train/<class>/ and test/<class>/ images, with --data"
+        ) from error
+    images = torch.as_tensor(np.asarray(data.data))
+    images = images.permute(0, 3, 1, 2) if images.dim() == 4 else images.unsqueeze(1)
+    return images.contiguous(), torch.as_tensor(data.targets)
+
+
+def _load_folder(split: Path, classes: list[str], mode: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(p for p in (split / name).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        paths += found
+        labels += [label] * len(found)
+    if not paths:
+        raise InputError(f"{split}: no images in {classes[0]}/ … {classes[-1]}/; expected one folder per class")
+    images = np.empty((len(paths), size, size, 3 if mode == "RGB" else 1), np.uint8)
+    for i, path in enumerate(tqdm(paths, f"reading {split}", unit=" images", leave=False, disable=None)):
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert(mode))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{path}: not a readable image; remove or replace it") from error
+        if pixels.shape[:2] != (size, size):
+            raise InputError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {size}x{size}")
+        images[i] = pixels.reshape(size, size, -1)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+
+
+def hold_out(count: int, total: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (train, held-out) index tensors: `count` of `total` drawn at random, the same ones for the same seed."""
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def normalize(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """Return (images / 255 - mean) / std per channel as float32; images uint8 (N, C, H, W)."""
+    mean = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
+    return (images.float() / 255 - mean) / std
+
+
+def random_shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
+    """Return images (N, C, H, W) each moved by up to `pixels` in x and y; what enters is mirrored from inside."""
+    n, _, height, width = images.shape
+    padded = F.pad(images, [pixels] * 4, mode="reflect")
+    dy, dx = torch.randint(0, 2 * pixels + 1, (2, n, 1), generator=generator)
+    rows = (dy + torch.arange(height)).view(n, 1, height, 1)
+    columns = (dx + torch.arange(width)).view(n, 1, 1, width)
+    return padded[torch.arange(n).view(n, 1, 1, 1), torch.arange(images.shape[1]).view(1, -1, 1, 1), rows, columns]
+
+
+def random_mirror(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return images (N, C, H, W), about half of them mirrored left to right."""
+    flip = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
