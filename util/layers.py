@@ -29,13 +29,8 @@ class BinActive(torch.autograd.Function):
         return grad * (x.abs() < 1)
 
 
-class BinActivePolynomial(torch.autograd.Function):
+class BinActivePolynomial(BinActive):
     """sign(x) with the gradient of a piecewise quadratic: y' = max(0, 2 - 2|x|) (Bi-Real Net, Liu et al. 2018, arXiv:1808.00278)."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return sign(x)
 
     @staticmethod
     def backward(ctx, grad):
