@@ -78,7 +78,7 @@ MODELS = {"nin": NIN}
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv=None):
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(MODELS), CLASSES, epochs=12, lr=0.003)
+    add_common_arguments(parser, list(MODELS), CLASSES, epochs=10, lr=0.003)
     return parser.parse_args(argv)
 
 

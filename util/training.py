@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
-SETTINGS = ["arch", "epochs", "lr", "batch_size", "seed", "limit"]  # a resumed run must agree with the first on these
+SETTINGS = ["arch", "lr", "batch_size", "seed", "limit"]  # a resumed run must agree with the first on these; its length may change
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
