@@ -11,11 +11,18 @@ class InputError(Exception):
     """Something a user gave can't be used; the message is one line: the thing, what was found, what to do."""
 
 
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds a default to a flag's help where there is one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser with defaults in its help, whose errors are InputErrors (one line, no usage text)."""
 
     def __init__(self, **options):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options)
+        super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
 
     def error(self, message):
         raise InputError(f"{message}; see --help")
@@ -31,8 +38,8 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence
     parser.add_argument("--label", type=_label_of(classes), metavar="0-9|NAME", help="what the objects are: report the share named so")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help="network")
-    parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights (default: models/ARCH.best.pth.tar; training starts afresh)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set (default: data/, downloaded on first use)")
+    parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights; without it those that training left; training starts afresh")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set; without it one beside the script, downloaded on first use")
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
     parser.add_argument("--epochs", type=_at_least(1), default=epochs, help="of training")
     parser.add_argument("--lr", type=float, default=lr, help="highest learning rate")

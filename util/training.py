@@ -82,7 +82,7 @@ class Log:
         if self.best_path.exists():
             earlier = checkpoint.load(self.best_path)
             score = earlier.get("held_out_accuracy", earlier["best_acc"])
-            if score > held_out:
+            if not score <= held_out:  # NaN: a file without a score, not made here
                 print(f"{self.best_path} ({score:.2f} % held out) is better and stays; this run's weights are in {self.last_path}")
                 return
         checkpoint.save(self.best_path, {

@@ -1,0 +1,238 @@
+"""Fetches published weights of the full-precision networks into state_dicts/; nothing that is there already is replaced.
+
+    python3 cifar10_download.py                           from the known addresses, which may be dead
+    python3 cifar10_download.py --url URL --sha256 HEX    another copy of that zip
+    python3 cifar10_download.py --zip FILE                a copy that a browser has fetched
+"""
+import argparse
+import hashlib
+import http.client
+import re
+import stat
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import networks  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from util.cli import InputError, Parser, run  # noqa: E402
+from util.files import atomic_write  # noqa: E402
+
+# One zip of 933 MB, by huyvnphan/PyTorch_CIFAR10; no checksum was published (None). The first address has been reported dead.
+SOURCES = [
+    ("https://rutgers.box.com/shared/static/gkw08ecs797j2et1ksmbg1w5t3idf5r5.zip", None),
+    ("https://drive.usercontent.google.com/download?id=17fmN8eQdLpq2jIMQ_X0IXDPXfI9oVWgq&export=download&confirm=t", None),
+]
+FOLDER = "state_dicts"  # of the files in the zip
+MOST_BYTES = 2_000_000_000  # of a zip
+TIMEOUT_S = 20
+ATTEMPTS = 50  # at going on where a connection broke, as long as each brings something
+CHUNK = 1 << 20
+
+
+class Broken(Exception):
+    """A connection that failed or ended early; another attempt may go on from there."""
+
+
+# ---- Fetching --------------------------------------------------------------------------------------------------------
+def connect(url, start):
+    """Return the response for the bytes of `url` from `start` on, or None if there are no more."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        return urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
+            return None
+        raise InputError(f"HTTP {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
+        raise Broken(str(getattr(error, "reason", "") or error)) from error
+
+
+def chunks(response):
+    try:
+        while chunk := response.read(CHUNK):
+            yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise Broken(str(error) or type(error).__name__) from error
+
+
+def fetch_rest(url, path):
+    """Return when `path` holds all of `url`; what it holds already is asked for no more, unless the server sends all anyway."""
+    start = size_of(path)
+    response = connect(url, start)
+    if response is None:
+        return
+    with response:
+        if response.status != 206:
+            start = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            path.unlink()
+            raise InputError("the server sent another part than the one asked for; run this again to start over")
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
+        bar = tqdm(total=total, initial=start, desc="downloading", unit="B", unit_scale=True, leave=False, disable=None)
+        with bar, open(path, "ab" if start else "wb") as file:
+            for chunk in chunks(response):
+                if start + len(chunk) > MOST_BYTES:
+                    path.unlink()
+                    raise InputError(f"more than {MOST_BYTES / 1e6:.0f} MB; that is not the zip of weights")
+                start += file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and start < total:
+        raise Broken(f"the connection closed at {start} of {total} bytes")
+
+
+def fetch(url, path):
+    """Return when `path` holds all of `url`, going on where an earlier attempt broke off, in this run or another."""
+    for _ in range(ATTEMPTS):
+        before = size_of(path)
+        try:
+            return fetch_rest(url, path)
+        except Broken as error:
+            reason = str(error)
+        if size_of(path) <= before:
+            break
+    kept = f"; {size_of(path)} bytes are kept, run this again to go on" if size_of(path) else ""
+    raise InputError(f"{reason}{kept}")
+
+
+def size_of(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def verify(path, sha256):
+    """Print the sha256 of a file; raises InputError if another one is expected."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    found = digest.hexdigest()
+    if sha256 is None:
+        print(f"sha256 {found}, with nothing to compare it to")
+    elif found != sha256:
+        raise InputError(f"its sha256 is {found}, expected {sha256}; damaged, or not the file meant")
+
+
+# ---- Unpacking -------------------------------------------------------------------------------------------------------
+def members(archive):
+    """Return {network name: its entry} of a zip; raises InputError if one entry is a link or leads out of the zip's folder."""
+    found = {}
+    for info in archive.infolist():
+        path = PurePosixPath(info.filename)
+        kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip was not made on Unix
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or path.is_absolute() or ".." in path.parts or re.search(r"\\|^\w:", info.filename):
+            raise InputError(f"refused: {info.filename[:80]!r} in it is a link or leads outside")
+        if path.parent == PurePosixPath(FOLDER) and path.suffix == ".pt" and path.stem in networks.NETWORKS and not info.is_dir():
+            if found.setdefault(path.stem, info) is not info or info.flag_bits & 1:
+                raise InputError(f"refused: {info.filename} is in it twice, or needs a password")
+    if not found:
+        raise InputError(f"no {FOLDER}/NAME.pt of a known network is in it")
+    return found
+
+
+def most_bytes(name):
+    """Return how large a file of weights of the network `name` may be."""
+    options = [{}, *(options for start, *_, options in networks.VARIANTS if name.startswith(start))]
+    with torch.device("meta"):
+        states = [networks.NETWORKS[name](**chosen).state_dict() for chosen in options]
+    largest = max(sum(tensor.nbytes for tensor in state.values()) for state in states)
+    return largest + largest // 20 + 2 * CHUNK  # names, shapes and padding
+
+
+def unpack(path, target):
+    """Write the weights in the zip at `path` as target/NAME.pt, each one after it has been loaded without unpickling code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, info in sorted(members(archive).items()):
+                unpack_one(archive, info, name, target / f"{name}.pt")
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        page = " but a web page" if path.read_bytes()[:512].lstrip()[:1] == b"<" else ""
+        raise InputError(f"not a readable zip{page} ({error})") from error
+
+
+def unpack_one(archive, info, name, destination):
+    if destination.exists():
+        print(f"{destination}: already there, stays")
+        return
+    if info.file_size > (most := most_bytes(name)):
+        raise InputError(f"refused: {info.filename} would become {info.file_size} bytes, {name} has at most {most}")
+    with atomic_write(destination) as temporary:
+        with archive.open(info) as packed, open(temporary, "wb") as file:  # never more than file_size
+            while chunk := packed.read(CHUNK):
+                file.write(chunk)
+        if zipfile.is_zipfile(temporary):  # as torch.save writes it; a bomb may hide in there too
+            with zipfile.ZipFile(temporary) as inner:
+                if sum(entry.file_size for entry in inner.infolist()) > most:
+                    raise InputError(f"refused: {info.filename} would unfold to more than {most} bytes")
+        try:
+            networks.load(name, temporary)
+        except InputError as error:
+            raise InputError(str(error).replace(str(temporary), info.filename)) from error
+    print(f"written: {destination}")
+
+
+# ---- The story -------------------------------------------------------------------------------------------------------
+def sha256_text(text):
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no sha256; expected 64 hexadecimal digits")
+    return text.lower()
+
+
+def parse_args(argv=None):
+    parser = Parser(description="Fetch published weights of the full-precision networks into state_dicts/.")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--url", help="of a zip with state_dicts/NAME.pt in it (default: the known addresses, one after the other)")
+    source.add_argument("--zip", type=Path, metavar="FILE", help="such a zip, fetched by other means")
+    parser.add_argument("--sha256", type=sha256_text, metavar="HEX", help="what the zip's checksum must be")
+    args = parser.parse_args(argv)
+    if args.url and urlsplit(args.url).scheme not in ("http", "https"):
+        parser.error(f"argument --url: {args.url!r} starts with neither http:// nor https://; a file can be given with --zip")
+    if args.zip and not args.zip.is_file():
+        parser.error(f"{args.zip}: no such file")
+    return args
+
+
+def fetch_and_unpack(url, sha256, target):
+    """Return when the weights at `url` are in the folder `target`; a file that turned out wrong is not kept."""
+    part = target / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}.zip.part"  # one for each address
+    fetch(url, part)
+    try:
+        verify(part, sha256)
+        unpack(part, target)
+    except InputError:
+        part.unlink()
+        raise
+    part.unlink()
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    target = networks.STATE_DICTS
+    target.mkdir(exist_ok=True)
+    if args.zip:
+        try:
+            verify(args.zip, args.sha256)
+            return unpack(args.zip, target)
+        except InputError as error:
+            raise InputError(f"{args.zip}: {error}") from error
+    failures = []
+    for url, sha256 in [(args.url, None)] if args.url else SOURCES:
+        try:
+            return fetch_and_unpack(url, args.sha256 or sha256, target)
+        except InputError as error:
+            failures.append(f"{urlsplit(url).netloc}: {error}")
+    ways = f"train a network with main.py --classifier NAME, or put NAME.pt into {target} by hand"
+    raise InputError(f"no weights fetched ({'; '.join(failures)}); {ways}")
+
+
+if __name__ == "__main__":
+    run(main)
