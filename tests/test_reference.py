@@ -1,4 +1,4 @@
-"""Tensors recorded from XNOR-Net-PyTorch itself, where somebody has them: XNOR_REFERENCE=DIR with LeNet_5_reference.pt, binop_edge_cases.pt."""
+"""Tensors recorded from XNOR-Net-PyTorch, where somebody has them: XNOR_REFERENCE=DIR of LeNet_5_reference.pt, binop_edge_cases.pt."""
 import os
 from pathlib import Path
 

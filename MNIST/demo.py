@@ -1,0 +1,212 @@
+"""The whole way on a clip drawn by code: render handwritten-style digits that move before a moving camera, find them, read them.
+
+    python3 demo.py                 writes demo.mp4 and demo.png, and prints how much of the truth was found
+
+No data set and no network is needed, only the native build and the weights in models/.
+"""
+import math
+import sys
+import time
+from collections import defaultdict, deque
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import cv2  # noqa: E402
+import main as lenet  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image, ImageDraw, ImageFont  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import fastmcd  # noqa: E402
+from util import checkpoint  # noqa: E402
+from util.binop import BinOp  # noqa: E402
+from util.cli import Parser, run  # noqa: E402
+from util.files import atomic_write  # noqa: E402
+from util.pictures import VideoWriter, annotate, colour_of  # noqa: E402
+from util.scenes import Mover, Scene, camera_path, digit_sprite, match, texture  # noqa: E402
+
+WIDTH, HEIGHT, FPS = 480, 360, 25
+LANES = 4  # rows of digits, by turns to the right and to the left
+INKS = [(255, 255, 255), (70, 230, 255), (255, 215, 110), (25, 20, 20), (130, 255, 160), (190, 170, 255)]  # BGR
+IN_VIEW = 0.9  # share of a digit that must be in view for it to count
+
+
+def parse_args(argv=None):
+    parser = Parser(description="Draws a clip, finds what moves in it, reads it, and compares with the truth.")
+    parser.add_argument("--save", type=Path, metavar="DIR", default=HERE.parent / "out" / "demo", help="where the video and the picture go")
+    parser.add_argument("--frames", type=int, default=9 * FPS, help="length of the clip")
+    parser.add_argument("--seed", type=int, default=1, help="of everything drawn")
+    parser.add_argument("--pretrained", type=Path, metavar="FILE", default=HERE / "models" / "LeNet_5.best.pth.tar", help="weights")
+    args = parser.parse_args(argv)
+    if args.frames < 1 or args.seed < 0:
+        parser.error(f"--frames is {args.frames} and --seed {args.seed}; expected at least 1 and 0")
+    return args
+
+
+# ---- The clip --------------------------------------------------------------------------------------------------------
+def make_scene(seed, frames):
+    """Return the clip: ten digits on wavy ways through the picture, the camera pans, shakes, zooms and turns."""
+    camera = {"start": (150, 120), "pan": (1.2, 0.4), "zoom": 1.12, "turn": 5, "centre": (WIDTH / 2, HEIGHT / 2)}
+    ground = texture(300 + WIDTH + int(1.2 * frames), 240 + HEIGHT + int(0.4 * frames), seed)
+    steady = camera_path(frames, **camera)
+    rng = np.random.default_rng(seed)
+    movers = []
+    for place, digit in enumerate(rng.permutation(10).tolist()):
+        sprite = digit_sprite(digit, seed, int(rng.uniform(46, 58)), INKS[(place + seed) % len(INKS)])
+        movers.append(Mover(sprite, way(place, steady, rng), digit))
+    poses = camera_path(frames, **camera, shake=1.2, seed=seed)
+    return Scene(WIDTH, HEIGHT, ground, poses, movers, noise=3, light=lambda t: 1 + 0.08 * np.sin(t / 40), seed=seed)
+
+
+def way(place, steady, rng):
+    """Return the path of digit number `place`: along its lane of the picture, in again on the other side after leaving."""
+    lane, turn = place % LANES, place // LANES
+    length = WIDTH + 240
+    speed = rng.uniform(2.5, 2.7) if lane % 2 else -rng.uniform(3.0, 3.2)  # too alike to catch up with the next in the lane
+    start = turn * length / -(-10 // LANES) + 60 * lane
+    phase, period = rng.uniform(0, 2 * np.pi), rng.uniform(30, 60)
+
+    def path(t):
+        x = (start + speed * t) % length - 120
+        y = (lane + 0.5) * HEIGHT / LANES + 5 * np.sin(phase + t / period * 2 * np.pi)
+        x, y, w = steady[t] @ (x, y, 1)
+        return x / w, y / w, 1.0, 6 * np.sin(phase + t / 15)
+
+    return path
+
+
+# ---- Find, read, compare ---------------------------------------------------------------------------------------------
+class Score:
+    """Counts of what was found. Digits partly out of view, and boxes on them, count neither way."""
+
+    def __init__(self):
+        self.objects = self.found = self.boxes = self.right = 0
+
+    def add(self, truth, boxes, labels):
+        """Count one frame; return box index -> digit for the boxes on digits in full view."""
+        pairs = match(truth, boxes)
+        outside = {i for i, o in enumerate(truth) if o.visible < IN_VIEW}
+        pairs = [(i, j) for i, j in pairs if i not in outside]
+        matched = {j: truth[i].label for i, j in pairs}
+        on_edge = {j for _, j in match([truth[i] for i in outside], boxes, 0.1)} - matched.keys()
+        self.objects += len(truth) - len(outside)
+        self.boxes += len(boxes) - len(on_edge)
+        self.found += len(pairs)
+        self.right += sum(truth[i].label == labels[j] for i, j in pairs)
+        return matched
+
+    def __str__(self):
+        recall, precision = self.found / max(1, self.objects), self.found / max(1, self.boxes)
+        return (
+            f"found     {self.found} of {self.objects} digits, recall {recall:.1%} (IoU 0.5)\n"
+            f"          {self.boxes} boxes, precision {precision:.1%}\n"
+            f"read      {self.right} of {self.found} right, {self.right / max(1, self.found):.1%}"
+        )
+
+
+class Trails:
+    """Dots where objects have been, carried along with the ground under the camera's motion."""
+
+    def __init__(self, length=2 * FPS):
+        self.dots = deque(maxlen=length)  # per frame: centres (n, 2) in the latest frame's pixels, and texts
+
+    def add(self, result, texts):
+        to_current = np.linalg.inv(result.homography)
+        for i, (centres, old) in enumerate(self.dots):
+            self.dots[i] = cv2.perspectiveTransform(centres[None], to_current)[0] if len(centres) else centres, old
+        self.dots.append((result.boxes[:, :2] + result.boxes[:, 2:] / 2, texts))
+
+    def draw(self, picture, boxes):
+        """Draw the dots on `picture`, the older the smaller, but none inside `boxes`; return it."""
+        for age, (centres, texts) in enumerate(reversed(self.dots)):
+            for centre, text in zip(centres, texts, strict=True):
+                if not ((boxes[:, :2] <= centre) & (centre < boxes[:, :2] + boxes[:, 2:])).all(1).any():
+                    x, y, radius = (round(16 * value) for value in (*centre, 3 * (1 - age / self.dots.maxlen)))
+                    cv2.circle(picture, (x, y), radius, colour_of(text)[::-1], -1, cv2.LINE_AA, 4)
+        return picture
+
+
+def find_and_read(scene, classify, writer):
+    """Return (Score, stage -> ms per frame, Poster) after running detector and network over the scene."""
+    detector = fastmcd.Detector(scene.width, scene.height)
+    score, trails, poster, spent = Score(), Trails(), Poster(), defaultdict(list)
+    for frame in tqdm(scene, "demo", unit=" frames", leave=False, disable=None):
+        result = detector.detect(fastmcd.grey(frame.image))
+        start = time.perf_counter()
+        crops = [frame.image[y : y + h, x : x + w, ::-1] for x, y, w, h in result.crops]
+        labels, probabilities = classify(crops) if crops else ([], [])
+        for stage, ms in {**result.timings, "classify": 1000 * (time.perf_counter() - start)}.items():
+            spent[stage].append(ms)
+        matched = score.add(frame.truth, result.boxes, labels)
+        texts = [f"{lenet.CLASSES[label]} {probability:.0%}" for label, probability in zip(labels, probabilities, strict=True)]
+        trails.add(result, texts)
+        annotated = annotate(trails.draw(frame.image.copy(), result.boxes), result.boxes, texts)
+        writer.write(annotated)
+        poster.offer((frame.image, result.mask, annotated), 3 * len(match(frame.truth, result.boxes, 0.8)) - 2 * len(crops))
+        for j, digit in matched.items():
+            poster.samples[digit].append((crops[j].copy(), texts[j]))
+    return score, {stage: float(np.mean(ms)) for stage, ms in spent.items()}, poster
+
+
+# ---- The picture -----------------------------------------------------------------------------------------------------
+class Poster:
+    """One frame in three steps (picture, mask, names), and below how a crop of each digit is read."""
+
+    GAP, THUMB, HEADER = 14, 64, 28  # pixels
+    PAPER, TEXT = (24, 26, 31), (250, 250, 250)
+    CAPTIONS = ["1  a moving camera's picture", "2  what moves by itself (fastMCD)", "3  found and read (binarized LeNet-5)"]
+
+    def __init__(self):
+        self.best, self.steps = -math.inf, None
+        self.samples = defaultdict(list)  # digit -> [(crop, text)]
+
+    def offer(self, steps, worth):
+        """Keep `steps` (picture, mask, names) if no earlier frame was worth more: the latest of the best has the longest trails."""
+        if worth >= self.best:
+            self.best, self.steps = worth, steps
+
+    def save(self, path):
+        image, mask, annotated = self.steps
+        page = Image.new("RGB", (3 * WIDTH + 4 * self.GAP, HEIGHT + self.THUMB + 3 * self.GAP + self.HEADER + 18), self.PAPER)
+        draw = ImageDraw.Draw(page)
+        for column, step in enumerate((image[..., ::-1], np.dstack([mask] * 3), annotated[..., ::-1])):
+            x = self.GAP + column * (WIDTH + self.GAP)
+            page.paste(Image.fromarray(np.ascontiguousarray(step)), (x, self.GAP + self.HEADER))
+            draw.text((x, self.GAP - 2), self.CAPTIONS[column], self.TEXT, ImageFont.load_default(18))
+        y = self.HEADER + HEIGHT + 2 * self.GAP
+        for digit, found in sorted(self.samples.items()):
+            x = self.GAP + digit * (page.width - self.GAP) // len(lenet.CLASSES)
+            crop, text = found[len(found) // 2]
+            for i, tile in enumerate((crop, np.dstack([lenet.to_mnist(crop)] * 3))):
+                tile = Image.fromarray(np.ascontiguousarray(tile)).resize((self.THUMB, self.THUMB), Image.Resampling.BICUBIC)
+                page.paste(tile, (x + i * (self.THUMB + 2), y))
+            draw.text((x, y + self.THUMB + 2), text, colour_of(text), ImageFont.load_default(15))
+        with atomic_write(path) as temporary:
+            page.save(temporary, "PNG")
+
+
+# ---- The story -------------------------------------------------------------------------------------------------------
+def main(argv=None):
+    args = parse_args(argv)
+    torch.set_num_threads(1)  # a handful of small crops is read faster by one thread than by many
+    model = lenet.LeNet5()
+    checkpoint.load_into(model, args.pretrained, "LeNet_5")
+    model.eval()
+    scene = make_scene(args.seed, args.frames)
+    args.save.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(args.save / "demo.mp4", FPS, (WIDTH, HEIGHT)) as writer, BinOp(model).binarized():
+        score, stages, poster = find_and_read(scene, lambda crops: lenet.classify(model, crops, torch.device("cpu")), writer)
+    poster.save(args.save / "demo.png")
+    print(f"{len(scene)} frames of {WIDTH}x{HEIGHT}, ten digits drawn by code, camera panning and shaking (seed {args.seed})")
+    print(score)
+    times = ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items())
+    print(f"ms/frame  {times}, all {sum(stages.values()):.2f}")
+    print(f"written   {args.save / 'demo.mp4'}, {args.save / 'demo.png'}")
+    return score
+
+
+if __name__ == "__main__":
+    run(main)
