@@ -1,0 +1,73 @@
+"""fastMCD: finds what moves in front of a camera that may move itself.
+
+    detector = fastmcd.Detector(width, height)
+    for frame in video:
+        result = detector.detect(fastmcd.grey(frame))
+
+The method and every parameter are described in fastmcd.hpp.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+try:
+    from fastmcd import _fastmcd
+except ImportError as error:
+    raise ImportError(
+        "fastmcd's native module is missing or does not fit this Python: build it from the repository's root with "
+        "'cmake -S . -B build -DPython_EXECUTABLE=$(command -v python3) && cmake --build build' "
+        f"(needs nanobind and a C++20 compiler). {error}"
+    ) from error
+
+__all__ = ["PARAMS", "Detector", "Result", "grey"]
+
+PARAMS: dict[str, tuple[float, str]] = _fastmcd.parameters()
+"""Parameter name -> (default, one line of help)."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found in one frame. Boxes are x, y, width, height in pixels, best score first."""
+
+    boxes: np.ndarray  # int32 (N, 4), tight around what moved
+    crops: np.ndarray  # int32 (N, 4), the same with context, nearly square, for a classifier
+    scores: np.ndarray  # float32 (N,), 0..1
+    mask: np.ndarray  # uint8 (H, W), 0 or 255
+    homography: np.ndarray  # float64 (3, 3), takes current pixel coordinates to the previous frame's
+    motion_known: bool  # False on the first frame, at scene cuts and without texture: nothing is reported then
+    points: int  # tracked for the homography
+    inliers: int  # explained by it
+    timings: dict[str, float]  # stage -> ms
+
+
+class Detector:
+    """A detector for grey frames of width x height (32x32 to 4096x2160), fed frame by frame.
+
+    Keywords are the names in PARAMS. Raises ValueError for a size or value out of range, TypeError for an unknown name.
+    One thread at a time may use a detector; detectors share nothing.
+    """
+
+    def __init__(self, width: int, height: int, **params: float):
+        self._detector = _fastmcd.Detector(width, height, params)
+
+    def detect(self, grey: np.ndarray) -> Result:
+        """The moving objects of the next frame.
+
+        grey: uint8 (H, W), rows at any stride, each row's bytes adjacent. Raises TypeError for another dtype or number
+        of axes, ValueError for another size or layout. The GIL is released meanwhile.
+        """
+        return Result(**self._detector.detect(grey))
+
+    def reset(self) -> None:
+        """Nothing; forgets all frames so far."""
+        self._detector.reset()
+
+    def bytes(self) -> int:
+        """Memory held, in bytes: below 40 per pixel, plus at most 64 KiB."""
+        return self._detector.bytes()
+
+
+def grey(bgr: np.ndarray) -> np.ndarray:
+    """uint8 (H, W), the grey image of uint8 (H, W, 3) blue, green, red: the bytes that the fastMCD program works on."""
+    return _fastmcd.grey(bgr)

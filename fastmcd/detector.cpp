@@ -1,0 +1,127 @@
+// The pipeline: smooth, register, compare, clean up.
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "fastmcd.hpp"
+#include "model.hpp"
+#include "motion.hpp"
+#include "regions.hpp"
+
+namespace fastmcd {
+namespace {
+
+constexpr int kMinSide = 32, kMaxWidth = 4096, kMaxHeight = 2160;
+constexpr int kPatience = 4;  // frames of unknown motion that are passed over: a jerk, or a lorry close by
+
+std::string size(int width, int height) { return std::to_string(width) + "x" + std::to_string(height); }
+
+Params checked(int width, int height, Params params) {
+    if (width < kMinSide || height < kMinSide || width > kMaxWidth || height > kMaxHeight)
+        throw std::invalid_argument("frame size is " + size(width, height) + ", must be from " +
+                                    size(kMinSide, kMinSide) + " to " + size(kMaxWidth, kMaxHeight));
+    for (const Parameter& parameter : parameters()) parameter.set(params, parameter.get(params));
+    return params;
+}
+
+class Stopwatch {
+public:
+    explicit Stopwatch(bool on) : on_(on), last_(on ? Clock::now() : Clock::time_point()) {}
+    double lap_ms() {
+        if (!on_) return 0;
+        const auto last = std::exchange(last_, Clock::now());
+        return std::chrono::duration<double, std::milli>(last_ - last).count();
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+    bool on_;
+    Clock::time_point last_;
+};
+
+}  // namespace
+
+struct Detector::State {
+    State(int width, int height, const Params& params)
+        : median(width), current(width, height), reference(width, height), estimate_motion(width, height, params),
+          model(width, height, params), mask(width, height), find_regions(width, height, params) {}
+
+    bool place(const Motion& motion);  // false: the frame could not be compared with the model
+
+    Median median;
+    Pyramid current, reference;
+    MotionEstimator estimate_motion;
+    Model model;
+    Plane mask;
+    Regions find_regions;
+    bool started = false;
+    int lost = 0;  // frames since the last one of known motion
+};
+
+// The reference, against which motion is measured, stays while the camera does: then the model is not resampled either,
+// and neither blurs nor drifts; a creeping camera is noticed when its movement has added up. The reference stays too
+// where motion is unknown: such frames are passed over, as good ones will follow a jerk of the camera. Only if they
+// don't, all is learned anew; doing so at once would take what moves now for background.
+bool Detector::State::place(const Motion& motion) {
+    const bool still = motion.known && motion.homography == kIdentity;
+    if (!motion.known) {
+        if (started && ++lost <= kPatience) return false;
+        model.reset(), find_regions.reset();
+        started = true;
+    } else if (!still) {
+        model.warp(motion.homography);
+    }
+    lost = 0;
+    model.update(current.levels[0], mask);
+    if (!still) std::swap(current, reference);
+    return true;
+}
+
+Detector::Detector(int width, int height, const Params& params)
+    : state_(std::make_unique<State>(width, height, checked(width, height, params))) {}
+Detector::~Detector() = default;
+Detector::Detector(Detector&&) noexcept = default;
+Detector& Detector::operator=(Detector&&) noexcept = default;
+
+Result Detector::detect(Image grey, Timings* timings) {
+    State& s = *state_;
+    if (grey.width != s.mask.width || grey.height != s.mask.height)
+        throw std::invalid_argument("frame is " + size(grey.width, grey.height) + ", detector was made for " +
+                                    size(s.mask.width, s.mask.height));
+    Stopwatch watch(timings != nullptr);
+    Timings spent{};
+
+    s.median(grey, s.current.levels[0]);
+    s.current.build();
+    spent.smooth_ms = watch.lap_ms();
+
+    const Motion motion = s.started ? s.estimate_motion(s.current, s.reference) : Motion{kIdentity, false, 0, 0};
+    spent.motion_ms = watch.lap_ms();
+
+    const bool placed = s.place(motion);
+    spent.model_ms = watch.lap_ms();
+
+    std::span<const Object> objects;
+    if (placed) objects = s.find_regions(s.mask, s.model.contrast(), motion.homography);
+    else std::fill(s.mask.pixels.begin(), s.mask.pixels.end(), std::uint8_t(0));
+    spent.boxes_ms = watch.lap_ms();
+    if (timings) *timings = spent;
+    return {objects, s.mask.view(), motion};
+}
+
+void Detector::reset() {
+    state_->started = false;
+    state_->lost = 0;
+    state_->model.reset();
+    state_->find_regions.reset();
+}
+
+std::size_t Detector::bytes() const {
+    const State& s = *state_;
+    return sizeof s + s.median.bytes() + s.current.bytes() + s.reference.bytes() + s.estimate_motion.bytes() +
+           s.model.bytes() + s.mask.pixels.size() + s.find_regions.bytes();
+}
+
+}  // namespace fastmcd

@@ -1,0 +1,125 @@
+// fastMCD: finds what moves in front of a camera that may move itself. C++20, standard library only.
+//
+//     fastmcd::Detector detector(640, 480);
+//     for (...) {                                                        // grey: 640 x 480 bytes
+//         const fastmcd::Result result = detector.detect({grey, 640, 480, 640});
+//         for (const fastmcd::Object& object : result.objects) use(object.box, object.crop, object.score);
+//     }
+//
+// Each frame is smoothed (5x5 median), registered to the one before it (textured points tracked by Lucas-Kanade,
+// then a RANSAC homography), and compared with a background model that is carried along under that homography:
+// one Gaussian per 4x4 pixel cell, and a second one as the candidate that may replace it. What does not fit the
+// background becomes the mask, and the mask's connected regions become boxes.
+// Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
+//
+// Same frames in, same bits out, on every CPU. A detector belongs to one thread at a time; different detectors
+// share nothing. The first masks come with the third frame, and six frames after a scene cut.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <variant>
+
+namespace fastmcd {
+
+// A view of one byte per pixel; rows lie `stride` bytes apart (stride >= width; a view owns nothing).
+struct Image {
+    const std::uint8_t* data;
+    int width, height;
+    std::ptrdiff_t stride;
+};
+
+// Whole pixels, origin at the top left, always inside the frame.
+struct Box {
+    int x, y, width, height;
+};
+
+struct Object {
+    Box box;      // tight around what moved
+    Box crop;     // box with context, nearly square: the region to cut out for a classifier
+    float score;  // 0..1: how solid (share of the box that moved) x how distinct (from its background) x how lasting
+};
+
+// The camera's. Frames of unknown motion are passed over, four in a row at most; then all is learned anew. So the frame
+// that the homography leads to is the one before, or the last before those.
+struct Motion {
+    std::array<double, 9> homography;  // row-major, takes current pixel coordinates to the previous frame's
+    bool known;                        // false: scene cut, blur or too little texture; homography is then the identity
+    int points, inliers;               // points tracked, and those that the homography explains
+};
+
+struct Timings {
+    double smooth_ms, motion_ms, model_ms, boxes_ms;
+};
+
+// Views into the detector, valid until its next call.
+struct Result {
+    std::span<const Object> objects;  // best score first; ties: larger box first, then topmost, then leftmost
+    Image mask;                       // 0 or 255, cleaned; all 0 while the camera's motion is unknown
+    Motion motion;
+};
+
+// Every knob. Ranges are checked by the constructor; parameters() lists the same fields with help texts.
+// Grey levels are 0..255, so a variance is in grey levels squared; ages are in frames.
+struct Params {
+    // Camera motion. Large frames are tracked on a level of the pyramid that is at most 512 pixels wide and high.
+    int points = 192;               // 32..1000: most points tracked. More: steadier, slower
+    double tolerance = 1.0;         // 0.2..5 px of the tracked level: how far an inlier may be off. Less: lost sooner
+    double min_inliers = 0.3;       // 0.1..0.9: share of points that must agree, else motion is unknown. More: safer
+    // Background model.
+    double max_age = 60;            // 2..1000 frames of memory. More: slow objects stay visible, ghosts too
+    double match = 1;               // 0.5..20 variances: a cell this near its background teaches it. More: absorbs more
+    double threshold = 3.5;         // 1..50 variances: beyond: foreground. More: quieter, thinner objects
+    double initial_variance = 400;  // 1..10000: of a cell just seen for the first time
+    double min_variance = 25;       // 1..1000: floor, the noise that is always expected. More: blinder in dark scenes
+    double decay_variance = 2500;   // 100..65025: above this a cell is unreliable and loses age
+    double decay_rate = 0.001;      // 0..1 per variance: how fast it does
+    // Regions and boxes.
+    double min_area = 0.0015;       // 0..0.5 of the frame: smaller regions are dropped
+    double closing = 0.025;         // 0..0.1 of the frame's diagonal: gaps that are bridged. More: neighbours join
+    int persistence = 2;            // 1..30 frames an object must be seen before it is reported. More: less flicker
+    int max_objects = 64;           // 1..1000 per frame, the best ones
+    double crop_context = 0.15;     // 0..1: margin on each side of a crop, as a share of the box's longer side
+    int min_crop = 32;              // 1..1024 px: shortest side of a crop (less only where the frame is smaller)
+};
+
+// One field of Params: what a command line or a binding needs to offer it.
+struct Parameter {
+    const char* name;
+    const char* help;
+    double low, high;  // both allowed
+    std::variant<int Params::*, double Params::*> field;
+
+    double get(const Params& params) const;
+    void set(Params& params, double value) const;  // std::invalid_argument if out of range or not whole
+};
+
+std::span<const Parameter> parameters();
+
+class Detector {
+public:
+    // Frames of width x height, 32x32 to 4096x2160. std::invalid_argument if out of range. Allocates all there ever is.
+    Detector(int width, int height, const Params& params = {});
+    ~Detector();
+    Detector(Detector&&) noexcept;
+    Detector& operator=(Detector&&) noexcept;
+
+    // Feeds the next frame. std::invalid_argument if its size is another one. Timings are taken only if asked for.
+    Result detect(Image grey, Timings* timings = nullptr);
+
+    void reset();               // forget everything: the next frame is the first
+    std::size_t bytes() const;  // memory held: below 40 per pixel, plus at most 64 KiB
+
+private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+// grey = (77 R + 150 G + 29 B + 128) / 256 for rows of blue, green, red bytes `stride` apart; grey rows are contiguous.
+// Integers only, so that every caller sees the same bits. Within 1 level of 0.299 R + 0.587 G + 0.114 B.
+void grey_from_bgr(const std::uint8_t* bgr, std::ptrdiff_t stride, int width, int height, std::uint8_t* grey);
+
+}  // namespace fastmcd

@@ -1,0 +1,166 @@
+// The Python module _fastmcd; its face, with the documentation, is __init__.py.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "fastmcd.hpp"
+#include "model.hpp"
+#include "motion.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace fastmcd;
+
+namespace {
+
+using Grey = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::device::cpu>;
+using Colour = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
+
+// Any row stride will do, but a row's bytes must lie side by side.
+Image view(const Grey& array) {
+    if (array.stride(1) != 1 && array.shape(1) > 1)
+        throw nb::value_error("frame's columns are not adjacent in memory: pass numpy.ascontiguousarray(frame)");
+    return {array.data(), int(array.shape(1)), int(array.shape(0)), std::ptrdiff_t(array.stride(0))};
+}
+
+template <class T>
+nb::ndarray<nb::numpy, T> owned(std::vector<T> values, std::initializer_list<std::size_t> shape) {
+    auto* kept = new std::vector<T>(std::move(values));
+    const nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+    return nb::ndarray<nb::numpy, T>(kept->data(), shape, owner);
+}
+
+std::vector<std::uint8_t> pixels(Image image) {
+    std::vector<std::uint8_t> out;
+    out.reserve(std::size_t(image.width) * image.height);
+    for (int y = 0; y < image.height; ++y)
+        out.insert(out.end(), image.data + y * image.stride, image.data + y * image.stride + image.width);
+    return out;
+}
+
+auto image_array(Image image) {
+    return owned(pixels(image), {std::size_t(image.height), std::size_t(image.width)});
+}
+
+auto box_array(std::span<const Object> objects, Box Object::*which) {
+    std::vector<std::int32_t> out;
+    for (const Object& object : objects) {
+        const Box& b = object.*which;
+        out.insert(out.end(), {b.x, b.y, b.width, b.height});
+    }
+    return owned(std::move(out), {objects.size(), 4});
+}
+
+nb::dict detect(Detector& detector, const Grey& frame) {
+    const Image image = view(frame);
+    Timings timings{};
+    const Result result = [&] {
+        nb::gil_scoped_release release;
+        return detector.detect(image, &timings);
+    }();
+    std::vector<float> scores;
+    for (const Object& object : result.objects) scores.push_back(object.score);
+    const auto& h = result.motion.homography;
+    nb::dict stages, out;
+    stages["smooth"] = timings.smooth_ms, stages["motion"] = timings.motion_ms;
+    stages["model"] = timings.model_ms, stages["boxes"] = timings.boxes_ms;
+    out["boxes"] = box_array(result.objects, &Object::box);
+    out["crops"] = box_array(result.objects, &Object::crop);
+    out["scores"] = owned(std::move(scores), {result.objects.size()});
+    out["mask"] = image_array(result.mask);
+    out["homography"] = owned(std::vector<double>(h.begin(), h.end()), {3, 3});
+    out["motion_known"] = result.motion.known;
+    out["points"] = result.motion.points, out["inliers"] = result.motion.inliers;
+    out["timings"] = stages;
+    return out;
+}
+
+Params params_from(const nb::dict& values) {
+    Params params;
+    for (const auto [key, value] : values) {
+        const std::string name = nb::cast<std::string>(key);
+        const auto all = parameters();
+        const auto found = std::find_if(all.begin(), all.end(), [&](const Parameter& p) { return name == p.name; });
+        if (found == all.end()) throw nb::type_error(("Detector has no parameter " + name).c_str());
+        double number = 0;
+        if (!nb::try_cast(value, number)) throw nb::type_error((name + " must be a number").c_str());
+        found->set(params, number);
+    }
+    return params;
+}
+
+// name -> (default, help)
+nb::dict parameter_table() {
+    nb::dict table;
+    for (const Parameter& p : parameters()) {
+        const double value = p.get({});
+        const bool whole = std::holds_alternative<int Params::*>(p.field);
+        const nb::object number = whole ? nb::object(nb::int_(int(value))) : nb::object(nb::float_(value));
+        table[p.name] = nb::make_tuple(number, p.help);
+    }
+    return table;
+}
+
+auto grey(const Colour& bgr) {
+    const std::size_t height = bgr.shape(0), width = bgr.shape(1);
+    if (bgr.stride(2) != 1 || (width > 1 && bgr.stride(1) != 3))
+        throw nb::value_error("image's pixels are not adjacent in memory: pass numpy.ascontiguousarray(image)");
+    std::vector<std::uint8_t> out(width * height);
+    grey_from_bgr(bgr.data(), bgr.stride(0), int(width), int(height), out.data());
+    return owned(std::move(out), {height, width});
+}
+
+}  // namespace
+
+NB_MODULE(_fastmcd, m) {
+    nb::class_<Detector>(m, "Detector")
+        .def("__init__",
+             [](Detector* self, int width, int height, const nb::dict& params) {
+                 new (self) Detector(width, height, params_from(params));
+             })
+        .def("detect", &detect, "grey"_a.noconvert())
+        .def("reset", &Detector::reset)
+        .def("bytes", &Detector::bytes);
+    m.def("parameters", &parameter_table);
+    m.def("grey", &grey, "bgr"_a.noconvert());
+
+    // The parts, for the tests.
+    m.def("median", [](const Grey& frame) {
+        const Image image = view(frame);
+        Plane out(image.width, image.height);
+        Median{image.width}(image, out);
+        return image_array(out.view());
+    }, "grey"_a.noconvert());
+    m.def("estimate_motion", [](const Grey& current, const Grey& previous) {
+        const Image a = view(current), b = view(previous);
+        Pyramid now(a.width, a.height), then(b.width, b.height);
+        now.levels[0].pixels = pixels(a), then.levels[0].pixels = pixels(b);
+        now.build(), then.build();
+        const Motion motion = MotionEstimator(a.width, a.height, {})(now, then);
+        const auto& h = motion.homography;
+        return nb::make_tuple(owned(std::vector<double>(h.begin(), h.end()), {3, 3}), motion.known, motion.points,
+                              motion.inliers);
+    }, "current"_a.noconvert(), "previous"_a.noconvert());
+    nb::class_<Model>(m, "Model")
+        .def("__init__", [](Model* self, int width, int height) { new (self) Model(width, height, {}); })
+        .def("warp", [](Model& model, const std::array<double, 9>& h) { model.warp(h); })
+        .def("update", [](Model& model, const Grey& frame) {
+            const Image image = view(frame);
+            Plane plane(image.width, image.height), mask(image.width, image.height);
+            plane.pixels = pixels(image);
+            model.update(plane, mask);
+            return image_array(mask.view());
+        }, "grey"_a.noconvert())
+        .def("mode", [](const Model& model, int which) {  // mean, variance, age
+            const Mode& mode = model.mode(which);
+            const auto plane = [&](const std::vector<float>& values) {
+                return owned(std::vector<float>(values), {std::size_t(model.rows()), std::size_t(model.columns())});
+            };
+            return nb::make_tuple(plane(mode.mean), plane(mode.variance), plane(mode.age));
+        });
+}

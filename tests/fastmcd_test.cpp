@@ -1,0 +1,352 @@
+// The detector in C++: sizes, contents, known motions, made scenes, bad arguments, threads. Run by ctest.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "fastmcd.hpp"
+#include "model.hpp"
+#include "motion.hpp"
+
+using namespace fastmcd;
+
+namespace {
+
+int failures = 0;
+
+#define CHECK(condition)                                                              \
+    do {                                                                              \
+        if (!(condition)) {                                                           \
+            ++failures;                                                               \
+            std::printf("%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);       \
+        }                                                                             \
+    } while (false)
+
+struct Frame {
+    int width, height;
+    std::vector<std::uint8_t> pixels;
+    Frame(int w, int h, std::uint8_t value = 0) : width(w), height(h), pixels(std::size_t(w) * h, value) {}
+    std::uint8_t& at(int x, int y) { return pixels[std::size_t(y) * width + x]; }
+    Image view() const { return {pixels.data(), width, height, width}; }
+};
+
+// A world of smooth blobs at three scales, the same at every place for ever.
+double knot(int x, int y) {
+    std::uint32_t h = std::uint32_t(x) * 374761393u + std::uint32_t(y) * 668265263u;
+    h = (h ^ (h >> 13)) * 1274126177u;
+    return double((h ^ (h >> 16)) & 255);
+}
+
+double blobs(double x, double y, double size) {
+    const double u = std::floor(x / size), v = std::floor(y / size), fx = x / size - u, fy = y / size - v;
+    const int i = int(u), j = int(v);
+    return (knot(i, j) * (1 - fx) + knot(i + 1, j) * fx) * (1 - fy) +
+           (knot(i, j + 1) * (1 - fx) + knot(i + 1, j + 1) * fx) * fy;
+}
+
+double world(double x, double y) {
+    return 20 + 0.3 * blobs(x, y, 9) + 0.25 * blobs(x + 1000, y, 25) + 0.25 * blobs(x + 5000, y, 70);
+}
+
+// What a camera sees whose pixel p looks at world(h p).
+Frame seen(int width, int height, const Homography& h) {
+    Frame frame(width, height);
+    for (int y = 0; y < height; ++y)
+        for (int x = 0; x < width; ++x) {
+            const Point p = project(h, {double(x), double(y)});
+            frame.at(x, y) = std::uint8_t(world(p.x, p.y) + 0.5);
+        }
+    return frame;
+}
+
+Homography shift(double x, double y) { return {1, 0, x, 0, 1, y, 0, 0, 1}; }
+
+// Turned and zoomed about the middle, then shifted.
+Homography similarity(int width, int height, double degrees, double zoom, double x, double y) {
+    const double a = degrees * 3.14159265358979 / 180, c = zoom * std::cos(a), s = zoom * std::sin(a);
+    const double mx = width / 2.0, my = height / 2.0;
+    return {c, -s, mx - c * mx + s * my + x, s, c, my - s * mx - c * my + y, 0, 0, 1};
+}
+
+void put_square(Frame& frame, int left, int top, int side) {
+    for (int y = top; y < top + side; ++y)
+        for (int x = left; x < left + side; ++x) frame.at(x, y) = ((x - left) / 6 + (y - top) / 6) % 2 ? 250 : 215;
+}
+
+double iou(const Box& a, const Box& b) {
+    const int w = std::min(a.x + a.width, b.x + b.width) - std::max(a.x, b.x);
+    const int h = std::min(a.y + a.height, b.y + b.height) - std::max(a.y, b.y);
+    const double both = w > 0 && h > 0 ? double(w) * h : 0;
+    return both / (double(a.width) * a.height + double(b.width) * b.height - both);
+}
+
+bool inside(const Box& inner, const Box& outer) {
+    return inner.width > 0 && inner.height > 0 && inner.x >= outer.x && inner.y >= outer.y &&
+           inner.x + inner.width <= outer.x + outer.width && inner.y + inner.height <= outer.y + outer.height;
+}
+
+void check_sane(const Result& result, int width, int height) {
+    const Box frame{0, 0, width, height};
+    float last = 1;
+    for (const Object& object : result.objects) {
+        CHECK(inside(object.crop, frame) && inside(object.box, object.crop));
+        CHECK(object.score >= 0 && object.score <= last);
+        last = object.score;
+    }
+    CHECK(result.mask.width == width && result.mask.height == height);
+    for (int y = 0; y < height; ++y)
+        CHECK(std::all_of(row(result.mask, y), row(result.mask, y) + width, [](int v) { return v == 0 || v == 255; }));
+    for (const double v : result.motion.homography) CHECK(std::isfinite(v));
+}
+
+bool same(const Result& a, const Result& b) {
+    bool equal = a.objects.size() == b.objects.size() && a.motion.homography == b.motion.homography;
+    for (int y = 0; equal && y < a.mask.height; ++y)
+        equal = std::equal(row(a.mask, y), row(a.mask, y) + a.mask.width, row(b.mask, y));
+    for (std::size_t i = 0; equal && i < a.objects.size(); ++i)
+        equal = iou(a.objects[i].box, b.objects[i].box) == 1 && a.objects[i].score == b.objects[i].score;
+    return equal;
+}
+
+bool throws(const std::function<void()>& action, const std::string& words) {
+    try {
+        action();
+    } catch (const std::invalid_argument& error) {
+        return std::string(error.what()).find(words) != std::string::npos;
+    }
+    return false;
+}
+
+void any_size_and_content() {
+    std::mt19937 random(1);
+    for (const auto& [width, height] : {std::pair{32, 32}, {33, 47}, {61, 32}, {32, 199}, {321, 241}, {514, 33}}) {
+        Detector detector(width, height);
+        CHECK(detector.bytes() < 40 * std::size_t(width) * height + 65536);
+        for (int t = 0; t < 9; ++t) {
+            Frame frame(width, height, std::uint8_t(90 * t));  // constant first, then ramps, then noise
+            for (std::size_t i = 0; t >= 3 && i < frame.pixels.size(); ++i)
+                frame.pixels[i] = t < 6 ? std::uint8_t(i % width + std::size_t(t)) : std::uint8_t(random());
+            check_sane(detector.detect(frame.view()), width, height);
+        }
+    }
+    Detector largest(4096, 2160);
+    CHECK(largest.bytes() < std::size_t(40) * 4096 * 2160);
+}
+
+void rows_at_any_stride() {
+    Detector a(95, 70), b(95, 70);
+    for (int t = 0; t < 6; ++t) {
+        Frame frame = seen(95, 70, shift(2.5 * t, t));
+        put_square(frame, 30 + 3 * t, 25, 20);
+        Frame wide(113, 70, 77);
+        for (int y = 0; y < 70; ++y) std::copy_n(&frame.at(0, y), 95, &wide.at(0, y));
+        const Result packed = a.detect(frame.view()), strided = b.detect({wide.pixels.data(), 95, 70, 113});
+        CHECK(same(packed, strided));
+    }
+}
+
+void finds_a_known_motion() {
+    for (const auto& [width, height] : {std::pair{320, 240}, {175, 131}, {700, 400}}) {
+        const auto like = [w = width, h = height](double degrees, double zoom, double x, double y) {
+            return similarity(w, h, degrees, zoom, x, y);
+        };
+        for (const Homography& truth :
+             {like(0, 1, 5.3, -2.7), like(0, 1, -17, 9), like(2, 1, 0, 0), like(-1, 1.04, 3, 1), like(0, 0.96, 0, 0),
+              Homography{1, 0.01, 2, 0, 1, 1, 2e-5, -1e-5, 1}}) {
+            Pyramid previous(width, height), current(width, height);
+            previous.levels[0].pixels = seen(width, height, kIdentity).pixels;
+            current.levels[0].pixels = seen(width, height, truth).pixels;  // what is at p now was at (truth p)
+            previous.build(), current.build();
+            const Motion motion = MotionEstimator(width, height, {})(current, previous);
+            CHECK(motion.known && motion.inliers > motion.points / 2);
+            const double right = width - 1, bottom = height - 1;
+            for (const Point p : {Point{0, 0}, Point{right, 0}, Point{0, bottom}, Point{right, bottom}}) {
+                const Point a = project(motion.homography, p), b = project(truth, p);
+                CHECK(std::hypot(a.x - b.x, a.y - b.y) < 0.4 * (1 << current.base));
+            }
+        }
+    }
+}
+
+void implausible_homographies_are_refused() {
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    CHECK(plausible(kIdentity, 320, 240) && plausible(similarity(320, 240, 5, 1.2, 20, 9), 320, 240));
+    CHECK(!plausible({-1, 0, 319, 0, 1, 0, 0, 0, 1}, 320, 240));       // mirrored
+    CHECK(!plausible({nan, 0, 0, 0, 1, 0, 0, 0, 1}, 320, 240));
+    CHECK(!plausible(shift(400, 0), 320, 240));
+    CHECK(!plausible(similarity(320, 240, 0, 3, 0, 0), 320, 240));
+    CHECK(!plausible({1, 0, 0, 0, 1, 0, 0.01, 0, 1}, 320, 240));       // tilted
+    std::vector<Match> line;
+    for (int i = 0; i < 40; ++i) line.push_back({{i * 5., i * 5.}, {i * 5. + 1, i * 5.}});
+    Homography h;
+    CHECK(Ransac(320, 240, 40)(line, 1, h) == 0);  // points on one line fix no homography
+}
+
+void warp_moves_cells() {
+    const int width = 67, height = 54;  // the last column and row of cells are cut
+    Params params;
+    Model model(width, height, params);
+    Plane frame(width, height), mask(width, height);
+    model.reset();
+    for (int t = 0; t < 5; ++t) {
+        frame.pixels = seen(width, height, shift(0.3 * t, 0)).pixels;
+        model.update(frame, mask);
+    }
+    const std::array<Mode, 2> before = {model.mode(0), model.mode(1)};
+    model.warp(kIdentity);
+    for (int m = 0; m < 2; ++m) {
+        CHECK(model.mode(m).mean == before[m].mean);
+        CHECK(model.mode(m).variance == before[m].variance);
+    }
+    model.warp(shift(2 * kCell, -kCell));  // this frame's cell (i, j) was at (i + 2, j - 1)
+    for (int j = 0; j < model.rows(); ++j)
+        for (int i = 0; i < model.columns(); ++i) {
+            const std::size_t here = std::size_t(j) * model.columns() + i, there = here + 2 - model.columns();
+            const bool came_from_outside = i + 2 >= model.columns() || j < 1;
+            CHECK(model.mode(0).age[here] == (came_from_outside ? 0 : before[0].age[there]));
+            if (!came_from_outside) CHECK(model.mode(0).mean[here] == before[0].mean[there]);
+        }
+}
+
+// A textured square crosses a panning, turning view of the world.
+Frame scene(int t, Box* truth) {
+    Frame frame = seen(240, 180, similarity(240, 180, 0.3 * t, 1, 3.3 * t, 1.2 * t));
+    *truth = {30 + 4 * t, 60 + t, 36, 36};
+    put_square(frame, truth->x, truth->y, truth->width);
+    return frame;
+}
+
+void one_object_is_one_box() {
+    Detector detector(240, 180), again(240, 180);
+    for (int t = 0; t < 40; ++t) {
+        Box truth;
+        const Frame frame = scene(t, &truth);
+        const Result result = detector.detect(frame.view());
+        check_sane(result, 240, 180);
+        CHECK(result.motion.known == (t > 0));
+        if (t >= 12)  // what the first frames hid is unlearned by now
+            CHECK(result.objects.size() == 1 && iou(result.objects[0].box, truth) > 0.7);
+        CHECK(same(result, again.detect(frame.view())));
+    }
+    again.reset();
+    Detector fresh(240, 180);
+    for (int t = 0; t < 8; ++t) {
+        Box truth;
+        const Frame frame = scene(t, &truth);
+        CHECK(same(again.detect(frame.view()), fresh.detect(frame.view())));
+    }
+}
+
+void small_objects_are_dropped() {
+    Params params;
+    params.min_area = 0.05;  // the square has 0.03
+    Detector detector(240, 180, params);
+    for (int t = 0; t < 12; ++t) {
+        Box truth;
+        CHECK(detector.detect(scene(t, &truth).view()).objects.empty());
+    }
+}
+
+void still_scene_gives_no_box() {
+    std::mt19937 random(2);
+    Detector detector(160, 120);
+    for (int t = 0; t < 30; ++t) {
+        Frame frame = seen(160, 120, kIdentity);
+        const int light = t < 15 ? 0 : 25;  // a lamp is switched on
+        for (auto& p : frame.pixels) p = std::uint8_t(std::clamp(int(p) + light + int(random() % 7) - 3, 0, 255));
+        const Result result = detector.detect(frame.view());
+        CHECK(result.objects.empty());
+        CHECK(result.motion.known == (t > 0) && result.motion.homography == kIdentity);
+    }
+}
+
+void scene_cut_is_noticed() {
+    Detector detector(240, 180);
+    for (int t = 0; t < 24; ++t) {
+        Box truth;
+        const Frame frame = t < 12 ? scene(t, &truth) : seen(240, 180, shift(9000 + 3 * t, 5000));
+        const Result result = detector.detect(frame.view());
+        CHECK(result.motion.known == (t != 0 && (t < 12 || t > 16)));  // four frames are waited for
+        if (t >= 12) CHECK(result.objects.empty());
+        if (t == 12) CHECK(result.motion.homography == kIdentity);
+    }
+}
+
+void bad_arguments_throw() {
+    CHECK(throws([] { Detector(31, 240); }, "31x240"));
+    CHECK(throws([] { Detector(4097, 240); }, "4097x240"));
+    CHECK(throws([] { Detector(320, -1); }, "320x-1"));
+    CHECK(throws([] { Params p; p.threshold = 0; Detector(320, 240, p); }, "threshold is 0"));
+    CHECK(throws([] { Params p; p.match = std::nan(""); Detector(320, 240, p); }, "match is nan"));
+    CHECK(throws([] { Params p; p.points = 5; Detector(320, 240, p); }, "points is 5"));
+    CHECK(throws([] { Params p; parameters()[0].set(p, 99.5); }, "whole"));
+    const Frame frame(64, 48);
+    CHECK(throws([&] { Detector(64, 64).detect(frame.view()); }, "64x48, detector was made for 64x64"));
+    for (const Parameter& parameter : parameters()) {  // the defaults are in range, and set() sets what get() gets
+        Params params;
+        parameter.set(params, parameter.high);
+        CHECK(parameter.get(params) == parameter.high && parameter.get({}) >= parameter.low);
+    }
+}
+
+void survives_anything(unsigned seed) {
+    std::mt19937 random(seed);
+    const auto below = [&](int n) { return int(random() % unsigned(n)); };
+    for (int round = 0; round < 25; ++round) {
+        const int width = 32 + below(120), height = 32 + below(120);
+        Params params;
+        for (const Parameter& p : parameters()) {  // whole values near one end or the other; also extreme ones
+            if (below(3) == 0) p.set(params, below(2) ? p.low : std::min(p.high, 200.0));
+        }
+        Detector detector(width, height, params);
+        for (int t = 0; t < 8; ++t) {
+            Frame frame = seen(width, height, shift(below(40), below(9)));
+            const int squares = below(4), noise = below(4) == 0 ? 255 : 1 + below(9);
+            for (int i = 0; i < squares; ++i) put_square(frame, below(width - 20), below(height - 20), 4 + below(16));
+            for (auto& p : frame.pixels) p = std::uint8_t(std::clamp(int(p) + below(noise), 0, 255));
+            if (below(6) == 0) std::fill(frame.pixels.begin(), frame.pixels.end(), std::uint8_t(below(256)));
+            check_sane(detector.detect(frame.view()), width, height);
+        }
+    }
+}
+
+void detectors_share_nothing() {
+    std::vector<std::vector<Object>> found(2);
+    const auto work = [&](int which) {
+        Detector detector(240, 180);
+        for (int t = 0; t < 12; ++t) {
+            Box truth;
+            const Result result = detector.detect(scene(t, &truth).view());
+            found[which].insert(found[which].end(), result.objects.begin(), result.objects.end());
+        }
+    };
+    std::thread one(work, 0), two(work, 1);
+    one.join(), two.join();
+    CHECK(!found[0].empty() && found[0].size() == found[1].size());
+    for (std::size_t i = 0; i < found[0].size(); ++i) CHECK(found[0][i].score == found[1][i].score);
+}
+
+}  // namespace
+
+int main() {
+    any_size_and_content();
+    rows_at_any_stride();
+    finds_a_known_motion();
+    implausible_homographies_are_refused();
+    warp_moves_cells();
+    one_object_is_one_box();
+    small_objects_are_dropped();
+    still_scene_gives_no_box();
+    scene_cut_is_noticed();
+    bad_arguments_throw();
+    survives_anything(3);
+    detectors_share_nothing();
+    std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
+    return failures != 0;
+}
