@@ -29,7 +29,7 @@ from util.pictures import VideoWriter, annotate, colour_of  # noqa: E402
 from util.scenes import Mover, Scene, camera_path, digit_sprite, match, texture  # noqa: E402
 
 WIDTH, HEIGHT, FPS = 480, 360, 25
-LANES = 4  # rows of digits, by turns to the right and to the left
+LANES = 3  # rows of digits, by turns to the right and to the left
 INKS = [(255, 255, 255), (70, 230, 255), (255, 215, 110), (25, 20, 20), (130, 255, 160), (190, 170, 255)]  # BGR
 IN_VIEW = 0.9  # share of a digit that must be in view for it to count
 
@@ -55,7 +55,7 @@ def make_scene(seed, frames):
     rng = np.random.default_rng(seed)
     movers = []
     for place, digit in enumerate(rng.permutation(10).tolist()):
-        sprite = digit_sprite(digit, seed, int(rng.uniform(46, 58)), INKS[(place + seed) % len(INKS)])
+        sprite = digit_sprite(digit, seed, int(rng.uniform(62, 74)), INKS[(place + seed) % len(INKS)], pen=(0.13, 0.17))
         movers.append(Mover(sprite, way(place, steady, rng), digit))
     poses = camera_path(frames, **camera, shake=1.2, seed=seed)
     return Scene(WIDTH, HEIGHT, ground, poses, movers, noise=3, light=lambda t: 1 + 0.08 * np.sin(t / 40), seed=seed)

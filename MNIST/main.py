@@ -27,7 +27,7 @@ from util.layers import BinConv2d, BinLinear  # noqa: E402
 CLASSES = list("0123456789")
 MEAN, STD = (0.1307,), (0.3081,)  # of the 60,000 training images
 HELD_OUT = 5000  # training images that pick the epoch
-LARGEST = 84  # px, three times MNIST's size: larger crops hold nothing more to read
+LARGEST = 56  # px, twice MNIST's size: larger crops hold nothing more to read
 
 
 # ---- Models ----------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def to_mnist(crop):
     Made as MNIST was (LeCun et al. 1998, section III-A), after the digit has been told from the ground behind it.
     """
     if (scale := LARGEST / max(crop.shape)) < 1:
-        crop = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        crop = resize(crop, scale, cv2.INTER_AREA)
     ink = ink_of(crop)
     strong = (ink > 0.4).astype(np.uint8)
     count, regions, stats, _ = cv2.connectedComponentsWithStats(strong)
@@ -98,9 +98,14 @@ def to_mnist(crop):
     near = cv2.dilate(digit, np.ones((3, 3), np.uint8), iterations=max(1, max(w, h) // 20))
     ink = (ink * near)[y : y + h, x : x + w]
     scale = 20 / max(w, h)
-    size = (max(1, round(w * scale)), max(1, round(h * scale)))
-    ink = cv2.resize(ink, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    ink = resize(ink, scale, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return centre(ink / ink.max())
+
+
+def resize(image, scale, interpolation):
+    """Return `image` (H, W, …) times `scale`, at least 1 x 1."""
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=interpolation)
 
 
 def ink_of(crop):
