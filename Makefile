@@ -2,6 +2,7 @@
 # make test             the whole test suite, C++ and Python
 # make bench            the benchmarks' tables                                   (make bench SEQUENCES="dir dir": also detection quality)
 # make train-nin        train the network that ships, with its recipe            (train-lenet)
+# make native           only the build: the Python module, and build/fastMCD where OpenCV's C++ files are found
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan
 # Each sets up what it needs (a virtual environment, the native build) once.
 

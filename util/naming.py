@@ -134,7 +134,7 @@ def _name_directory(args, directory: Path, predictions: Predictions, classify: C
     print(f"{directory}: {len(detections)} objects in {len({d.frame for d in detections})} frames")
     if args.save and detections:
         args.save.mkdir(parents=True, exist_ok=True)
-        contact_sheet([d.image for d in detections], captions, args.save / "contact_sheet.png", str(directory))
+        contact_sheet([d.image for d in detections], captions, args.save / "contact_sheet.png", directory.name)
 
 
 def _name_video(args, predictions: Predictions, classify: Classifier, make_detector: Callable) -> None:
@@ -163,4 +163,5 @@ def _name_video(args, predictions: Predictions, classify: Classifier, make_detec
     print(f"{video.name}: {len(predictions.rows)} objects in {len({row[0] for row in predictions.rows})} of {clock.frames} frames")
     print(f"ms per frame: {clock}")
     if args.save and thumbnails.items:
-        contact_sheet(*zip(*thumbnails.items, strict=True), args.save / "contact_sheet.png", video.name)
+        title = f"{Path(video.name).name}: {len(thumbnails.items)} of {len(predictions.rows)} objects"
+        contact_sheet(*zip(*thumbnails.items, strict=True), args.save / "contact_sheet.png", title)
