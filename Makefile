@@ -1,6 +1,6 @@
 # make demo             render a clip, detect and name what moves in it          (make demo CLIP=path: a real clip, CIFAR-10 network)
 # make test             the whole test suite, C++ and Python
-# make bench            the benchmarks' tables                                   (make bench SEQUENCES="dir dir": also detection quality)
+# make bench SEQUENCES="DIR DIR"   quality and speed of the detector on sequences with ground truth (CDnet, DAVIS), beside MOG2
 # make train-nin        train the network that ships, with its recipe            (train-lenet)
 # make native           only the build: the Python module, and build/fastMCD where OpenCV's C++ files are found
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan

@@ -248,13 +248,13 @@ void run(const Options& options) {
     } while (!interrupted && frames != options.limit && source.next(frame));
     results.finish();
     progress.clear();
-    if (source.short_of_frames)
-        std::fprintf(stderr, "%s: only %ld of the %ld announced frames could be read; is the file cut off?\n",
-                     source.name.c_str(), source.read, source.count);
     if (!options.quiet)
         std::printf("%s: %ld objects in %ld frames, %.1f frames/s\n", options.out.c_str(), objects, frames,
                     double(frames) / progress.seconds());
     if (interrupted) throw Failure("interrupted; what was finished has been kept");
+    if (source.short_of_frames)
+        throw Failure(source.name + ": only " + std::to_string(source.read) + " of the " + std::to_string(source.count) +
+                      " announced frames could be read (and were kept); is the file cut off?");
 }
 
 int complain(std::string line) {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from util import naming
+from util.cli import InputError
 
 CLASSES = ["dark", "light"]
 
@@ -96,6 +97,20 @@ def test_interruption_keeps_what_was_done(clip, tmp_path):
         naming.run(arguments(video=str(clip), save=tmp_path / "out"), interrupted, make_detector, CLASSES, {})
     assert sum(1 for _ in open(tmp_path / "out" / "predictions.csv")) == 3
     assert sum(1 for _ in open(tmp_path / "out" / "detections.csv")) == 3
+    assert (tmp_path / "out" / "annotated.mp4").exists()
+
+
+def test_a_cut_off_video_is_refused_but_what_was_read_is_kept(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+    for i in range(60):
+        writer.write(np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    whole = (tmp_path / "clip.avi").read_bytes()
+    (tmp_path / "clip.avi").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="of the 60 announced frames"):
+        run(video=str(tmp_path / "clip.avi"), save=tmp_path / "out")
+    rows = sum(1 for _ in open(tmp_path / "out" / "predictions.csv"))
+    assert 20 < rows == sum(1 for _ in open(tmp_path / "out" / "detections.csv")) < 110
     assert (tmp_path / "out" / "annotated.mp4").exists()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from util.cli import InputError
 from util.files import atomic_write
 from util.pictures import VideoWriter, annotate, contact_sheet
 from util.results import ResultsWriter, read_results
@@ -112,8 +113,9 @@ def run(args, classify: Classifier, make_detector: Callable, classes: Sequence[s
             _name_video(args, predictions, classify, make_detector)
         else:
             _name_directory(args, directory, predictions, classify)
-    except KeyboardInterrupt:
-        predictions.write(path)
+    except (KeyboardInterrupt, InputError):  # a cut-off video: what could be read is kept
+        if predictions.rows:
+            predictions.write(path)
         raise
     if predictions.rows:
         print(predictions.table())

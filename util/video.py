@@ -24,7 +24,8 @@ class Video:
 
     name: what messages call it. width, height: pixels, the same for every frame. fps: frames per second (25 where the
     source has none). frame_count: frames announced by the source, None if unknown. frames_read: how many the latest
-    iteration has yielded. InputError, also while iterating, if a frame is broken or of another size.
+    iteration has yielded. InputError, also while iterating, if a frame is broken or of another size, and at the end if the
+    source has fewer frames than it announced.
     """
 
     def __init__(self, name: str, start: Callable[[], Iterator[np.ndarray]], fps: float = 0, frame_count: float = 0):
@@ -55,7 +56,7 @@ class Video:
         # Intact AVI files announce up to a few frames too many.
         if self.frame_count and self.frame_count - self.frames_read > max(2, self.frame_count // 100):
             counts = f"{self.frames_read} of the {self.frame_count} announced frames"
-            print(f"{self.name}: only {counts} could be read; is the file cut off?", file=sys.stderr)
+            raise InputError(f"{self.name}: only {counts} could be read (and were kept); is the file cut off?")
 
 
 def open_video(source: str | os.PathLike | int) -> Video:
