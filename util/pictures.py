@@ -76,7 +76,8 @@ class VideoWriter:
     The suffix decides. .mp4: H.264, which every browser plays, where OpenCV has that encoder; else MPEG-4, for players
     such as VLC, as pip's opencv-python has it. .webm: VP9, for every browser, but some hundred times slower to write.
     .avi: Motion JPEG. The last column or row of an odd size is left out. The file gets its name at the end, also after
-    Ctrl-C or at the end of a cut-off source; after any other exception, or without a frame, none is left. InputError if it cannot be written.
+    Ctrl-C or an InputError (a source that is cut off); after any other exception, or without a frame, none is left.
+    InputError if it cannot be written.
     """
 
     def __init__(self, path: str | Path, fps: float, size: tuple[int, int]):
