@@ -17,7 +17,6 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
-from torchvision import datasets  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from util import checkpoint, data, naming, training  # noqa: E402
@@ -84,6 +83,8 @@ def parse_args(argv=None):
 
 # ---- Data ------------------------------------------------------------------------------------------------------------
 def load_data(args, train):
+    from torchvision import datasets  # here, since importing it takes as long as all the rest
+
     images, labels = data.load(datasets.CIFAR10, args.data or HERE / "data", train, CLASSES, "RGB", 32)
     return images[: args.limit], labels[: args.limit]
 

@@ -3,15 +3,11 @@ import csv
 import math
 from pathlib import Path
 
-import matplotlib
 import torch
 
 from util import checkpoint
 from util.cli import InputError
 from util.files import atomic_write
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
 SETTINGS = ["arch", "lr", "batch_size", "seed", "limit"]  # a resumed run must agree with the first on these; its length may change
@@ -95,8 +91,11 @@ class Log:
         print(f"written: {self.best_path}")
 
     def _plot(self, path: Path, accuracy: float) -> None:
+        from matplotlib.figure import Figure  # here, since only a finished training draws
+
         epochs, _, _, losses, held_out = zip(*self.rows, strict=True)
-        figure, left = plt.subplots(figsize=(6, 3.5), layout="constrained")
+        figure = Figure(figsize=(6, 3.5), layout="constrained")  # no pyplot: neither a window system nor a global state
+        left = figure.subplots()
         left.plot(epochs, losses, color="tab:blue")
         left.set(xlabel="epoch", title=f"{self.arch}: {100 * accuracy:.2f} % on the test set")
         left.set_ylabel("training loss", color="tab:blue")
@@ -105,4 +104,3 @@ class Log:
         right.set_ylabel("held-out accuracy, %", color="tab:orange")
         with atomic_write(path) as temporary:
             figure.savefig(temporary, dpi=110)
-        plt.close(figure)
