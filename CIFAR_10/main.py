@@ -19,13 +19,14 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from util import checkpoint, data, naming, training  # noqa: E402
+from util import checkpoint, data, naming, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
-from util.cli import Parser, add_common_arguments, run  # noqa: E402
+from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
 from util.layers import BinConv2d  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
+SHAPE = (3, 32, 32)  # channels, height, width
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 HELD_OUT = 2000  # training images that pick the epoch
 
@@ -78,6 +79,7 @@ MODELS = {"nin": NIN}
 def parse_args(argv=None):
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
     add_common_arguments(parser, list(MODELS), CLASSES, epochs=10, lr=0.003)
+    add_engine_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -101,8 +103,13 @@ def to_images(crops):
 
 
 # ---- Train, evaluate, classify ---------------------------------------------------------------------------------------
-def image_size(progress):
-    """Small images first: the net learns most at a quarter of the cost; the last epochs are at full size."""
+def image_size(progress, pretrained):
+    """Small images first: the net learns most at a quarter of the cost; the last epochs are at full size.
+
+    A net that starts from trained weights has had its small images and starts at 24 px.
+    """
+    if pretrained:
+        progress = 0.55 + 0.45 * progress
     return 16 if progress < 0.55 else 24 if progress < 0.85 else 32
 
 
@@ -111,7 +118,7 @@ def train_epoch(model, step_model, images, labels, optimizer, args, epoch, devic
     generator = torch.Generator().manual_seed(1000 * args.seed + epoch)
     order = torch.randperm(len(images), generator=generator)
     batches = order.split(args.batch_size)
-    size = image_size((epoch - 1) / args.epochs)
+    size = image_size((epoch - 1) / args.epochs, args.pretrained)
     model.train()
     total = 0.0
     for i, batch in enumerate(tqdm(batches, f"epoch {epoch} at {size} px", unit="batch", leave=False, disable=None)):
@@ -186,17 +193,20 @@ def main(argv=None):
     model = MODELS[args.arch]().to(device, memory_format=torch.channels_last)
     bin_op = BinOp(model)
     names = args.fastMCD or args.multi_fastMCD or args.video
-    if args.pretrained or args.evaluate or names:
-        checkpoint.load_into(model, args.pretrained or HERE / "models" / f"{args.arch}.best.pth.tar", args.arch)
+    if not (args.evaluate or args.export or names):
+        if args.pretrained:
+            checkpoint.load_into(model, args.pretrained, args.arch)
+        return train(model, args, device, bin_op)
+    model.eval()
+    weights = HERE / "models" / f"{args.arch}.best.pth.tar"
+    model = xnor.prepare(args, model, weights, SHAPE, MEAN, STD, device)
     if args.evaluate:
         _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
         print(f"{args.arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
-    if not names:
-        return train(model, args, device, bin_op)
-    model.eval()
-    with bin_op.binarized():
-        return naming.run(args, lambda crops: classify(model, crops, device), make_detector, CLASSES, ALSO_RIGHT)
+    if names:
+        with bin_op.binarized():
+            return naming.run(args, lambda crops: classify(model, crops, device), make_detector, CLASSES, ALSO_RIGHT)
 
 
 if __name__ == "__main__":

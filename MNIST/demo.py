@@ -21,9 +21,9 @@ from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import fastmcd  # noqa: E402
-from util import checkpoint  # noqa: E402
+from util import xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
-from util.cli import Parser, run  # noqa: E402
+from util.cli import Parser, add_engine_arguments, run  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.pictures import VideoWriter, annotate, colour_of  # noqa: E402
 from util.scenes import Mover, Scene, camera_path, digit_sprite, match, texture  # noqa: E402
@@ -40,6 +40,8 @@ def parse_args(argv=None):
     parser.add_argument("--frames", type=int, default=9 * FPS, help="length of the clip")
     parser.add_argument("--seed", type=int, default=1, help="of everything drawn")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", default=HERE / "models" / "LeNet_5.best.pth.tar", help="weights")
+    add_engine_arguments(parser)
+    parser.set_defaults(arch="LeNet_5")
     args = parser.parse_args(argv)
     if args.frames < 1 or args.seed < 0:
         parser.error(f"--frames is {args.frames} and --seed {args.seed}; expected at least 1 and 0")
@@ -192,13 +194,13 @@ class Poster:
 def main(argv=None):
     args = parse_args(argv)
     torch.set_num_threads(1)  # a handful of small crops is read faster by one thread than by many
-    model = lenet.LeNet5()
-    checkpoint.load_into(model, args.pretrained, "LeNet_5")
-    model.eval()
+    device = torch.device("cpu")
+    latent = lenet.LeNet5().eval()
+    model = xnor.prepare(args, latent, args.pretrained, lenet.SHAPE, lenet.MEAN, lenet.STD, device)
     scene = make_scene(args.seed, args.frames)
     args.save.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(args.save / "demo.mp4", FPS, (WIDTH, HEIGHT)) as writer, BinOp(model).binarized():
-        score, stages, poster = find_and_read(scene, lambda crops: lenet.classify(model, crops, torch.device("cpu")), writer)
+    with VideoWriter(args.save / "demo.mp4", FPS, (WIDTH, HEIGHT)) as writer, BinOp(latent).binarized():
+        score, stages, poster = find_and_read(scene, lambda crops: lenet.classify(model, crops, device), writer)
     poster.save(args.save / "demo.png")
     print(f"{len(scene)} frames of {WIDTH}x{HEIGHT}, ten digits drawn by code, camera panning and shaking (seed {args.seed})")
     print(score)

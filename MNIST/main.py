@@ -19,12 +19,13 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from util import checkpoint, data, naming, training  # noqa: E402
+from util import checkpoint, data, naming, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
-from util.cli import Parser, add_common_arguments, run  # noqa: E402
+from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 
 CLASSES = list("0123456789")
+SHAPE = (1, 28, 28)  # channels, height, width
 MEAN, STD = (0.1307,), (0.3081,)  # of the 60,000 training images
 HELD_OUT = 5000  # training images that pick the epoch
 LARGEST = 56  # px, twice MNIST's size: larger crops hold nothing more to read
@@ -58,6 +59,7 @@ MODELS = {"LeNet_5": LeNet5}
 def parse_args(argv=None):
     parser = Parser(description="Binarized LeNet-5 on MNIST: train (the default), evaluate, or read the digits that move.")
     add_common_arguments(parser, list(MODELS), CLASSES, epochs=20, lr=0.003)
+    add_engine_arguments(parser)
     parser.set_defaults(batch_size=128)
     return parser.parse_args(argv)
 
@@ -197,8 +199,9 @@ def evaluate(model, images, labels, device, bin_op):
 def classify(model, crops, device):
     """Return (labels, probabilities), both (N,), for a list of RGB crops; the caller holds the weights binarized."""
     images = preprocess(to_images(crops).to(device))
-    # One by one: the last bits of a float sum depend on the size of the batch, which a video and a directory don't share.
-    best = torch.cat([model(image) for image in images.split(1)]).softmax(1).max(1)
+    # One by one in PyTorch: the last bits of its sums depend on the size of the batch, which a video and a directory don't share.
+    together = len(images) if isinstance(model, xnor.Frozen) else 1
+    best = torch.cat([model(part) for part in images.split(together)]).softmax(1).max(1)
     return best.indices.tolist(), best.values.tolist()
 
 
@@ -236,17 +239,20 @@ def main(argv=None):
     model = MODELS[args.arch]().to(device, memory_format=torch.channels_last)
     bin_op = BinOp(model)
     names = args.fastMCD or args.multi_fastMCD or args.video
-    if args.pretrained or args.evaluate or names:
-        checkpoint.load_into(model, args.pretrained or HERE / "models" / f"{args.arch}.best.pth.tar", args.arch)
+    if not (args.evaluate or args.export or names):
+        if args.pretrained:
+            checkpoint.load_into(model, args.pretrained, args.arch)
+        return train(model, args, device, bin_op)
+    model.eval()
+    weights = HERE / "models" / f"{args.arch}.best.pth.tar"
+    model = xnor.prepare(args, model, weights, SHAPE, MEAN, STD, device)
     if args.evaluate:
         _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
         print(f"{args.arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
-    if not names:
-        return train(model, args, device, bin_op)
-    model.eval()
-    with bin_op.binarized():
-        return naming.run(args, lambda crops: classify(model, crops, device), make_detector, CLASSES, {})
+    if names:
+        with bin_op.binarized():
+            return naming.run(args, lambda crops: classify(model, crops, device), make_detector, CLASSES, {})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 
 from tests.scripts import ROOT
 
-LIBRARIES = set(sys.stdlib_module_names) | {"torch", "torchvision", "numpy", "PIL", "cv2", "tqdm", "matplotlib"}
+LIBRARIES = set(sys.stdlib_module_names) | {"torch", "torchvision", "numpy", "PIL", "cv2", "tqdm", "matplotlib", "safetensors"}
 ALLOWED = {
     "util": LIBRARIES | {"util"},
     "fastmcd": LIBRARIES - {"torch", "torchvision"} | {"fastmcd"},
@@ -38,7 +38,10 @@ def test_scripts_never_import_each_others_main():
             assert path.name != "main.py" and (ROOT / room / "main.py").exists()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "fastmcd").glob("*.[ch]pp")), ids=lambda p: p.name)
+NATIVE = sorted([*(ROOT / "fastmcd").glob("*.[ch]pp"), *(ROOT / "util" / "native").glob("*.[ch]pp")])
+
+
+@pytest.mark.parametrize("path", NATIVE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_native_core_includes_the_standard_library_alone(path):
     includes = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
     foreign = [name for name in includes if ("/" in name or name.endswith((".h", ".hpp"))) and not (path.parent / name).exists()]

@@ -34,7 +34,7 @@ def load(path: str | Path) -> dict:
         with warnings.catch_warnings(action="ignore"):  # about old pickle protocols
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        why = "it holds more than tensors (it could run code), or is no checkpoint"
+        why = "it holds more than tensors (it could run code), or is no checkpoint (a packed network can't be trained)"
         raise InputError(f"{path}: refused: {why}; use a file written by main.py") from error
     except Exception as error:  # torch raises a dozen kinds on damaged bytes
         raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)}); is it cut short?") from error

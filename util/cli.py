@@ -50,6 +50,12 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence
     parser.add_argument("--compile", action="store_true", help="torch.compile the training step (needs a C++ compiler)")
 
 
+def add_engine_arguments(parser: Parser) -> None:
+    """Add the flags of scripts with binarized networks: what predicts, and writing it packed."""
+    parser.add_argument("--engine", choices=["auto", "torch", "xnor"], default="auto", help="PyTorch, or packed bits on the CPU")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the network packed: 1 bit per weight; --pretrained reads it")
+
+
 def _label_of(classes: Sequence[str]) -> Callable[[str], int]:
     def label(text: str) -> int:
         if text in classes:

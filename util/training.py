@@ -10,7 +10,8 @@ from util.cli import InputError
 from util.files import atomic_write
 
 COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
-SETTINGS = ["arch", "lr", "batch_size", "seed", "limit"]  # a resumed run must agree with the first on these; its length may change
+# A resumed run must agree with the first on these; its length may change.
+SETTINGS = ["arch", "lr", "batch_size", "seed", "limit", "pretrained"]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -37,6 +38,7 @@ class Log:
         self.directory, self.model, self.optimizer = directory, model, optimizer
         self.arch = args.arch
         self.settings = {name: getattr(args, name) for name in SETTINGS}
+        self.settings["pretrained"] = args.pretrained and str(args.pretrained)  # torch.load(weights_only=True) reads no Path
         self.epoch, self.rows, self.best = 0, [], None
         self.last_path = directory / f"{args.arch}.last.pth.tar"
         self.best_path = directory / f"{args.arch}.best.pth.tar"

@@ -1,0 +1,334 @@
+"""Bit-packed inference: every kernel against torch on +-1, frozen networks against the models they come from, packed files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from tests.scripts import ROOT, load_script, run_script
+from util import checkpoint, xnor
+from util.binop import BinOp
+from util.cli import InputError
+from util.layers import BinConv2d, BinLinear
+
+_xnor = pytest.importorskip("util._xnor", reason="the native build is not there")
+cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
+NETWORKS = {"nin": (cifar.NIN, (3, 32, 32), cifar.MEAN, cifar.STD), "LeNet_5": (mnist.LeNet5, (1, 28, 28), mnist.MEAN, mnist.STD)}
+MOST_BYTES = {"nin": 205_000, "LeNet_5": 80_000}
+
+
+def unsettle(model, seed=0):
+    """Give every batch norm and bias numbers that a training could have left, so that folding has something to get wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.5, generator=generator)
+            module.running_var.uniform_(0.3, 3, generator=generator)
+            if module.weight is not None:
+                nn.init.normal_(module.weight, 0.5, 1, generator=generator)  # some negative: clamped to 0.01, or turned
+                nn.init.normal_(module.bias, 0, 0.5, generator=generator)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.3, generator=generator)
+            nn.init.normal_(module.bias, 0, 0.3, generator=generator)
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(model, x):
+    with BinOp(model).binarized():
+        return model(x)
+
+
+def pixels(count, shape, seed=0):
+    return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- Kernels ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kernel", _xnor.kernels())
+@pytest.mark.parametrize("channels", [1, 3, 33, 63, 64, 65, 127, 128])
+def test_every_kernel_is_torch_on_plus_and_minus_one(kernel, channels):
+    rng = np.random.default_rng(channels)
+    for outputs, size, stride, padding in [(1, 1, 1, 0), (33, 3, 1, 1), (65, 5, 2, 2), (7, 2, 3, 1), (130, 3, 1, 0)]:
+        x = rng.standard_normal((2, 7, 6, channels)).astype(np.float32)
+        x[rng.random(x.shape) < 0.1] = 0.0  # sign(0) is +1
+        x[rng.random(x.shape) < 0.1] = -0.0
+        negative = rng.integers(0, 2, (outputs, channels, size, size)).astype(np.uint8)
+        signs = torch.from_numpy(np.where(x < 0, -1.0, 1.0)).permute(0, 3, 1, 2)
+        expected = F.conv2d(signs, torch.from_numpy(1.0 - 2 * negative), stride=stride, padding=padding).permute(0, 2, 3, 1).numpy()
+        for threads in (1, 2):
+            network = _xnor.Network(channels, 7, 6, kernel, threads)
+            network.sign(np.ones(channels, np.float32), np.zeros(channels, np.float32))
+            network.binary_conv(negative, np.ones(outputs, np.float32), np.zeros(outputs, np.float32), False, stride, padding)
+            scores = np.empty(expected.shape, np.float32)
+            network.run(x, scores)
+            np.testing.assert_array_equal(scores, expected)
+
+
+def test_kernels_have_a_limit_that_is_measured():
+    assert all(_xnor.peak(kernel) > 1e8 for kernel in _xnor.kernels())
+
+
+def test_arrays_of_another_kind_are_refused():
+    network = _xnor.Network(1, 4, 4)
+    with pytest.raises(TypeError):
+        network.sign(np.ones(1), np.zeros(1))  # float64
+    with pytest.raises(ValueError, match="expected 1"):
+        network.conv(np.ones((1, 1, 3, 3), np.float32), np.ones(9, np.float32), np.ones(1, np.float32), False, 1, 0)
+    network = _xnor.Network(1, 4, 4)
+    network.sign(np.ones(1, np.float32), np.zeros(1, np.float32))
+    network.binary_conv(np.zeros((1, 1, 4, 4), np.uint8), np.ones(1, np.float32), np.zeros(1, np.float32), False, 1, 0)
+    with pytest.raises(ValueError, match="images"):
+        network.run(np.zeros((1, 4, 5, 1), np.float32), np.zeros((1, 1, 1, 1), np.float32))
+    with pytest.raises(ValueError, match="result"):
+        network.run(np.zeros((2, 4, 4, 1), np.float32), np.zeros((1, 1, 1, 1), np.float32))
+
+
+# ---- Freezing --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kernel", _xnor.kernels())
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_a_frozen_network_computes_what_its_model_does(arch, kernel):
+    network, shape, mean, std = NETWORKS[arch]
+    torch.manual_seed(1)
+    model = unsettle(network())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    frozen = xnor.freeze(model, shape, mean, std, arch, kernel)
+    assert isinstance(frozen, xnor.Frozen)
+    images = pixels(3 if kernel == "scalar" else 8, shape)
+    x = (images.float() / 255 - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
+    expected, logits = predict(model, x), frozen(images)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.1
+    assert torch.equal(frozen(x), logits)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_batches_threads_and_kernels_give_the_same_bits():
+    network, shape, mean, std = NETWORKS["nin"]
+    torch.manual_seed(2)
+    model = unsettle(network())
+    images = pixels(5, shape)
+    logits = xnor.freeze(model, shape, mean, std)(images)
+    one_by_one = xnor.freeze(model, shape, mean, std, threads=2)
+    assert torch.equal(torch.cat([one_by_one(image) for image in images.split(1)]), logits)
+    for kernel in _xnor.kernels():
+        assert torch.equal(xnor.freeze(model, shape, mean, std, kernel=kernel)(images[:1]), logits[:1])
+    assert len(xnor.freeze(model, shape, mean, std)(images[:0])) == 0
+
+
+def chains():
+    """Chains that no network here has: batch norm that turns signs, in front of pools; pools between floats; two binary layers in a row."""
+    c = nn.Conv2d
+    yield nn.Sequential(
+        c(2, 37, 3, padding=1), nn.BatchNorm2d(37), nn.MaxPool2d(2), BinConv2d(37, 9, 3, padding=1), nn.Flatten(), nn.Linear(144, 5)
+    )
+    yield nn.Sequential(
+        c(2, 8, 3),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.BatchNorm2d(8),
+        BinConv2d(8, 70, 2),
+        BinConv2d(70, 3, 1),
+        nn.AdaptiveAvgPool2d(1),
+    )
+    yield nn.Sequential(BinConv2d(2, 40, 3, stride=2), nn.BatchNorm2d(40), nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(2, 1), nn.BatchNorm2d(40),
+                        nn.ReLU(), nn.MaxPool2d(2, 1), BinLinear(40, 11, norm_channels=40), nn.Dropout())  # fmt: skip
+    yield nn.Sequential(
+        c(2, 6, 3), nn.ReLU(), nn.MaxPool2d(2), c(6, 4, 2, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(1)
+    )  # nothing binary
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_any_chain_of_known_layers_freezes_as_a_whole(i):
+    torch.manual_seed(i)
+    model = unsettle(list(chains())[i], seed=i)
+    x = torch.randn(6, 2, 8, 8)
+    frozen = xnor.freeze(model, (2, 8, 8), (0, 0), (1, 1))
+    assert isinstance(frozen, xnor.Frozen)
+    torch.testing.assert_close(frozen(x), predict(model, x).flatten(1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_channel_whose_scale_is_zero_is_a_constant():
+    model = unsettle(nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.MaxPool2d(2), BinConv2d(4, 6, 1)))
+    with torch.no_grad():
+        model[1].weight[:] = torch.tensor([0.0, 0.0, -1.0, 1.0])
+        model[1].bias[:] = torch.tensor([5.0, -5.0, 0.1, 0.1])
+    x = torch.randn(3, 1, 6, 6)
+    torch.testing.assert_close(xnor.freeze(model, (1, 6, 6), (0,), (1,))(x), predict(model, x).flatten(1), rtol=1e-4, atol=1e-4)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(3, 40, 3), BinConv2d(40, 40, 3, padding=1), BinLinear(40, 7, norm_channels=40)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head((x + self.block(x)).mean((2, 3), keepdim=True))
+
+
+def test_a_network_that_is_no_chain_is_packed_layer_by_layer():
+    torch.manual_seed(3)
+    model = unsettle(Residual())
+    frozen = xnor.freeze(model, (3, 9, 9), (0, 0, 0), (1, 1, 1))
+    assert not isinstance(frozen, xnor.Frozen) and isinstance(frozen.block, xnor.FrozenLayer)
+    x = torch.randn(4, 3, 9, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(x), predict(model, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.zeros(1, 3, 32, 31, dtype=torch.uint8), torch.zeros(3, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.float64)]
+)
+def test_images_of_another_kind_are_refused(images):
+    network, shape, mean, std = NETWORKS["nin"]
+    with pytest.raises(ValueError, match="expected uint8 or float32"):
+        xnor.freeze(network().eval(), shape, mean, std)(images)
+
+
+# ---- Packed files ----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module", params=NETWORKS)
+def packed(request, tmp_path_factory):
+    arch = request.param
+    network, shape, mean, std = NETWORKS[arch]
+    torch.manual_seed(4)
+    frozen = xnor.freeze(unsettle(network()), shape, mean, std, arch)
+    path = tmp_path_factory.mktemp("packed") / f"{arch}.xnor"
+    return arch, frozen, path, frozen.save(path)
+
+
+def test_a_packed_file_holds_the_network_to_the_last_bit(packed):
+    arch, frozen, path, size = packed
+    assert size == path.stat().st_size <= MOST_BYTES[arch]
+    assert xnor.is_packed(path) and not xnor.is_packed(ROOT / arch)
+    images = pixels(4, frozen.shape)
+    again = xnor.load(path, arch)
+    assert torch.equal(again(images), frozen(images)) and again.arch == arch
+    assert again.save(path.with_suffix(".again")) == size and path.with_suffix(".again").read_bytes() == path.read_bytes()
+
+
+def test_another_network_is_refused(packed):
+    with pytest.raises(InputError, match="holds .*, expected resnet"):
+        xnor.load(packed[2], "resnet")
+
+
+def test_damaged_files_are_refused_in_one_line(packed, tmp_path):
+    data, rng = packed[2].read_bytes(), np.random.default_rng(5)
+    broken = tmp_path / "broken.xnor"
+    cuts = [0, 1, 7, 8, 9, 100, len(data) // 2, len(data) - 1]
+    flips = [*range(0, 20), *rng.integers(0, len(data), 60).tolist(), len(data) - 1]
+    for change in [*(data[:cut] for cut in cuts), *(data[:i] + bytes([data[i] ^ (1 << i % 8)]) + data[i + 1 :] for i in flips)]:
+        broken.write_bytes(change)
+        with pytest.raises(InputError, match="broken.xnor") as error:
+            xnor.load(broken)
+        assert "\n" not in str(error.value)
+
+
+def forge(path, head, tensors):
+    """Write a file whose checksum is right, whatever is in it."""
+    from safetensors.numpy import save_file
+
+    text = json.dumps(head)
+    save_file(tensors, path, {"network": f"{xnor._digest(text, tensors)} {text}"})
+
+
+@pytest.mark.parametrize("steps", [
+    [{"step": "__class__"}], [{"step": "run"}], [{}], ["conv"], [{"step": "max_pool", "size": 2}],
+    [{"step": "max_pool", "size": 99, "stride": 1, "padding": 0}], [{"step": "max_pool", "size": 2, "stride": 0, "padding": 0}],
+    [{"step": "max_pool", "size": "2", "stride": 1, "padding": 0}], [{"step": "max_pool", "size": 2, "stride": 1, "padding": -1}],
+    [{"step": "affine", "scale": [3], "shift": [3], "relu": False}],
+    [{"step": "affine", "scale": [1 << 40], "shift": [1], "relu": False}],
+    [{"step": "affine", "scale": [-1], "shift": [1], "relu": False}],
+    [{"step": "binary_conv_sign", "negative": [1, 1, 1, 1], "threshold": [1], "stride": 1, "padding": 0}],
+    "conv", None, [],
+])  # fmt: skip
+def test_forged_files_are_refused_or_harmless(steps, tmp_path):
+    head = {"format": xnor.FORMAT, "version": xnor.VERSION, "arch": "x", "shape": [1, 4, 4], "mean": [0], "std": [1], "steps": steps}
+    ones = np.ones(1, np.float32)
+    forge(
+        tmp_path / "x.xnor",
+        head,
+        {"00.scale": ones, "00.shift": ones, "00.negative": np.ones(1, np.uint8), "00.threshold": np.ones(1, np.int32)},
+    )
+    if steps == []:
+        assert xnor.load(tmp_path / "x.xnor")(torch.zeros(1, 1, 4, 4)).shape == (1, 16)
+    else:
+        with pytest.raises(InputError, match="x.xnor"):
+            xnor.load(tmp_path / "x.xnor")
+
+
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("format", "zip", "is zip"), ("version", 99, "version 99"),
+    ("shape", [1, 4], "no valid"), ("shape", [1, 1 << 20, 1 << 20], "images of"),
+    ("shape", [0, 4, 4], "at least 1"),
+    ("mean", [0, 0], "normalize"), ("std", None, "standardise"), ("std", [0], "standardise"), ("arch", 7, "holds 7"),
+])  # fmt: skip
+def test_forged_heads_are_refused(key, value, words, tmp_path):
+    head = {
+        "format": xnor.FORMAT,
+        "version": xnor.VERSION,
+        "arch": "x",
+        "shape": [1, 4, 4],
+        "mean": [0],
+        "std": [1],
+        "steps": [],
+        key: value,
+    }
+    forge(tmp_path / "x.xnor", head, {})
+    with pytest.raises(InputError, match=words):
+        xnor.load(tmp_path / "x.xnor", "x")
+
+
+# ---- Scripts ---------------------------------------------------------------------------------------------------------
+def test_scripts_export_and_run_packed_networks(tmp_path):
+    crops = tmp_path / "crops"
+    crops.mkdir()
+    rng = np.random.default_rng(6)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)).save(crops / f"{i}.png")
+    packed = tmp_path / "lenet.xnor"
+    torch.manual_seed(7)
+    checkpoint.save(tmp_path / "lenet.pth.tar", {"arch": "LeNet_5", "best_acc": 1.0, "state_dict": unsettle(mnist.LeNet5()).state_dict()})
+    done = run_script("MNIST/main.py", "--pretrained", tmp_path / "lenet.pth.tar", "--export", packed, "--cpu")
+    assert done.returncode == 0 and f"{packed.stat().st_size} bytes" in done.stdout
+    rows = {}
+    for engine, weights in [("torch", "lenet.pth.tar"), ("xnor", "lenet.pth.tar"), ("auto", "lenet.xnor")]:
+        done = run_script(
+            "MNIST/main.py",
+            "--pretrained",
+            tmp_path / weights,
+            "--engine",
+            engine,
+            "--multi_fastMCD",
+            crops,
+            "--save",
+            tmp_path / engine,
+            "--cpu",
+        )
+        assert done.returncode == 0, done.stderr
+        rows[engine + weights] = (tmp_path / engine / "predictions.csv").read_text()
+    assert len(set(rows.values())) == 1
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--engine", "torch", "--evaluate"], "packed network"),
+    (["--epochs", "1"], "packed network can't be trained"),
+    (["--arch", "nin", "--evaluate"], "holds LeNet_5"),
+])  # fmt: skip
+def test_what_a_packed_network_cannot_do_is_said_in_one_line(arguments, words, tmp_path):
+    network, shape, mean, std = NETWORKS["LeNet_5"]
+    xnor.freeze(network().eval(), shape, mean, std, "LeNet_5").save(tmp_path / "x.xnor")
+    done = run_script(
+        "CIFAR_10/main.py" if "nin" in arguments else "MNIST/main.py", "--pretrained", tmp_path / "x.xnor", *arguments, "--cpu"
+    )
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_unknown_kernel_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setenv("XNOR_KERNEL", "mmx")
+    done = run_script("MNIST/main.py", "--evaluate", "--engine", "xnor", "--cpu")
+    assert done.returncode == 2 and "XNOR_KERNEL is 'mmx'" in done.stderr and done.stderr.count("\n") == 1

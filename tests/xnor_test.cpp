@@ -1,0 +1,194 @@
+// Packed networks against plain loops, on every kernel that this processor has. Also run under AddressSanitizer and UBSan.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "xnor.hpp"
+
+using namespace xnor;
+
+static int failures = 0;
+#define CHECK(condition) \
+    do { \
+        if (!(condition)) { \
+            std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+            ++failures; \
+        } \
+    } while (false)
+
+static std::mt19937 generator(1);
+static int draw(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
+static std::vector<float> floats(std::size_t n) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(n);
+    for (float& v : values) v = normal(generator);
+    return values;
+}
+static std::vector<std::uint8_t> flags(std::size_t n) {
+    std::vector<std::uint8_t> values(n);
+    for (auto& v : values) v = std::uint8_t(draw(0, 1));
+    return values;
+}
+
+// Maps of the plain loops: height, width, channels.
+struct Plain {
+    Shape shape;
+    std::vector<float> values;
+    float& at(int y, int x, int c) { return values[(std::size_t(y) * shape.width + x) * shape.channels + c]; }
+};
+
+static Plain convolve(Plain in, const Conv& conv, const std::function<float(int o, int c, int y, int x)>& weight) {
+    Plain out{{conv.outputs, (in.shape.height + 2 * conv.padding - conv.height) / conv.stride + 1, (in.shape.width + 2 * conv.padding - conv.width) / conv.stride + 1}, {}};
+    out.values.resize(std::size_t(out.shape.height) * out.shape.width * conv.outputs);
+    for (int y = 0; y < out.shape.height; ++y)
+        for (int x = 0; x < out.shape.width; ++x)
+            for (int o = 0; o < conv.outputs; ++o) {
+                float sum = 0;  // in the order that every kernel keeps: rows, columns, channels
+                for (int ky = 0; ky < conv.height; ++ky)
+                    for (int kx = 0; kx < conv.width; ++kx)
+                        for (int c = 0; c < in.shape.channels; ++c) {
+                            const int iy = y * conv.stride - conv.padding + ky, ix = x * conv.stride - conv.padding + kx;
+                            if (iy >= 0 && iy < in.shape.height && ix >= 0 && ix < in.shape.width) sum = std::fma(in.at(iy, ix, c), weight(o, c, ky, kx), sum);
+                        }
+                out.at(y, x, o) = sum;
+            }
+    return out;
+}
+
+static Plain pool(Plain in, const Pool& p, bool any) {  // of +-1: the largest, or the smallest if any
+    Plain out{{in.shape.channels, (in.shape.height + 2 * p.padding - p.size) / p.stride + 1, (in.shape.width + 2 * p.padding - p.size) / p.stride + 1}, {}};
+    out.values.resize(std::size_t(out.shape.height) * out.shape.width * in.shape.channels);
+    for (int y = 0; y < out.shape.height; ++y)
+        for (int x = 0; x < out.shape.width; ++x)
+            for (int c = 0; c < in.shape.channels; ++c) {
+                float best = any ? 1 : -1;
+                for (int iy = y * p.stride - p.padding; iy < y * p.stride - p.padding + p.size; ++iy)
+                    for (int ix = x * p.stride - p.padding; ix < x * p.stride - p.padding + p.size; ++ix)
+                        if (iy >= 0 && iy < in.shape.height && ix >= 0 && ix < in.shape.width) best = any ? std::min(best, in.at(iy, ix, c)) : std::max(best, in.at(iy, ix, c));
+                out.at(y, x, c) = best;
+            }
+    return out;
+}
+
+static Conv random_conv(const Shape& in, int most_outputs) {
+    const int height = draw(1, std::min(5, in.height)), width = draw(1, std::min(5, in.width));
+    return {draw(1, most_outputs), height, width, draw(1, 3), draw(0, std::min(height, width) - 1)};
+}
+
+// conv_sign, max_pool_bits, binary_conv_sign, binary_conv: bits and sums must be those of the loops, to the last bit.
+static void test_against_loops() {
+    for (int trial = 0; trial < 60; ++trial) {
+        const Shape in{draw(1, 5), draw(4, 9), draw(4, 9)};
+        Plain image{in, floats(std::size_t(in.channels) * in.height * in.width)};
+        const Conv first = random_conv(in, 140);
+        const auto weight = floats(std::size_t(first.outputs) * in.channels * first.height * first.width);
+        const auto threshold = floats(first.outputs);
+        Plain map = convolve(image, first, [&](int o, int c, int y, int x) { return weight[((std::size_t(o) * in.channels + c) * first.height + y) * first.width + x]; });
+        for (std::size_t i = 0; i < map.values.size(); ++i) map.values[i] = map.values[i] < threshold[i % first.outputs] ? -1.0f : 1.0f;
+
+        const Pool window{std::min({draw(1, 3), map.shape.height, map.shape.width}), draw(1, 2), 0};
+        const auto any = flags(first.outputs);
+        Plain largest = pool(map, window, false), smallest = pool(map, window, true);
+        for (std::size_t i = 0; i < largest.values.size(); ++i)
+            if (any[i % first.outputs]) largest.values[i] = smallest.values[i];
+
+        const Conv second = random_conv(largest.shape, 140);
+        const auto negative = flags(std::size_t(second.outputs) * first.outputs * second.height * second.width);
+        const auto sign_of = [](const std::vector<std::uint8_t>& bits, int channels, const Conv& conv) {
+            return [&bits, channels, conv](int o, int c, int y, int x) { return bits[((std::size_t(o) * channels + c) * conv.height + y) * conv.width + x] ? -1.0f : 1.0f; };
+        };
+        Plain middle = convolve(largest, second, sign_of(negative, first.outputs, second));
+        std::vector<std::int32_t> limit(second.outputs);
+        for (auto& l : limit) l = draw(0, 9) ? draw(-20, 20) : draw(0, 1) ? 1 << 30 : -(1 << 30);  // always and never, too
+        for (std::size_t i = 0; i < middle.values.size(); ++i) middle.values[i] = middle.values[i] < float(limit[i % second.outputs]) ? -1.0f : 1.0f;
+
+        const Conv third{draw(1, 40), middle.shape.height, middle.shape.width, 1, 0};  // a linear layer
+        const auto last = flags(std::size_t(third.outputs) * second.outputs * third.height * third.width);
+        const auto expected = convolve(middle, third, sign_of(last, second.outputs, third)).values;
+        const std::vector<float> ones(third.outputs, 1.0f), zeros(third.outputs, 0.0f);
+
+        for (const auto& kernel : kernels())
+            for (const int threads : {1, 3}) {
+                Network network(in.channels, in.height, in.width, kernel, threads);
+                network.conv_sign(first, weight, threshold);
+                network.max_pool_bits(window, any);
+                network.binary_conv_sign(second, negative, limit);
+                network.binary_conv(third, last, ones, zeros, false);
+                const Shape out = network.output();
+                CHECK(out.channels == third.outputs && out.height == 1 && out.width == 1);
+                std::vector<float> two(image.values), result(2 * expected.size(), -1);
+                two.insert(two.end(), image.values.begin(), image.values.end());
+                network.run(two.data(), 2, result.data());
+                bool same = true;
+                for (std::size_t i = 0; i < result.size(); ++i) same = same && result[i] == expected[i % expected.size()];
+                CHECK(same);
+            }
+    }
+}
+
+static void test_long_sums() {  // more than a byte can count, and as many as 16 bits can
+    for (const int channels : {64, 252, 253, 4100, 65534}) {
+        const std::vector<std::uint8_t> negative(3 * std::size_t(channels), 1);
+        const std::vector<float> image(channels, 1.0f), ones(channels, 1.0f), zeros(channels, 0.0f);
+        for (const auto& kernel : kernels()) {
+            Network network(channels, 1, 1, kernel);
+            network.sign(ones, zeros);
+            network.binary_conv({3, 1, 1, 1, 0}, negative, std::vector<float>(3, 1.0f), std::vector<float>(3, 0.0f), false);
+            float result[3];
+            network.run(image.data(), 1, result);
+            CHECK(result[0] == -channels && result[1] == -channels && result[2] == -channels);
+        }
+    }
+}
+
+template <class F>
+static void check_refused(F build, const std::string& words) {
+    try {
+        build();
+        CHECK(!"refused");
+    } catch (const std::invalid_argument& error) {
+        CHECK(std::string(error.what()).find(words) != std::string::npos);
+    }
+}
+
+static void test_bad_input_is_refused() {
+    const std::vector<float> one(1, 1.0f), nine(9, 1.0f);
+    const std::vector<std::uint8_t> sign(1, 0);
+    check_refused([] { Network(0, 8, 8); }, "at least 1");
+    check_refused([] { Network(1, 8, 8, "sse9"); }, "use one of");
+    check_refused([] { Network(1, 8, 8, "", 0); }, "threads");
+    check_refused([] { Network(1, 1 << 20, 1 << 20); }, "too large");
+    const auto with = [](auto add) { return [add] { Network n(1, 8, 8); add(n); }; };
+    check_refused(with([&](Network& n) { n.conv({1, 3, 3, 1, 0}, one, one, one, false); }), "expected 9");
+    check_refused(with([&](Network& n) { n.conv({1, 3, 3, 1, 3}, nine, one, one, false); }), "padding");
+    check_refused(with([&](Network& n) { n.conv({1, 3, 3, 0, 0}, nine, one, one, false); }), "stride");
+    check_refused(with([&](Network& n) { n.conv({1, 9, 1, 1, 0}, nine, one, one, false); }), "does not fit");
+    check_refused(with([&](Network& n) { n.conv({1, 3, 3, 1, 0}, nine, nine, one, false); }), "scale has 9");
+    check_refused(with([&](Network& n) { n.binary_conv({1, 1, 1, 1, 0}, sign, one, one, false); }), "works on bits");
+    check_refused(with([&](Network& n) { n.sign(one, one), n.max_pool({2, 2, 0}); }), "works on floats");
+    check_refused(with([&](Network& n) { n.sign(one, one), n.max_pool_bits({2, 2, 0}, std::vector<std::uint8_t>(2)); }), "any has 2");
+    check_refused(with([&](Network& n) { n.normalize(one, nine); }), "normalize");
+    check_refused(with([&](Network& n) { float x = 0; n.sign(one, one), n.run(&x, 1, &x); }), "floats");
+    const int many = 70000;
+    check_refused([&] { Network n(many, 1, 1); n.sign(std::vector<float>(many, 1.0f), std::vector<float>(many)); n.binary_conv({1, 1, 1, 1, 0}, std::vector<std::uint8_t>(many), one, one, false); }, "at most 65534");
+    setenv("XNOR_KERNEL", "nonsense", 1);
+    check_refused([] { Network(1, 8, 8); }, "XNOR_KERNEL");
+    setenv("XNOR_KERNEL", "scalar", 1);
+    CHECK(Network(1, 8, 8).kernel() == "scalar");
+    unsetenv("XNOR_KERNEL");
+}
+
+int main() {
+    test_against_loops();
+    test_long_sums();
+    test_bad_input_is_refused();
+    for (const auto& kernel : kernels()) std::printf("%s ", kernel.c_str());
+    std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
+    return failures != 0;
+}

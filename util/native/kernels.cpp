@@ -1,0 +1,378 @@
+// The kernels of one CPU level. Compiled once per level, with its compiler flags and -DXNOR_LEVEL=name (see CMakeLists.txt); no template of
+// the standard library is used here, or the linker might give one level's copy of it to everybody.
+#include "kernels.hpp"
+
+#include <cstring>
+
+#if defined(XNOR_AVX2)
+#include <immintrin.h>
+#elif defined(XNOR_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace xnor {
+namespace {
+
+#define ALWAYS inline __attribute__((always_inline))
+
+// ---- Vectors ---------------------------------------------------------------------------------------------------------
+// Floats: FLOATS lanes, zero, load, store, spread, multiply_add.
+#if defined(XNOR_AVX512)
+using Floats = __m512;
+constexpr int FLOATS = 16;
+ALWAYS Floats zero() { return _mm512_setzero_ps(); }
+ALWAYS Floats load(const float* p) { return _mm512_loadu_ps(p); }
+ALWAYS void store(float* p, Floats v) { _mm512_storeu_ps(p, v); }
+ALWAYS Floats multiply_add(float a, Floats b, Floats c) { return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c); }
+#elif defined(XNOR_AVX2)
+using Floats = __m256;
+constexpr int FLOATS = 8;
+ALWAYS Floats zero() { return _mm256_setzero_ps(); }
+ALWAYS Floats load(const float* p) { return _mm256_loadu_ps(p); }
+ALWAYS void store(float* p, Floats v) { _mm256_storeu_ps(p, v); }
+ALWAYS Floats multiply_add(float a, Floats b, Floats c) { return _mm256_fmadd_ps(_mm256_set1_ps(a), b, c); }
+#elif defined(XNOR_NEON)
+using Floats = float32x4_t;
+constexpr int FLOATS = 4;
+ALWAYS Floats zero() { return vdupq_n_f32(0); }
+ALWAYS Floats load(const float* p) { return vld1q_f32(p); }
+ALWAYS void store(float* p, Floats v) { vst1q_f32(p, v); }
+ALWAYS Floats multiply_add(float a, Floats b, Floats c) { return vfmaq_n_f32(c, b, a); }
+#else
+using Floats = float;
+constexpr int FLOATS = 1;
+ALWAYS Floats zero() { return 0; }
+ALWAYS Floats load(const float* p) { return *p; }
+ALWAYS void store(float* p, Floats v) { *p = v; }
+ALWAYS Floats multiply_add(float a, Floats b, Floats c) { return __builtin_fmaf(a, b, c); }  // one rounding, as everywhere
+#endif
+
+// Bits: LANES outputs side by side. Depth is walked in steps of one nibble (LOOKUP) or one 32-bit word.
+#if defined(XNOR_VPOPCNT)
+#define LOOKUP 0
+constexpr int LANES = 16;
+using Counts = __m512i;
+ALWAYS Counts count_add(std::uint32_t a, const std::uint8_t* w, Counts sum) {
+    const __m512i differ = _mm512_xor_si512(_mm512_set1_epi32(int(a)), _mm512_loadu_si512(w));
+    return _mm512_add_epi32(sum, _mm512_popcnt_epi32(differ));
+}
+ALWAYS Counts no_counts() { return _mm512_setzero_si512(); }
+ALWAYS void store_counts(std::uint16_t* p, Counts v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, v)); }
+#elif defined(XNOR_AVX512)
+#define LOOKUP 1
+constexpr int LANES = 64;
+using Bytes = __m512i;
+ALWAYS Bytes no_bytes() { return _mm512_setzero_si512(); }
+ALWAYS Bytes load_bytes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+ALWAYS Bytes row(const std::uint8_t* p) { return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(p))); }
+ALWAYS Bytes look_up_add(Bytes table, Bytes index, Bytes sum) { return _mm512_add_epi8(sum, _mm512_shuffle_epi8(table, index)); }
+ALWAYS void widen(std::uint16_t* p, Bytes v, bool first) {  // p[i] = or += v[i]
+    auto* q = reinterpret_cast<__m512i*>(p);
+    const __m512i low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(v)), high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(v, 1));
+    _mm512_storeu_si512(q, first ? low : _mm512_add_epi16(_mm512_loadu_si512(q), low));
+    _mm512_storeu_si512(q + 1, first ? high : _mm512_add_epi16(_mm512_loadu_si512(q + 1), high));
+}
+#elif defined(XNOR_AVX2)
+#define LOOKUP 1
+constexpr int LANES = 32;
+using Bytes = __m256i;
+ALWAYS Bytes no_bytes() { return _mm256_setzero_si256(); }
+ALWAYS Bytes load_bytes(const std::uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+ALWAYS Bytes row(const std::uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p))); }
+ALWAYS Bytes look_up_add(Bytes table, Bytes index, Bytes sum) { return _mm256_add_epi8(sum, _mm256_shuffle_epi8(table, index)); }
+ALWAYS void widen(std::uint16_t* p, Bytes v, bool first) {  // p[i] = or += v[i]
+    auto* q = reinterpret_cast<__m256i*>(p);
+    const __m256i low = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(v)), high = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(v, 1));
+    _mm256_storeu_si256(q, first ? low : _mm256_add_epi16(_mm256_loadu_si256(q), low));
+    _mm256_storeu_si256(q + 1, first ? high : _mm256_add_epi16(_mm256_loadu_si256(q + 1), high));
+}
+#elif defined(XNOR_NEON)
+#define LOOKUP 1
+constexpr int LANES = 16;
+using Bytes = uint8x16_t;
+ALWAYS Bytes no_bytes() { return vdupq_n_u8(0); }
+ALWAYS Bytes load_bytes(const std::uint8_t* p) { return vld1q_u8(p); }
+ALWAYS Bytes row(const std::uint8_t* p) { return vld1q_u8(p); }
+ALWAYS Bytes look_up_add(Bytes table, Bytes index, Bytes sum) { return vaddq_u8(sum, vqtbl1q_u8(table, index)); }
+ALWAYS void widen(std::uint16_t* p, Bytes v, bool first) {  // p[i] = or += v[i]
+    const uint16x8_t low = vmovl_u8(vget_low_u8(v)), high = vmovl_u8(vget_high_u8(v));
+    vst1q_u16(p, first ? low : vaddq_u16(vld1q_u16(p), low));
+    vst1q_u16(p + 8, first ? high : vaddq_u16(vld1q_u16(p + 8), high));
+}
+#else
+#define LOOKUP 0
+constexpr int LANES = 1;
+using Counts = std::uint32_t;
+ALWAYS Counts count_add(std::uint32_t a, const std::uint8_t* w, Counts sum) {
+    std::uint32_t b;
+    std::memcpy(&b, w, 4);
+    return sum + Counts(__builtin_popcount(a ^ b));
+}
+ALWAYS Counts no_counts() { return 0; }
+ALWAYS void store_counts(std::uint16_t* p, Counts v) { *p = std::uint16_t(v); }
+#endif
+
+// Up to 4 pixels by BLOCKS blocks of sums are held in registers.
+template <int PIXELS, int BLOCKS>
+struct Tile {};
+
+// Calls f with the tile that fits `pixels` and `blocks` (both at least 1; more than 3 blocks count as 3); returns the blocks done.
+template <class F>
+ALWAYS int choose(int pixels, int blocks, F f) {
+    const auto with_pixels = [&]<int PIXELS>() {
+        if (blocks >= 3) return f(Tile<PIXELS, 3>{}), 3;
+        if (blocks == 2) return f(Tile<PIXELS, 2>{}), 2;
+        return f(Tile<PIXELS, 1>{}), 1;
+    };
+    if (pixels == 4) return with_pixels.template operator()<4>();
+    if (pixels == 3) return with_pixels.template operator()<3>();
+    if (pixels == 2) return with_pixels.template operator()<2>();
+    return with_pixels.template operator()<1>();
+}
+
+// ---- Binary sums -----------------------------------------------------------------------------------------------------
+struct BinaryJob {
+    const std::uint8_t* weights;  // of the tile's first block
+    std::size_t block_bytes;
+    const std::uint8_t* const* input;
+    const Run* runs;
+    int count;
+    std::uint16_t* counts;
+    int stride;
+};
+
+#if LOOKUP
+// popcount(a ^ w) of two nibbles is found in row a, column w of this table. The row is picked by the input and spread over a register; a
+// register of weights then picks the columns: one shuffle and one addition for LANES x 4 multiply-adds, half the work of counting bits.
+struct alignas(64) Table {
+    std::uint8_t count[16][16];
+    constexpr Table() : count{} {
+        for (int a = 0; a < 16; ++a)
+            for (int w = 0; w < 16; ++w) {
+                const int x = a ^ w;
+                count[a][w] = std::uint8_t((x & 1) + (x >> 1 & 1) + (x >> 2 & 1) + (x >> 3));
+            }
+    }
+};
+constexpr Table TABLE;
+constexpr int FULL = 63;  // nibbles, of at most 4 each, that a byte can count
+
+constexpr int NIBBLES = 8;  // of a word of 32 channels
+constexpr int WORD_BYTES = NIBBLES, LOAD_BYTES = 1;
+int depth_of(int channels) { return (channels + 3) / 4; }
+ALWAYS std::uint8_t weight_at(const std::uint32_t* words, int i) { return words[i / NIBBLES] >> (i % NIBBLES * 4) & 15; }
+
+ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) {
+    std::uint64_t wide = word;
+    wide = (wide | wide << 16) & 0x0000ffff0000ffff;
+    wide = (wide | wide << 8) & 0x00ff00ff00ff00ff;
+    wide = (wide << 4 | wide << 8) & 0xf0f0f0f0f0f0f0f0;  // low nibble to the upper half of its byte, high nibble to the next byte's
+    std::memcpy(out, &wide, 8);
+}
+
+template <int PIXELS, int BLOCKS>
+ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
+    const std::uint8_t* table = TABLE.count[0];
+    Bytes sum[PIXELS][BLOCKS];
+    int held = 0;
+    bool first = true;
+    const auto clear = [&] {
+        for (int p = 0; p < PIXELS; ++p)
+            for (int b = 0; b < BLOCKS; ++b) sum[p][b] = no_bytes();
+        held = 0;
+    };
+    const auto flush = [&] {
+        for (int p = 0; p < PIXELS; ++p)
+            for (int b = 0; b < BLOCKS; ++b) widen(job.counts + p * job.stride + b * LANES, sum[p][b], first);
+        first = false;
+        clear();
+    };
+    clear();
+    for (const Run* run = job.runs; run != job.runs + job.count; ++run) {
+        const std::uint8_t* weights = job.weights + std::size_t(run->weight) * LANES;
+        const std::uint8_t* a[PIXELS];
+        for (int p = 0; p < PIXELS; ++p) a[p] = job.input[p] + run->offset;
+        for (int start = 0; start < run->length;) {
+            if (held == FULL) flush();
+            int end = start + FULL - held;
+            if (end > run->length) end = run->length;
+            held += end - start;
+            for (; start < end; ++start) {
+                Bytes w[BLOCKS];
+                for (int b = 0; b < BLOCKS; ++b) w[b] = load_bytes(weights + b * job.block_bytes + std::size_t(start) * LANES);
+                for (int p = 0; p < PIXELS; ++p) {
+                    const Bytes counts = row(table + a[p][start]);
+                    for (int b = 0; b < BLOCKS; ++b) sum[p][b] = look_up_add(counts, w[b], sum[p][b]);
+                }
+            }
+        }
+    }
+    flush();
+}
+#else
+constexpr int WORD_BYTES = 4, LOAD_BYTES = 4;
+int depth_of(int channels) { return (channels + 31) / 32; }
+ALWAYS std::uint32_t weight_at(const std::uint32_t* words, int i) { return words[i]; }
+ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) { std::memcpy(out, &word, 4); }
+
+template <int PIXELS, int BLOCKS>
+ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
+    Counts sum[PIXELS][BLOCKS];
+    for (int p = 0; p < PIXELS; ++p)
+        for (int b = 0; b < BLOCKS; ++b) sum[p][b] = no_counts();
+    for (const Run* run = job.runs; run != job.runs + job.count; ++run) {
+        const std::uint8_t* weights = job.weights + std::size_t(run->weight) * LANES * 4;
+        for (int i = 0; i < run->length; ++i)
+            for (int p = 0; p < PIXELS; ++p) {
+                std::uint32_t a;
+                std::memcpy(&a, job.input[p] + run->offset + 4 * i, 4);
+                for (int b = 0; b < BLOCKS; ++b)
+                    sum[p][b] = count_add(a, weights + b * job.block_bytes + std::size_t(i) * LANES * 4, sum[p][b]);
+            }
+    }
+    for (int p = 0; p < PIXELS; ++p)
+        for (int b = 0; b < BLOCKS; ++b) store_counts(job.counts + p * job.stride + b * LANES, sum[p][b]);
+}
+#endif
+
+std::size_t pack(const std::uint32_t* words, int outputs, int taps, int channels, std::uint8_t* out) {
+    const int depth = depth_of(channels), per_tap = (channels + 31) / 32, blocks = (outputs + LANES - 1) / LANES;
+    if (out == nullptr) return std::size_t(blocks) * taps * depth * LANES * LOAD_BYTES;
+    std::uint8_t* to = out;
+    for (int block = 0; block < blocks; ++block)
+        for (int t = 0; t < taps; ++t)
+            for (int i = 0; i < depth; ++i)
+                for (int lane = 0; lane < LANES; ++lane, to += LOAD_BYTES) {
+                    const int o = block * LANES + lane;
+                    const auto w = o < outputs ? weight_at(words + (std::size_t(o) * taps + t) * per_tap, i) : 0;
+                    std::memcpy(to, &w, LOAD_BYTES);
+                }
+    return std::size_t(to - out);
+}
+
+void binary(const std::uint8_t* weights, int blocks, int length, const std::uint8_t* const* input, int pixels, const Run* runs, int count,
+            std::uint16_t* counts, int stride) {
+    const std::size_t block_bytes = std::size_t(length) * LANES * LOAD_BYTES;
+    for (int block = 0; block < blocks;)
+        block += choose(pixels, blocks - block, [&](auto tile) {
+            sum_binary(tile, {weights + block * block_bytes, block_bytes, input, runs, count, counts + block * LANES, stride});
+        });
+}
+
+// ---- Float sums ------------------------------------------------------------------------------------------------------
+void real(const float* weights, int blocks, int rows, int length, const float* const* input, int pixels, int pitch, float* sums, int stride) {
+    const std::size_t block_size = std::size_t(rows) * length * FLOATS;
+    for (int block = 0; block < blocks;)
+        block += choose(pixels, blocks - block, [&]<int PIXELS, int BLOCKS>(Tile<PIXELS, BLOCKS>) {
+            const float* w = weights + block * block_size;
+            Floats sum[PIXELS][BLOCKS];
+            for (int p = 0; p < PIXELS; ++p)
+                for (int b = 0; b < BLOCKS; ++b) sum[p][b] = zero();
+            for (int r = 0; r < rows; ++r)
+                for (int i = 0; i < length; ++i, w += FLOATS)
+                    for (int p = 0; p < PIXELS; ++p) {
+                        const float a = input[p][std::ptrdiff_t(r) * pitch + i];
+                        for (int b = 0; b < BLOCKS; ++b) sum[p][b] = multiply_add(a, load(w + b * block_size), sum[p][b]);
+                    }
+            for (int p = 0; p < PIXELS; ++p)
+                for (int b = 0; b < BLOCKS; ++b) store(sums + p * stride + (block + b) * FLOATS, sum[p][b]);
+        });
+}
+
+// ---- What follows a sum ----------------------------------------------------------------------------------------------
+void count_bits(const std::uint16_t* counts, const std::uint16_t* least, int n, std::uint8_t* out) {
+    for (int start = 0; start < n; start += 32, out += WORD_BYTES) {
+        std::uint32_t word = 0;
+#if defined(XNOR_AVX2)
+        const auto at_least = [&](int i) {
+            const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(counts + start + i));
+            const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(least + start + i));
+            return _mm256_cmpeq_epi16(_mm256_max_epu16(c, l), c);
+        };
+        const __m256i bytes = _mm256_packs_epi16(at_least(0), at_least(16));  // in the order 0-7, 16-23, 8-15, 24-31
+        word = std::uint32_t(_mm256_movemask_epi8(_mm256_permute4x64_epi64(bytes, 0b11011000)));
+#else
+        for (int i = 0; i < 32; ++i) word |= std::uint32_t(counts[start + i] >= least[start + i]) << i;
+#endif
+        put_word(out, word);
+    }
+}
+
+void float_bits(const float* x, const float* threshold, int n, std::uint8_t* out) {
+    for (int start = 0; start < n; start += 32, out += WORD_BYTES) {
+        std::uint32_t word = 0;
+#if defined(XNOR_AVX2)
+        for (int i = 0; i < 32; i += 8) {
+            const __m256 below = _mm256_cmp_ps(_mm256_loadu_ps(x + start + i), _mm256_loadu_ps(threshold + start + i), _CMP_LT_OQ);
+            word |= std::uint32_t(_mm256_movemask_ps(below)) << i;
+        }
+#else
+        for (int i = 0; i < 32; ++i) word |= std::uint32_t(x[start + i] < threshold[start + i]) << i;
+#endif
+        put_word(out, word);
+    }
+}
+
+ALWAYS float after(float x, float scale, float shift, float floor) {
+    const float y = __builtin_fmaf(x, scale, shift);
+    return y < floor ? floor : y;
+}
+
+void count_affine(const std::uint16_t* counts, int taps, const float* scale, const float* shift, bool relu, int n, float* y) {
+    const float floor = relu ? 0.0f : -__builtin_inff();
+    for (int i = 0; i < n; ++i) y[i] = after(float(taps - 2 * int(counts[i])), scale[i], shift[i], floor);
+}
+
+void float_affine(const float* x, const float* scale, const float* shift, bool relu, int n, float* y) {
+    const float floor = relu ? 0.0f : -__builtin_inff();
+    for (int i = 0; i < n; ++i) y[i] = after(x[i], scale[i], shift[i], floor);
+}
+
+// ---- The limit -------------------------------------------------------------------------------------------------------
+// The compiler must not see that every round is the same, and must keep the sums in registers.
+#if LOOKUP && defined(XNOR_NEON)
+#define OPAQUE(value) asm volatile("" : "+w"(value))
+#elif LOOKUP || defined(XNOR_VPOPCNT)
+#define OPAQUE(value) asm volatile("" : "+x"(value))
+#else
+#define OPAQUE(value) asm volatile("" : "+r"(value))
+#endif
+
+double spin(int rounds) {
+#if LOOKUP
+    auto once = [w = load_bytes(TABLE.count[0]), table = row(TABLE.count[0])](Bytes& sum) mutable {
+        OPAQUE(table);
+        sum = look_up_add(table, w, sum);
+    };
+    Bytes a = no_bytes(), b = a, c = a, d = a, e = a, f = a;
+    constexpr double DEPTH = 4;
+#else
+    alignas(64) const std::uint8_t w[64] = {1, 2, 3};
+    auto once = [&w, bits = std::uint32_t(7)](Counts& sum) mutable {
+        OPAQUE(bits);
+        sum = count_add(bits, w, sum);
+    };
+    Counts a = no_counts(), b = a, c = a, d = a, e = a, f = a;
+    constexpr double DEPTH = 32;
+#endif
+    for (int r = 0; r < rounds; ++r) once(a), once(b), once(c), once(d), once(e), once(f);
+    OPAQUE(a);
+    OPAQUE(b);
+    OPAQUE(c);
+    OPAQUE(d);
+    OPAQUE(e);
+    OPAQUE(f);
+    return DEPTH * LANES * 6 * rounds;
+}
+
+}  // namespace
+
+#define XNOR_JOIN(a, b) a##b
+#define XNOR_TEXT(a) #a
+#define XNOR_TABLE(level)                                                                                                          \
+    extern const Kernels XNOR_JOIN(kernels_, level);                                                                               \
+    const Kernels XNOR_JOIN(kernels_, level){XNOR_TEXT(level), WORD_BYTES, LOAD_BYTES, LANES, FLOATS, depth_of, pack, binary, real, count_bits, \
+                                             float_bits, count_affine, float_affine, spin};
+XNOR_TABLE(XNOR_LEVEL)
+
+}  // namespace xnor

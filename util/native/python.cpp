@@ -1,0 +1,100 @@
+// The Python module _xnor; its face, with the documentation, is ../xnor.py.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <mutex>
+#include <stdexcept>
+#include <string>
+
+#include "xnor.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace xnor;
+
+namespace {
+
+template <class T>
+using Values = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Images = nb::ndarray<const T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Scores = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+std::span<const T> span(const Values<T>& array) {
+    return {array.data(), array.size()};
+}
+
+template <class T>
+Conv conv_of(const Values<T>& weight, int stride, int padding) {
+    if (weight.ndim() != 4) throw nb::value_error("a convolution's weights have 4 axes: outputs, channels, height, width");
+    return {int(weight.shape(0)), int(weight.shape(2)), int(weight.shape(3)), stride, padding};
+}
+
+struct Locked {  // one run at a time: the network's memory is its own, and run() lets other Python threads go on
+    Network network;
+    Shape input;
+    std::mutex mutex;
+};
+
+template <class T>
+void run(Locked& self, const Images<T>& images, const Scores& scores, bool timed) {
+    const Shape in = self.input, out = self.network.output();
+    const auto fits = [](const auto& array, const Shape& s) {
+        return array.shape(1) == std::size_t(s.height) && array.shape(2) == std::size_t(s.width) && array.shape(3) == std::size_t(s.channels);
+    };
+    if (!fits(images, in)) throw nb::value_error("images do not have the height, width and channels that the network was made for");
+    if (!fits(scores, out) || scores.shape(0) != images.shape(0)) throw nb::value_error("the result's shape is not (images, height, width, channels) of the last step");
+    nb::gil_scoped_release release;
+    const std::lock_guard lock(self.mutex);
+    self.network.run(images.data(), int(images.shape(0)), scores.data(), timed);
+}
+
+nb::tuple shape_tuple(const Shape& s) { return nb::make_tuple(s.channels, s.height, s.width); }
+
+}  // namespace
+
+NB_MODULE(_xnor, m) {
+    m.def("kernels", &kernels);
+    m.def("default_kernel", &default_kernel);
+    m.def("peak", [](const std::string& kernel) {
+        nb::gil_scoped_release release;
+        return peak(kernel);
+    });
+    using F = Values<float>;
+    using B = Values<std::uint8_t>;
+    nb::class_<Locked>(m, "Network")
+        .def("__init__", [](Locked* self, int channels, int height, int width, const std::string& kernel, int threads) {
+            new (self) Locked{Network(channels, height, width, kernel, threads), {channels, height, width}, {}};
+        }, "channels"_a, "height"_a, "width"_a, "kernel"_a = "", "threads"_a = 1)
+        .def("normalize", [](Locked& s, const F& mean, const F& std) { s.network.normalize(span(mean), span(std)); }, "mean"_a.noconvert(), "std"_a.noconvert())
+        .def("conv", [](Locked& s, const F& weight, const F& scale, const F& shift, bool relu, int stride, int padding) {
+            s.network.conv(conv_of(weight, stride, padding), span(weight), span(scale), span(shift), relu);
+        }, "weight"_a.noconvert(), "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a, "stride"_a, "padding"_a)
+        .def("conv_sign", [](Locked& s, const F& weight, const F& threshold, int stride, int padding) {
+            s.network.conv_sign(conv_of(weight, stride, padding), span(weight), span(threshold));
+        }, "weight"_a.noconvert(), "threshold"_a.noconvert(), "stride"_a, "padding"_a)
+        .def("affine", [](Locked& s, const F& scale, const F& shift, bool relu) { s.network.affine(span(scale), span(shift), relu); },
+             "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a)
+        .def("sign", [](Locked& s, const F& scale, const F& threshold) { s.network.sign(span(scale), span(threshold)); },
+             "scale"_a.noconvert(), "threshold"_a.noconvert())
+        .def("max_pool", [](Locked& s, int size, int stride, int padding) { s.network.max_pool({size, stride, padding}); }, "size"_a, "stride"_a, "padding"_a)
+        .def("average_pool", [](Locked& s, int size, int stride, int padding) { s.network.average_pool({size, stride, padding}); }, "size"_a, "stride"_a, "padding"_a)
+        .def("binary_conv", [](Locked& s, const B& negative, const F& scale, const F& shift, bool relu, int stride, int padding) {
+            s.network.binary_conv(conv_of(negative, stride, padding), span(negative), span(scale), span(shift), relu);
+        }, "negative"_a.noconvert(), "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a, "stride"_a, "padding"_a)
+        .def("binary_conv_sign", [](Locked& s, const B& negative, const Values<std::int32_t>& threshold, int stride, int padding) {
+            s.network.binary_conv_sign(conv_of(negative, stride, padding), span(negative), span(threshold));
+        }, "negative"_a.noconvert(), "threshold"_a.noconvert(), "stride"_a, "padding"_a)
+        .def("max_pool_bits", [](Locked& s, const B& any, int size, int stride, int padding) { s.network.max_pool_bits({size, stride, padding}, span(any)); },
+             "any"_a.noconvert(), "size"_a, "stride"_a, "padding"_a)
+        .def("run", &run<std::uint8_t>, "images"_a.noconvert(), "scores"_a.noconvert(), "timed"_a = false)
+        .def("run", &run<float>, "images"_a.noconvert(), "scores"_a.noconvert(), "timed"_a = false)
+        .def_prop_ro("output", [](const Locked& s) { return shape_tuple(s.network.output()); })
+        .def_prop_ro("kernel", [](const Locked& s) { return std::string(s.network.kernel()); })
+        .def_prop_ro("bytes", [](const Locked& s) { return s.network.bytes(); })
+        .def_prop_ro("seconds", [](const Locked& s) { return s.network.seconds(); });
+}
