@@ -209,6 +209,18 @@ class FrozenLayer(nn.Module):
         return y.view(len(x), channels, height, width) if isinstance(layer, BinConv2d) else y
 
 
+def kernels() -> list[str]:
+    """Return the names of the kernels that this processor can run, best first."""
+    _need_native()
+    return _xnor.kernels()
+
+
+def peak(kernel: str) -> float:
+    """Return the binary multiply-accumulates per second of `kernel`'s xnor-popcount-add in registers, one thread: its layers' limit."""
+    _need_native()
+    return _xnor.peak(kernel)
+
+
 def _need_native() -> None:
     if _xnor is None:
         raise InputError("the xnor engine is not built: run 'make native' in the repository's root, or choose --engine torch")

@@ -1,0 +1,253 @@
+"""Prints how fast packed networks predict, beside PyTorch and onnxruntime, from uint8 pixels to class scores.
+
+    python benchmarks/xnor.py [--arch nin|LeNet_5] [--batch 1 8 128] [--threads 1 2] [--plot FILE]
+
+All in one process, by turns: each round times every runtime once, so that a busy machine hurts all alike. Printed: the
+median of the rounds in ms per image, its quartiles, and how many times slower than the best packed kernel it is. Then each
+layer of the packed network: its binary multiply-accumulates per second, as a share of what the kernel's own xnor-popcount-add
+reaches in registers in the same run. onnxruntime (pip install onnxruntime onnx onnxscript) is left out where it is missing;
+its int8 network is the float one quantized on random images: a rival in speed only.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import logging
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from util import checkpoint, xnor  # noqa: E402
+from util.binop import BinOp  # noqa: E402
+from util.files import atomic_write  # noqa: E402
+from util.folding import chain  # noqa: E402
+from util.layers import BinConv2d, BinLinear  # noqa: E402
+
+SCRIPTS = {"nin": "CIFAR_10", "LeNet_5": "MNIST"}
+
+
+def load(arch):
+    """Return (script module, trained model in evaluation mode)."""
+    path = ROOT / SCRIPTS[arch] / "main.py"
+    spec = importlib.util.spec_from_file_location(f"{SCRIPTS[arch]}_main", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    model = script.MODELS[arch]().eval()
+    checkpoint.load_into(model, path.parent / "models" / f"{arch}.best.pth.tar", arch)
+    return script, model.to(memory_format=torch.channels_last)
+
+
+def onnx_runtimes(model, shape, preprocess, threads):
+    """Return name -> function of uint8 images, for onnxruntime's float and int8; empty where it is not installed."""
+    try:
+        import onnxruntime as ort
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    except ImportError:
+        return {}
+    logging.disable(logging.WARNING)
+
+    class Calibration(CalibrationDataReader):
+        def __init__(self):
+            self.left = [{"x": preprocess(torch.randint(0, 256, (8, *shape), dtype=torch.uint8)).numpy()} for _ in range(4)]
+
+        def get_next(self):
+            return self.left.pop() if self.left else None
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    with tempfile.TemporaryDirectory() as directory:
+        paths = {name: str(Path(directory) / f"{name}.onnx") for name in ("fp32", "int8")}
+        with contextlib.redirect_stdout(sys.stderr):
+            torch.onnx.export(model, torch.zeros(1, *shape), paths["fp32"], input_names=["x"], dynamic_axes={"x": {0: "n"}}, dynamo=False)
+            quantize_static(paths["fp32"], paths["int8"], Calibration(), quant_format=QuantFormat.QDQ, per_channel=True)
+        sessions = {name: ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for name, path in paths.items()}
+    return {f"onnxruntime {name}": lambda x, s=s: s.run(None, {"x": preprocess(x).numpy()}) for name, s in sessions.items()}
+
+
+class FloatTwin(nn.Module):
+    """The same convolutions without batch norm and sign between them: what a full-precision network of this shape costs."""
+
+    def __init__(self, model):
+        super().__init__()
+        layers = []
+        for layer in chain(model):
+            if isinstance(layer, BinConv2d):
+                layers += [layer.conv, nn.ReLU()]
+            elif isinstance(layer, BinLinear):
+                layers += [nn.Flatten(), layer.linear, nn.ReLU()]
+            elif not isinstance(layer, nn.BatchNorm2d):
+                layers.append(layer)
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def rounds_of(functions, batch, seconds):
+    """Return name -> ms per image of each round; every function runs once per round, by turns."""
+    for function in functions.values():
+        function(), function()
+    times = {name: [] for name in functions}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(times.values()))) < 7:
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(1000 * (time.perf_counter() - start) / batch)
+    return times
+
+
+def runtimes(arch, script, model, threads, compiled):
+    """Return name -> function of uint8 images (N, C, H, W) that gives class scores; the model's weights are binarized already."""
+    bf16 = script.MODELS[arch]().eval()
+    bf16.load_state_dict(model.state_dict())
+    bf16 = bf16.to(torch.bfloat16).to(memory_format=torch.channels_last)
+    found = {
+        "torch fp32": lambda x: model(script.preprocess(x)),
+        "torch bf16": lambda x: bf16(script.preprocess(x).bfloat16()),
+    }
+    if compiled:
+        fast = torch.compile(model, dynamic=True)
+        found["torch.compile fp32"] = lambda x: fast(script.preprocess(x))
+    return {**found, **onnx_runtimes(FloatTwin(model), script.SHAPE, script.preprocess, threads)}
+
+
+def measure(arch, threads, args):
+    """Return (threads, batch, runtime) -> ms per image of each round."""
+    script, model = load(arch)
+    torch.set_num_threads(threads)
+    fast = [kernel for kernel in xnor.kernels() if kernel != "scalar"]
+    packed = {f"packed {k}": xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch, k, threads) for k in fast}
+    results = {}
+    with torch.inference_mode(), BinOp(model).binarized():
+        functions = {**packed, **runtimes(arch, script, model, threads, not args.no_compile)}
+        for batch in args.batch:
+            x = torch.randint(0, 256, (batch, *script.SHAPE), dtype=torch.uint8)
+            rounds = rounds_of({name: lambda f=f, x=x: f(x) for name, f in functions.items()}, batch, args.seconds)
+            results |= {(threads, batch, name): times for name, times in rounds.items()}
+    return results
+
+
+def report(arch, results):
+    """Print a table per thread count and batch size."""
+    for threads, batch in dict.fromkeys(key[:2] for key in results):
+        rows = {name: np.percentile(times, [25, 50, 75]) for (t, b, name), times in results.items() if (t, b) == (threads, batch)}
+        best = min(row[1] for name, row in rows.items() if name.startswith("packed"))
+        print(f"\n{arch}, batch {batch}, {threads} thread{'s' * (threads > 1)}: ms per image, median (quartiles), times the best packed")
+        for name, (low, median, high) in sorted(rows.items(), key=lambda row: row[1][1]):
+            print(f"  {name:<24}{median:9.3f}  ({low:.3f} - {high:.3f}){median / best:8.1f}x")
+
+
+def multiply_adds(frozen):
+    """Return per step (name, multiply-accumulates per image, whether binary); 0 for steps that have none."""
+    shape, rows = frozen.shape, []
+    for name, keywords in frozen.steps:
+        weight = keywords.get("negative", keywords.get("weight"))
+        if weight is None and "size" not in keywords:
+            rows.append((name, 0, False))
+            continue
+        size = weight.shape[2:] if weight is not None else (keywords["size"],) * 2
+        height, width = ((n + 2 * keywords["padding"] - k) // keywords["stride"] + 1 for n, k in zip(shape[1:], size, strict=True))
+        shape = (shape[0] if weight is None else len(weight), height, width)
+        rows.append((name, 0 if weight is None else weight.size * height * width, "negative" in keywords))
+    return rows
+
+
+def layers(frozen, script, repeats=200):
+    """Print the time of each step of a packed network, batch 1, and how near its binary layers come to the limit."""
+    x = torch.randint(0, 256, (1, *script.SHAPE), dtype=torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    channels, height, width = frozen.network.output
+    scores = np.empty((1, height, width, channels), np.float32)
+    times, peaks = [], []
+    for i in range(repeats):
+        frozen.network.run(x, scores, True)
+        times.append(frozen.network.seconds)
+        if i % 50 == 0:
+            peaks.append(xnor.peak(frozen.network.kernel))
+    median, peak = np.median(times, 0), float(np.median(peaks))
+    print(
+        f"\npacked {frozen.network.kernel}, 1 thread, batch 1: limit {peak / 1e9:.0f} G binary multiply-accumulates/s (xnor, popcount, add)"
+    )
+    print(f"{'step':<20}{'ms':>8}{'M MAC':>9}{'G MAC/s':>10}{'of limit':>10}")
+    binary_time = binary_macs = 0
+    for (name, macs, binary), seconds in zip(multiply_adds(frozen), median, strict=True):
+        rate = f"{macs / 1e6:9.2f}{macs / seconds / 1e9:10.1f}" if macs else ""
+        share = f"{macs / seconds / peak:10.0%}" if binary else ""
+        print(f"{name:<20}{1000 * seconds:8.3f}{rate}{share}")
+        binary_time, binary_macs = binary_time + seconds * binary, binary_macs + macs * binary
+    rate = binary_macs / binary_time
+    print(f"{'all binary layers':<20}{1000 * binary_time:8.3f}{binary_macs / 1e6:9.2f}{rate / 1e9:10.1f}{rate / peak:10.0%}")
+    print(f"memory of the network: {frozen.network.bytes / 1e3:.0f} kB")
+
+
+def plot(results, arch, path):
+    """Write a bar per runtime and batch size: ms per image, logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    groups = sorted({key[:2] for key in results})
+    names = list(dict.fromkeys(key[2] for key in results))
+    for i, (threads, batch) in enumerate(groups):
+        values = [np.median(results.get((threads, batch, name), [np.nan])) for name in names]
+        axes.barh(
+            np.arange(len(names)) + (i + 0.5) / len(groups) * 0.8 - 0.4,
+            values,
+            0.8 / len(groups),
+            label=f"batch {batch}, {threads} thread(s)",
+        )
+    axes.set(xscale="log", xlabel="ms per image, uint8 pixels to class scores", title=f"{arch} on {cpu()}")
+    axes.set_yticks(np.arange(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize="small")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110, format=path.suffix[1:])
+
+
+def cpu():
+    """Return the processor's name and what it can do that matters here."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), platform.machine())
+    return f"{name} ({'/'.join(xnor.kernels())})"
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--arch", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS), help="networks")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 128], help="batch sizes")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="thread counts")
+    parser.add_argument("--seconds", type=float, default=8, help="for each network, batch size and thread count")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="write ARCH.xnor.png there")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    print(f"{cpu()}, {os.cpu_count()} CPUs, torch {torch.__version__}")
+    for arch in args.arch:
+        results = {}
+        for threads in args.threads:
+            results |= measure(arch, threads, args)
+        report(arch, results)
+        script, model = load(arch)
+        layers(xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch), script)
+        if args.plot:
+            args.plot.mkdir(parents=True, exist_ok=True)
+            plot(results, arch, args.plot / f"{arch}.xnor.png")
+    print(f"\npeak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
