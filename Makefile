@@ -1,6 +1,7 @@
 # make demo             render a clip, detect and name what moves in it          (make demo CLIP=path: a real clip, CIFAR-10 network)
 # make test             the whole test suite, C++ and Python
 # make bench SEQUENCES="DIR DIR"   quality and speed of the detector on sequences with ground truth (CDnet, DAVIS), beside MOG2
+# make bench-xnor       speed of packed networks beside PyTorch (and onnxruntime where installed), layer by layer
 # make train-nin        train the network that ships, with its recipe            (train-lenet)
 # make native           only the build: the Python module, and build/fastMCD where OpenCV's C++ files are found
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan
@@ -13,7 +14,7 @@ PY := $(VENV)/bin/python
 CMAKE := $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DCMAKE_CXX_COMPILER=$(CXX)
 OUT ?= out
 
-.PHONY: demo test bench train-nin train-lenet lint sanitize native clean
+.PHONY: demo test bench bench-xnor train-nin train-lenet lint sanitize native clean
 .DELETE_ON_ERROR:
 
 demo: native
@@ -29,6 +30,9 @@ test: native $(VENV)/.tests
 
 bench: native
 	$(PY) benchmarks/detection.py $(SEQUENCES)
+
+bench-xnor: native
+	$(PY) benchmarks/xnor.py --plot $(OUT)
 
 train-nin: $(VENV)/.requirements
 	$(PY) CIFAR_10/main.py --arch nin --compile

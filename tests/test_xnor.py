@@ -328,6 +328,12 @@ def test_what_a_packed_network_cannot_do_is_said_in_one_line(arguments, words, t
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_the_benchmark_runs(tmp_path):
+    done = run_script("benchmarks/xnor.py", *"--arch LeNet_5 --batch 1 --threads 1 --seconds 0.1 --no-compile --plot".split(), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "torch fp32" in done.stdout and "all binary layers" in done.stdout and (tmp_path / "LeNet_5.xnor.png").exists()
+
+
 def test_an_unknown_kernel_is_refused_in_one_line(monkeypatch):
     monkeypatch.setenv("XNOR_KERNEL", "mmx")
     done = run_script("MNIST/main.py", "--evaluate", "--engine", "xnor", "--cpu")
