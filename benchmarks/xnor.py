@@ -166,7 +166,7 @@ def multiply_adds(frozen):
 def layers(frozen, script, repeats=200):
     """Print the time of each step of a packed network, batch 1, and how near its binary layers come to the limit."""
     x = torch.randint(0, 256, (1, *script.SHAPE), dtype=torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    channels, height, width = frozen.network.output
+    channels, height, width = frozen.output
     scores = np.empty((1, height, width, channels), np.float32)
     times, peaks = [], []
     for i in range(repeats):
@@ -188,6 +188,23 @@ def layers(frozen, script, repeats=200):
     rate = binary_macs / binary_time
     print(f"{'all binary layers':<20}{1000 * binary_time:8.3f}{binary_macs / 1e6:9.2f}{rate / 1e9:10.1f}{rate / peak:10.0%}")
     print(f"memory of the network: {frozen.network.bytes / 1e3:.0f} kB")
+
+
+@torch.no_grad()
+def agreement(arch, script, model):
+    """Print on how many test images the packed network and PyTorch name the same class, and where their logits differ."""
+    images, labels = script.load_data(script.parse_args([]), train=False)
+    frozen = xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch, threads=os.cpu_count())
+    torch.set_num_threads(os.cpu_count())
+    with BinOp(model).binarized():
+        expected = torch.cat([model(script.preprocess(part)) for part in images.split(250)])
+    logits = frozen(images)
+    far = ((logits - expected).abs().amax(1) > 1e-4).sum().item()
+    differ = logits.argmax(1) != expected.argmax(1)
+    right = [f"{100 * (scores.argmax(1) == labels).float().mean():.2f} %" for scores in (logits, expected)]
+    print(f"\n{arch}, {len(images)} test images: another class than PyTorch on {differ.sum().item()};")
+    print(f"logits further than 1e-4 apart on {far} (a sum at a threshold within rounding turns a bit);")
+    print(f"right: packed {right[0]}, PyTorch {right[1]}")
 
 
 def plot(results, arch, path):
@@ -229,6 +246,7 @@ def parse_args(argv=None):
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="thread counts")
     parser.add_argument("--seconds", type=float, default=8, help="for each network, batch size and thread count")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--agree", action="store_true", help="compare the classes of all test images too (downloads the data set)")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="write ARCH.xnor.png there")
     return parser.parse_args(argv)
 
@@ -243,6 +261,8 @@ def main(argv=None):
         report(arch, results)
         script, model = load(arch)
         layers(xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch), script)
+        if args.agree:
+            agreement(arch, script, model)
         if args.plot:
             args.plot.mkdir(parents=True, exist_ok=True)
             plot(results, arch, args.plot / f"{arch}.xnor.png")

@@ -168,6 +168,7 @@ static void test_bad_input_is_refused() {
     check_refused(with([&](Network& n) { n.conv({1, 3, 3, 1, 0}, one, one, one, false); }), "expected 9");
     check_refused(with([&](Network& n) { n.conv({1, 3, 3, 1, 3}, nine, one, one, false); }), "padding");
     check_refused(with([&](Network& n) { n.conv({1, 3, 3, 0, 0}, nine, one, one, false); }), "stride");
+    check_refused(with([&](Network& n) { n.max_pool({1 << 30, 1, (1 << 30) - 1}); }), "at most 65536");
     check_refused(with([&](Network& n) { n.conv({1, 9, 1, 1, 0}, nine, one, one, false); }), "does not fit");
     check_refused(with([&](Network& n) { n.conv({1, 3, 3, 1, 0}, nine, nine, one, false); }), "scale has 9");
     check_refused(with([&](Network& n) { n.binary_conv({1, 1, 1, 1, 0}, sign, one, one, false); }), "works on bits");

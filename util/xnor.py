@@ -53,6 +53,7 @@ class Frozen(nn.Module):
         self.network.normalize(self.mean, self.std)
         for name, keywords in steps:
             getattr(self.network, name)(**keywords)
+        self.output: Shape = self.network.output
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape or images.dtype not in (torch.uint8, torch.float32):
@@ -60,7 +61,7 @@ class Frozen(nn.Module):
                 f"images are {images.dtype} {tuple(images.shape)}, expected uint8 or float32 (N, {', '.join(map(str, self.shape))})"
             )
         images = images.detach().cpu().permute(0, 2, 3, 1).contiguous()
-        channels, height, width = self.network.output
+        channels, height, width = self.output
         scores = torch.empty(len(images), height, width, channels)
         self.network.run(images.numpy(), scores.numpy())
         return scores.permute(0, 3, 1, 2).flatten(1)
@@ -204,7 +205,7 @@ class FrozenLayer(nn.Module):
             zeros, ones = np.zeros(shape[0]), np.ones(shape[0])
             self.networks[shape] = Frozen(fold([layer], shape), shape, zeros, ones, "", self.kernel, self.threads)
         frozen = self.networks[shape]
-        channels, height, width = frozen.network.output
+        channels, height, width = frozen.output
         y = frozen(x)
         return y.view(len(x), channels, height, width) if isinstance(layer, BinConv2d) else y
 

@@ -28,8 +28,8 @@ std::string text(const Shape& s) {
 struct Map {
     Shape shape;
     bool bits;
-    int margin = 0;                  // pixels on each side (floats only)
-    int pixel = 0;                   // floats, or bytes of bits, from one pixel to the next
+    int margin = 0;  // pixels on each side (floats only)
+    int pixel = 0;   // floats, or bytes of bits, from one pixel to the next
     std::vector<float> floats;
     std::vector<std::uint8_t> packed;
 
@@ -39,9 +39,9 @@ struct Map {
     std::size_t bytes() const { return floats.size() * sizeof(float) + packed.size(); }
 };
 
-constexpr std::uint16_t NEVER = 65535;  // no count is as large
-
-constexpr std::int64_t MOST_VALUES = 1 << 26;  // of a map: offsets are 32 bits
+constexpr std::uint16_t NEVER = 65535;         // no count is as large
+constexpr double MOST_VALUES = 1 << 26;        // of a map: offsets are 32 bits
+constexpr int LARGEST = 1 << 16;               // window or stride
 
 constexpr int up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -53,13 +53,13 @@ std::pair<int, int> share(int total, int t, int threads) {
 // Output pixels whose windows hold the same taps of the kernel are summed together, wherever they lie.
 struct Group {
     int pattern, pixels;
-    std::int32_t input[MAX_PIXELS];   // bytes from the map's start to the window's first tap inside
+    std::int32_t input[MAX_PIXELS];  // bytes from the map's start to the window's first tap inside
     std::int32_t y[MAX_PIXELS], x[MAX_PIXELS];
 };
 struct Pattern {
     std::vector<Run> runs;
-    int taps;                               // bits of a window
-    std::vector<std::uint16_t> least;       // per output: the sum is below its threshold from this count on
+    int taps;                          // bits of a window
+    std::vector<std::uint16_t> least;  // per output: the sum is below its threshold from this count on
 };
 
 using Work = std::function<void(int thread)>;
@@ -87,8 +87,12 @@ struct Network::Impl {
         return last();
     }
 
+    static void check_size(const Shape& shape) {
+        if (double(shape.channels) * shape.height * shape.width > MOST_VALUES) refuse("a map of " + text(shape) + " is too large");
+    }
+
     Map& add(Shape shape, bool bits) {
-        if (std::int64_t(shape.channels) * shape.height * shape.width > MOST_VALUES) refuse("a map of " + text(shape) + " is too large");
+        check_size(shape);
         auto map = std::make_unique<Map>();
         map->shape = shape, map->bits = bits;
         const std::size_t pixels = std::size_t(shape.height) * shape.width;
@@ -108,13 +112,16 @@ struct Network::Impl {
 
     // The map that a convolution reads gets a margin, so that no window leaves it.
     void pad(Map& map, int margin) {
+        check_size({map.shape.channels, map.shape.height + 2 * margin, map.shape.width + 2 * margin});
         map.margin = margin;
         map.floats.assign(std::size_t(map.shape.height + 2 * margin) * map.row(), 0.0f);
     }
 
     Shape shape_after(const Shape& in, int channels, int height, int width, int stride, int padding, const char* step) const {
-        if (channels < 1 || height < 1 || width < 1 || stride < 1 || padding < 0 || padding >= std::min(height, width))
-            refuse(std::string(step) + ": outputs, size and stride must be at least 1, padding at least 0 and less than the size");
+        if (channels < 1 || height < 1 || width < 1 || stride < 1 || padding < 0 || padding >= std::min(height, width) ||
+            std::max({height, width, stride}) > LARGEST)
+            refuse(std::string(step) + ": outputs, size and stride must be at least 1 (the latter two at most " + std::to_string(LARGEST) +
+                   "), padding at least 0 and less than the size");
         const Shape out{channels, (in.height + 2 * padding - height) / stride + 1, (in.width + 2 * padding - width) / stride + 1};
         if (in.height + 2 * padding < height || in.width + 2 * padding < width)
             refuse(std::string(step) + ": a window of " + std::to_string(width) + "x" + std::to_string(height) + " does not fit into " + text(in));

@@ -31,23 +31,30 @@ public:
         left_.store(size - 1, std::memory_order_relaxed);
         turn_.fetch_add(1, std::memory_order_release);
         work(0);
-        while (left_.load(std::memory_order_acquire) != 0) {}
+        for (unsigned i = 1; left_.load(std::memory_order_acquire) != 0; ++i) pause(i);
     }
     const int size;
 
 private:
+    // Now and then, lets another thread have the core: the one waited for, if there are more threads than cores.
+    static void pause(unsigned i) {
+        if (i % 4096 == 0) std::this_thread::yield();
+    }
     void serve(int t) {
-        for (int seen = 0;;) {
+        for (unsigned seen = 0, i = 1;; ++i) {
             awake_.wait(false);
             if (stop_) return;
-            if (turn_.load(std::memory_order_acquire) == seen) continue;
+            if (turn_.load(std::memory_order_acquire) == seen) {
+                pause(i);
+                continue;
+            }
             ++seen;
             (*work_)(t);
             left_.fetch_sub(1, std::memory_order_release);
         }
     }
     std::atomic<bool> awake_ = false, stop_ = false;
-    std::atomic<int> turn_ = 0, left_ = 0;
+    std::atomic<unsigned> turn_ = 0, left_ = 0;
     const std::function<void(int)>* work_ = nullptr;
     std::vector<std::thread> workers_;
 };
