@@ -6,7 +6,7 @@
     python3 main.py                                              train
 """
 import sys
-import time
+from itertools import pairwise
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -17,23 +17,23 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
-from tqdm import tqdm  # noqa: E402
 
 from util import checkpoint, data, naming, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
-from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
-from util.layers import BinConv2d  # noqa: E402
+from util.cli import InputError, Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
+from util.layers import BatchNorm2d, BinConv2d  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
 SHAPE = (3, 32, 32)  # channels, height, width
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 HELD_OUT = 2000  # training images that pick the epoch
+HEAT = 2  # the temperature at which the teacher's answer is softened
 
 
 # ---- Models ----------------------------------------------------------------------------------------------------------
 class NIN(nn.Module):
-    """Network in Network, (N, 3, 32, 32) -> (N, 10) logits >= 0: 0.97 M weights, 98 % of them 1-bit.
+    """Network in Network, (N, 3, 32, 32) -> (N, 10) logits >= 0: 0.97 M weights, 98 % of them 1-bit; 222 M multiply-adds.
 
     Keys and shapes are those of XNOR-Net-PyTorch. Two things differ, neither of which changes what a checkpoint computes: dropout
     is 0 by default (0.5 there; too much for short trainings), and the last pooling takes any size, so that training can use smaller images.
@@ -47,7 +47,7 @@ class NIN(nn.Module):
 
         self.xnor = nn.Sequential(
             nn.Conv2d(3, 192, 5, padding=2),
-            nn.BatchNorm2d(192, eps=1e-4, affine=False),
+            BatchNorm2d(192, eps=1e-4, affine=False),
             nn.ReLU(),
             block(192, 160, 1),
             block(160, 96, 1),
@@ -58,7 +58,7 @@ class NIN(nn.Module):
             nn.AvgPool2d(3, 2, padding=1),
             block(192, 192, 3, padding=1, dropout=dropout),
             block(192, 192, 1),
-            nn.BatchNorm2d(192, eps=1e-4, affine=False),
+            BatchNorm2d(192, eps=1e-4, affine=False),
             nn.Conv2d(192, 10, 1),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
@@ -72,15 +72,88 @@ class NIN(nn.Module):
         return self.xnor(x).flatten(1)
 
 
-MODELS = {"nin": NIN}
+class Residual(nn.Module):
+    """(N, C, H, W) -> (N, C', H', W'): a 3x3 binarized convolution plus what goes past it (Bi-Real Net, arXiv:1808.00278).
+
+    Past it goes the input, averaged over 2x2 pixels where the stride is 2, and once more beside itself where C' = 2 C.
+    """
+
+    def __init__(self, in_channels, out_channels, stride=1, estimator="polynomial"):
+        super().__init__()
+        self.block = BinConv2d(in_channels, out_channels, 3, stride, 1, estimator=estimator, activation=nn.PReLU(out_channels))
+        nn.init.normal_(self.block.conv.weight, 0, (9 * in_channels) ** -0.5)  # sums of +-alpha with a deviation near 1
+        nn.init.zeros_(self.block.conv.bias)
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.doubled = out_channels == 2 * in_channels
+
+    def forward(self, x):
+        past = self.pool(x)
+        return self.block(x) + (torch.cat([past, past], 1) if self.doubled else past)
+
+
+class VGG(nn.Module):
+    """A VGG-like network, (N, 3, 32, 32) -> (N, 10) logits: 4.7 M 1-bit weights, 192 M multiply-adds, of which 98 % are binary.
+
+    VGG-Small's widths with half its arithmetic: the image is pooled before the first binarized layer.
+    """
+
+    def __init__(self, estimator="polynomial"):
+        super().__init__()
+        widths = [(128, 128), (128, 128), None, (128, 256), (256, 256), None, (256, 512), (512, 512)]
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 128, 3, padding=1, bias=False),
+            nn.MaxPool2d(2),
+            BatchNorm2d(128),
+            *(Residual(*pair, estimator=estimator) if pair else nn.MaxPool2d(2) for pair in widths),
+            BatchNorm2d(512),
+            nn.AdaptiveAvgPool2d(1),
+        )
+        self.classifier = nn.Linear(512, 10)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+class ResNet20(nn.Module):
+    """ResNet-20 with a shortcut past every layer, (N, 3, 32, 32) -> (N, 10) logits: 0.27 M 1-bit weights, 41 M multiply-adds."""
+
+    def __init__(self, estimator="polynomial"):
+        super().__init__()
+        widths = [16] * 7 + [32] * 6 + [64] * 6
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1, bias=False),
+            BatchNorm2d(16),
+            *(Residual(a, b, stride=b // a, estimator=estimator) for a, b in pairwise(widths)),
+            BatchNorm2d(64),
+            nn.AdaptiveAvgPool2d(1),
+        )
+        self.classifier = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+MODELS = {"nin": NIN, "vgg": VGG, "resnet20": ResNet20}
+# How each is trained: the defaults of its flags, and the size of the images until that share of the training.
+RECIPES = {
+    "nin": {"epochs": 40, "lr": 0.003, "batch_size": 128, "sizes": [(0.3, 16), (0.7, 24), (1, 32)]},
+    "vgg": {"epochs": 40, "lr": 0.002, "batch_size": 128, "sizes": [(0.3, 16), (0.7, 24), (1, 32)]},
+    "resnet20": {"epochs": 60, "lr": 0.003, "batch_size": 128, "sizes": [(0.5, 24), (1, 32)]},
+}
 
 
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv=None):
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(MODELS), CLASSES, epochs=10, lr=0.003)
+    add_common_arguments(parser, list(MODELS), CLASSES, epochs=0, lr=0.0)
     add_engine_arguments(parser)
-    return parser.parse_args(argv)
+    parser.add_argument("--bwn", action="store_true", help="binary weights only: activations stay floats")
+    parser.add_argument("--teacher", type=Path, metavar="FILE", help="logits to learn from, PyTorch_CIFAR10/main.py --logits makes them")
+    parser.set_defaults(**RECIPES["nin"])
+    parser.set_defaults(**RECIPES[parser.parse_known_args(argv)[0].arch])
+    args = parser.parse_args(argv)
+    args.name = args.arch + "_bwn" * args.bwn
+    return args
 
 
 # ---- Data ------------------------------------------------------------------------------------------------------------
@@ -96,6 +169,14 @@ def preprocess(images):
     return data.normalize(images, MEAN, STD).contiguous(memory_format=torch.channels_last)
 
 
+def load_teacher(path, count):
+    """Return the teacher's logits, float32 (count, 10), for the training images in their order."""
+    logits = checkpoint.load_tensors(path).get("logits")
+    if logits is None or logits.shape[1:] != (len(CLASSES),) or len(logits) < count:
+        raise InputError(f"{path}: holds no logits for {count} images; write them with PyTorch_CIFAR10/main.py --logits")
+    return logits[:count].float()
+
+
 def to_images(crops):
     """Return uint8 (N, 3, 32, 32) from a list of RGB crops (H, W, 3) of any size."""
     small = [cv2.resize(crop, (32, 32), interpolation=cv2.INTER_AREA) for crop in crops]
@@ -103,39 +184,44 @@ def to_images(crops):
 
 
 # ---- Train, evaluate, classify ---------------------------------------------------------------------------------------
-def image_size(progress, pretrained):
-    """Small images first: the net learns most at a quarter of the cost; the last epochs are at full size.
-
-    A net that starts from trained weights has had its small images and starts at 24 px.
-    """
-    if pretrained:
-        progress = 0.55 + 0.45 * progress
-    return 16 if progress < 0.55 else 24 if progress < 0.85 else 32
+def image_size(args, epoch):
+    """Small images first: the net learns most at a quarter of the cost; the last epochs are at full size."""
+    return next(size for share, size in args.sizes if epoch <= round(share * args.epochs) or share == 1)
 
 
-def train_epoch(model, step_model, images, labels, optimizer, args, epoch, device, bin_op):
-    """Return the mean loss after one pass over `images` in an order and with an augmentation that `seed` and `epoch` fix."""
-    generator = torch.Generator().manual_seed(1000 * args.seed + epoch)
-    order = torch.randperm(len(images), generator=generator)
-    batches = order.split(args.batch_size)
-    size = image_size((epoch - 1) / args.epochs, args.pretrained)
+def loss_of(logits, labels, taught):
+    """Return the mean cross-entropy, where there is a teacher nine tenths of it to its softened answer (Hinton et al. 2015)."""
+    loss = F.cross_entropy(logits, labels)
+    if taught is None:
+        return loss
+    soft = F.kl_div((logits / HEAT).log_softmax(1), (taught / HEAT).softmax(1), reduction="batchmean")
+    return 0.1 * loss + 0.9 * HEAT**2 * soft
+
+
+def train_epoch(model, step_model, images, labels, taught, log, args, device, bin_op):
+    """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
+    epoch = log.epoch + 1
+    order = torch.randperm(len(images), generator=training.generator(args.seed, epoch))
+    batches = order[: len(order) // args.processes * args.processes].split(args.batch_size)
+    size = image_size(args, epoch)
     model.train()
-    total = 0.0
-    for i, batch in enumerate(tqdm(batches, f"epoch {epoch} at {size} px", unit="batch", leave=False, disable=None)):
+    for i in log.steps(len(batches), f"epoch {epoch} at {size} px"):
         progress = (epoch - 1 + i / len(batches)) / args.epochs
-        training.set_lr(optimizer, args.lr * min(1, progress * 50) * (1 - progress))
-        x = data.random_mirror(data.random_shift(images[batch], 2, generator), generator)
+        training.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
+        generator, batch = training.generator(args.seed, epoch, i + 1), batches[i][args.rank :: args.processes]
+        x = data.random_mirror(data.random_shift(images[batch], 4, generator), generator)
         x = preprocess(x.to(device))
         if size < 32:
             x = F.interpolate(x, size, mode="bilinear", antialias=True).contiguous(memory_format=torch.channels_last)
-        optimizer.zero_grad(set_to_none=True)
+        log.optimizer.zero_grad(set_to_none=True)
         with bin_op.binarized():
-            loss = F.cross_entropy(step_model(x), labels[batch].to(device))
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+                logits = step_model(x)
+            loss = loss_of(logits.float(), labels[batch].to(device), None if taught is None else taught[batch].to(device))
             loss.backward()
         bin_op.updateBinaryGradWeight()
-        optimizer.step()
-        total += training.finite(loss.item(), epoch, i) * len(batch)
-    return total / len(images)
+        log.optimizer.step()
+        log.add(loss.detach(), len(batches[i]))
 
 
 @torch.no_grad()
@@ -172,17 +258,19 @@ def train(model, args, device, bin_op):
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-    log = training.Log(HERE / "models", args, model, optimizer)
-    step_model = torch.compile(model, dynamic=False) if args.compile else model
-    for epoch in range(log.epoch + 1, args.epochs + 1):
-        start = time.perf_counter()
-        loss = train_epoch(model, step_model, images[kept], labels[kept], optimizer, args, epoch, device, bin_op)
-        _, accuracy = evaluate(model, images[held_out], labels[held_out], device, bin_op)
-        log.end_epoch(epoch, loss, accuracy, time.perf_counter() - start)
-    log.load_best()
-    _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
-    log.finish(accuracy)
+    taught = load_teacher(args.teacher, len(images))[kept] if args.teacher else None
+    args.rank, args.processes = training.join_processes(device)
+    args.bf16 = training.fast_bf16(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
+    step_model = training.step_model(model, args)
+    with training.Log(HERE / "models", args.name, args, model, optimizer) as log:
+        while log.epoch < args.epochs:
+            train_epoch(model, step_model, images[kept], labels[kept], taught, log, args, device, bin_op)
+            _, accuracy = evaluate(model, images[held_out], labels[held_out], device, bin_op)
+            log.end_epoch(len(kept), accuracy)
+        log.load_best()
+        _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
+        log.finish(accuracy)
     return accuracy
 
 
@@ -190,19 +278,20 @@ def main(argv=None):
     args = parse_args(argv)
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
-    model = MODELS[args.arch]().to(device, memory_format=torch.channels_last)
+    estimator = "none" if args.bwn else "polynomial"
+    model = MODELS[args.arch](estimator=estimator).to(device, memory_format=torch.channels_last)
     bin_op = BinOp(model)
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
         if args.pretrained:
-            checkpoint.load_into(model, args.pretrained, args.arch)
+            checkpoint.load_into(model, args.pretrained, args.name)
         return train(model, args, device, bin_op)
     model.eval()
-    weights = HERE / "models" / f"{args.arch}.best.pth.tar"
+    weights = HERE / "models" / f"{args.name}.best.pth.tar"
     model = xnor.prepare(args, model, weights, SHAPE, MEAN, STD, device)
     if args.evaluate:
         _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
-        print(f"{args.arch}: {100 * accuracy:.2f} % of the test images right")
+        print(f"{args.name}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if names:
         with bin_op.binarized():

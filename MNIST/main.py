@@ -6,7 +6,6 @@
     python3 main.py                                      train
 """
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -17,7 +16,6 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
-from tqdm import tqdm  # noqa: E402
 
 from util import checkpoint, data, naming, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
@@ -161,25 +159,24 @@ def augment(images, generator):
 
 
 # ---- Train, evaluate, classify ---------------------------------------------------------------------------------------
-def train_epoch(model, step_model, images, labels, optimizer, args, epoch, device, bin_op):
-    """Return the mean loss after one pass over `images` in an order and with an augmentation that `seed` and `epoch` fix."""
-    generator = torch.Generator().manual_seed(1000 * args.seed + epoch)
-    order = torch.randperm(len(images), generator=generator)
-    batches = order.split(args.batch_size)
+def train_epoch(model, step_model, images, labels, log, args, device, bin_op):
+    """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
+    epoch = log.epoch + 1
+    order = torch.randperm(len(images), generator=training.generator(args.seed, epoch))
+    batches = order[: len(order) // args.processes * args.processes].split(args.batch_size)
     model.train()
-    total = 0.0
-    for i, batch in enumerate(tqdm(batches, f"epoch {epoch}", unit="batch", leave=False, disable=None)):
+    for i in log.steps(len(batches), f"epoch {epoch}"):
         progress = (epoch - 1 + i / len(batches)) / args.epochs
-        training.set_lr(optimizer, args.lr * min(1, progress * 50) * (1 - progress))
+        training.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
+        generator, batch = training.generator(args.seed, epoch, i + 1), batches[i][args.rank :: args.processes]
         x = preprocess(augment(images[batch], generator).to(device))
-        optimizer.zero_grad(set_to_none=True)
+        log.optimizer.zero_grad(set_to_none=True)
         with bin_op.binarized():
             loss = F.cross_entropy(step_model(x), labels[batch].to(device))
             loss.backward()
         bin_op.updateBinaryGradWeight()
-        optimizer.step()
-        total += training.finite(loss.item(), epoch, i) * len(batch)
-    return total / len(images)
+        log.optimizer.step()
+        log.add(loss.detach(), len(batches[i]))
 
 
 @torch.no_grad()
@@ -218,17 +215,17 @@ def train(model, args, device, bin_op):
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-    log = training.Log(HERE / "models", args, model, optimizer)
-    step_model = torch.compile(model, dynamic=False) if args.compile else model
-    for epoch in range(log.epoch + 1, args.epochs + 1):
-        start = time.perf_counter()
-        loss = train_epoch(model, step_model, images[kept], labels[kept], optimizer, args, epoch, device, bin_op)
-        _, accuracy = evaluate(model, images[held_out], labels[held_out], device, bin_op)
-        log.end_epoch(epoch, loss, accuracy, time.perf_counter() - start)
-    log.load_best()
-    _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
-    log.finish(accuracy)
+    args.rank, args.processes = training.join_processes(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+    step_model = training.step_model(model, args)
+    with training.Log(HERE / "models", args.arch, args, model, optimizer) as log:
+        while log.epoch < args.epochs:
+            train_epoch(model, step_model, images[kept], labels[kept], log, args, device, bin_op)
+            _, accuracy = evaluate(model, images[held_out], labels[held_out], device, bin_op)
+            log.end_epoch(len(kept), accuracy)
+        log.load_best()
+        _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
+        log.finish(accuracy)
     return accuracy
 
 

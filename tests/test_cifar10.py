@@ -112,9 +112,9 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, mon
     with monkeypatch.context() as patch:
         end_epoch = main.training.Log.end_epoch
 
-        def interrupt(log, epoch, *rest):
-            end_epoch(log, epoch, *rest)
-            if epoch == 2:
+        def interrupt(log, *rest):
+            end_epoch(log, *rest)
+            if log.epoch == 2:
                 raise KeyboardInterrupt
 
         patch.setattr(main.training.Log, "end_epoch", interrupt)

@@ -47,6 +47,17 @@ def load(path: str | Path) -> dict:
     return {**checkpoint, "state_dict": state, "best_acc": float(score)}
 
 
+def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the named tensors in the safetensors file at `path`; raises InputError if it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable file of tensors ({_first_line(error)})") from error
+
+
 def load_into(model: nn.Module, path: str | Path, arch: str) -> dict:
     """Return the checkpoint at `path` after copying its weights into `model`; raises InputError if they belong to another architecture."""
     checkpoint = load(path)

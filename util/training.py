@@ -1,9 +1,20 @@
-"""What every training needs and nobody wants to read: the log, the curve, the checkpoint after each epoch."""
+"""What every training needs and nobody wants to read: the log, the curve, checkpoints, several processes, batch norm at the end."""
+import contextlib
 import csv
+import ctypes
+import hashlib
 import math
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from torch import distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from util import checkpoint
 from util.cli import InputError
@@ -20,53 +31,150 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def finite(loss: float, epoch: int, step: int) -> float:
-    """Return `loss`; raises InputError if it is NaN or infinite."""
-    if not math.isfinite(loss):
-        raise InputError(f"the loss became {loss} at epoch {epoch}, step {step}; try a smaller --lr")
-    return loss
+def generator(*numbers: int) -> torch.Generator:
+    """Return a generator of random numbers that `numbers` (such as seed, epoch and step) fix."""
+    text = " ".join(map(str, numbers)).encode()
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7]))
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Return whether `device` computes in bfloat16 faster than in float32: a CPU with AMX or AVX-512 BF16, or a GPU that has it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    tests = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+    return any(test and test() for test in tests)
+
+
+def keep_memory() -> None:
+    """Make the C library keep what is freed: the tensors of the next step take it, instead of pages that the system must clear first."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0), mallopt(-1, 2**31 - 1), mallopt(-2, 64 * 2**20)  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+
+
+def join_processes(device: torch.device) -> tuple[int, int]:
+    """Return (rank, number of processes), (0, 1) unless torchrun started this one; then after joining the others (gloo, on GPUs NCCL)."""
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    distributed.init_process_group("gloo" if device.type == "cpu" else "nccl")
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def step_model(model: nn.Module, args) -> nn.Module:
+    """Return what a training step calls in the model's place: itself, averaging gradients over processes, compiled if asked for."""
+    if args.processes > 1:
+        model = DistributedDataParallel(model)
+    return torch.compile(model, dynamic=False) if args.compile else model
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Return nothing; every batch norm's running mean and variance become the averages over `batches`, what the model takes in training."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average
+    model.train()
+    for batch in batches:
+        model(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 class Log:
     """One run of training in `directory`: ARCH.last.pth.tar (to resume), ARCH.best.pth.tar, ARCH.log.csv, ARCH.curve.png.
 
     The last three are touched by `finish` only, and only if the run beats what is there on the held-out images: a quick try
-    never costs anybody good weights.
+    never costs anybody good weights. A context: inside, Ctrl-C and SIGTERM let the step end and save it. Of several processes,
+    the first writes and prints.
     """
 
-    def __init__(self, directory: Path, args, model: torch.nn.Module, optimizer: torch.optim.Optimizer):
-        self.directory, self.model, self.optimizer = directory, model, optimizer
-        self.arch = args.arch
+    def __init__(self, directory: Path, arch: str, args, model: nn.Module, optimizer: torch.optim.Optimizer):
+        self.directory, self.arch, self.model, self.optimizer = directory, arch, model, optimizer
+        self.first, self.processes = args.rank == 0, args.processes
         self.settings = {name: getattr(args, name) for name in SETTINGS}
         self.settings["pretrained"] = args.pretrained and str(args.pretrained)  # torch.load(weights_only=True) reads no Path
-        self.epoch, self.rows, self.best = 0, [], None
-        self.last_path = directory / f"{args.arch}.last.pth.tar"
-        self.best_path = directory / f"{args.arch}.best.pth.tar"
+        self.epoch, self.step, self.total, self.seconds, self.rows, self.best = 0, 0, 0.0, 0.0, [], None
+        self.last_path = directory / f"{arch}.last.pth.tar"
+        self.best_path = directory / f"{arch}.best.pth.tar"
+        self._stop = False
         if args.resume:
             self._resume()
 
+    def __enter__(self):
+        self._handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _ask_to_stop(self, number, frame):
+        if self._stop:  # asked twice: at once
+            raise KeyboardInterrupt
+        self._stop = True
+
     def _resume(self) -> None:
         saved = checkpoint.load(self.last_path)
-        if missing := {"settings", "epoch", "rows", "best", "optimizer"} - saved.keys():
+        if missing := {"settings", "epoch", "step", "total", "seconds", "rows", "best", "optimizer"} - saved.keys():
             raise InputError(f"{self.last_path}: no training to resume in it ({', '.join(sorted(missing))} missing)")
         for name, value in self.settings.items():
             if (earlier := saved["settings"].get(name)) != value:
                 raise InputError(f"{self.last_path}: was trained with {name} {earlier}, not {value}; repeat its options")
         self.model.load_state_dict(saved["state_dict"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.epoch, self.rows, self.best = saved["epoch"], saved["rows"], saved["best"]
+        self.epoch, self.step, self.total, self.seconds = (saved[name] for name in ("epoch", "step", "total", "seconds"))
+        self.rows, self.best = saved["rows"], saved["best"]
 
-    def end_epoch(self, epoch: int, loss: float, accuracy: float, seconds: float) -> None:
-        """Print one line and save everything that `--resume` needs; `accuracy` in [0, 1] is that of the held-out images."""
-        lr = self.optimizer.param_groups[0]["lr"]
-        self.rows.append([epoch, round(lr, 8), round(seconds, 1), round(loss, 5), round(accuracy, 5)])
-        print(f"epoch {epoch:3d}  lr {lr:.5f}  {seconds:6.1f} s  loss {loss:.4f}  held out {100 * accuracy:.2f} %", flush=True)
-        state = {key: value.clone() for key, value in self.model.state_dict().items()}
+    def steps(self, count: int, title: str) -> Iterator[int]:
+        """Yield the numbers of an epoch's steps, behind the last one that a run to be resumed had done; give each one's loss to `add`."""
+        start, hide = time.perf_counter() - self.seconds, None if self.first else True  # None: where there is no terminal
+        for i in tqdm(range(self.step, count), title, count, initial=self.step, unit="step", leave=False, disable=hide):
+            yield i
+            self.step, self.seconds = i + 1, time.perf_counter() - start
+            if self._all_stop():
+                self._save()
+                raise KeyboardInterrupt
+
+    def _all_stop(self) -> bool:
+        """Return whether any process was asked to stop; all get the same answer, or one would wait for the others for ever."""
+        if self.processes == 1:
+            return self._stop
+        stop = torch.tensor(float(self._stop))
+        distributed.all_reduce(stop)
+        return stop.item() > 0
+
+    def add(self, loss: torch.Tensor, images: int) -> None:
+        """Count a step's mean loss over so many images; raises InputError if it is NaN or infinite."""
+        if not math.isfinite(value := loss.item()):
+            raise InputError(f"the loss became {value} at epoch {self.epoch + 1}, step {self.step + 1}; try a smaller --lr")
+        self.total += value * images
+
+    def end_epoch(self, images: int, accuracy: float) -> None:
+        """Print one line and save all that `--resume` needs; `images` were trained on, `accuracy` in [0, 1] is of the held-out ones."""
+        self.epoch += 1
+        lr, loss = self.optimizer.param_groups[0]["lr"], self.total / images
+        self.rows.append([self.epoch, round(lr, 8), round(self.seconds, 1), round(loss, 5), round(accuracy, 5)])
         if self.best is None or accuracy >= self.best["held_out_accuracy"]:
-            self.best = {"held_out_accuracy": accuracy, "epoch": epoch, "state_dict": state}
+            self.best = {"held_out_accuracy": accuracy, "epoch": self.epoch, "state_dict": self._state()}
+        if self.first:
+            held_out = f"held out {100 * accuracy:.2f} %"
+            print(f"epoch {self.epoch:3d}  lr {lr:.5f}  {self.seconds:6.1f} s  loss {loss:.4f}  {held_out}", flush=True)
+        self.step, self.total, self.seconds = 0, 0.0, 0.0
+        self._save()
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        return {key: value.clone() for key, value in self.model.state_dict().items()}
+
+    def _save(self) -> None:
+        if not self.first:
+            return
+        best = 100 * self.best["held_out_accuracy"] if self.best else 0.0
         checkpoint.save(self.last_path, {
-            "arch": self.arch, "best_acc": 100 * self.best["held_out_accuracy"], "epoch": epoch, "settings": self.settings,
-            "rows": self.rows, "best": self.best, "state_dict": state, "optimizer": self.optimizer.state_dict(),
+            "arch": self.arch, "best_acc": best, "epoch": self.epoch, "step": self.step, "total": self.total, "seconds": self.seconds,
+            "settings": self.settings, "rows": self.rows, "best": self.best, "state_dict": self._state(),
+            "optimizer": self.optimizer.state_dict(),
         })  # fmt: skip
 
     def load_best(self) -> None:
