@@ -28,6 +28,7 @@ ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
 SHAPE = (3, 32, 32)  # channels, height, width
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 HELD_OUT = 2000  # training images that pick the epoch
+SHIFT = 2  # pixels by which training images are moved at most
 HEAT = 2  # the temperature at which the teacher's answer is softened
 
 
@@ -136,9 +137,9 @@ class ResNet20(nn.Module):
 MODELS = {"nin": NIN, "vgg": VGG, "resnet20": ResNet20}
 # How each is trained: the defaults of its flags, and the size of the images until that share of the training.
 RECIPES = {
-    "nin": {"epochs": 40, "lr": 0.003, "batch_size": 128, "sizes": [(0.3, 16), (0.7, 24), (1, 32)]},
-    "vgg": {"epochs": 40, "lr": 0.002, "batch_size": 128, "sizes": [(0.3, 16), (0.7, 24), (1, 32)]},
-    "resnet20": {"epochs": 60, "lr": 0.003, "batch_size": 128, "sizes": [(0.5, 24), (1, 32)]},
+    "nin": {"epochs": 22, "lr": 0.004, "batch_size": 128, "sizes": [(0.4, 16), (0.75, 24), (1, 32)]},
+    "vgg": {"epochs": 22, "lr": 0.005, "batch_size": 128, "sizes": [(0.4, 16), (0.75, 24), (1, 32)]},
+    "resnet20": {"epochs": 40, "lr": 0.005, "batch_size": 128, "sizes": [(0.5, 24), (1, 32)]},
 }
 
 
@@ -208,8 +209,8 @@ def train_epoch(model, step_model, images, labels, taught, log, args, device, bi
     for i in log.steps(len(batches), f"epoch {epoch} at {size} px"):
         progress = (epoch - 1 + i / len(batches)) / args.epochs
         training.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
-        generator, batch = training.generator(args.seed, epoch, i + 1), batches[i][args.rank :: args.processes]
-        x = data.random_mirror(data.random_shift(images[batch], 4, generator), generator)
+        generator, batch = training.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
+        x = data.random_mirror(data.random_shift(images[batch], SHIFT, generator), generator)
         x = preprocess(x.to(device))
         if size < 32:
             x = F.interpolate(x, size, mode="bilinear", antialias=True).contiguous(memory_format=torch.channels_last)
@@ -259,6 +260,7 @@ def train(model, args, device, bin_op):
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
     taught = load_teacher(args.teacher, len(images))[kept] if args.teacher else None
+    training.keep_memory()
     args.rank, args.processes = training.join_processes(device)
     args.bf16 = training.fast_bf16(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
@@ -280,7 +282,7 @@ def main(argv=None):
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     estimator = "none" if args.bwn else "polynomial"
     model = MODELS[args.arch](estimator=estimator).to(device, memory_format=torch.channels_last)
-    bin_op = BinOp(model)
+    bin_op = BinOp(model, args.compile)
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
         if args.pretrained:

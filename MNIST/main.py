@@ -168,7 +168,7 @@ def train_epoch(model, step_model, images, labels, log, args, device, bin_op):
     for i in log.steps(len(batches), f"epoch {epoch}"):
         progress = (epoch - 1 + i / len(batches)) / args.epochs
         training.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
-        generator, batch = training.generator(args.seed, epoch, i + 1), batches[i][args.rank :: args.processes]
+        generator, batch = training.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
         x = preprocess(augment(images[batch], generator).to(device))
         log.optimizer.zero_grad(set_to_none=True)
         with bin_op.binarized():
@@ -234,7 +234,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     model = MODELS[args.arch]().to(device, memory_format=torch.channels_last)
-    bin_op = BinOp(model)
+    bin_op = BinOp(model, args.compile)
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
         if args.pretrained:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from util.binop import BinOp, binarize, binarize_backward, centre_and_clamp
+from util.binop import BinOp, binarize, binarize_backward, centre_and_clamp, from_bits, latent_names, to_bits
 from util.layers import BinConv2d, BinLinear, sign
 
 SHAPES = [(6, 4, 3, 3), (5, 6, 3, 2), (7, 8), (3, 1, 1, 1)]
@@ -133,3 +133,26 @@ def test_only_the_binarized_blocks_are_touched():
     with bin_op.binarized():
         assert torch.equal(net[0].weight, first) and torch.equal(net[3].weight, last)
         assert net[1].conv.weight[0].abs().unique().numel() == 1
+
+
+@pytest.mark.parametrize("shape", [(6, 16, 3, 3), (5, 33, 1, 1), (7, 81), (3, 9, 5, 2)])
+def test_a_weight_kept_as_bits_binarizes_to_the_same_weight(shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(4)) * 0.05
+    bits = to_bits(weight)
+    assert bits["negative"].numel() == (weight.numel() + 7) // 8
+    expected, found = (binarize(centre_and_clamp(w)) for w in (weight, from_bits(bits)))
+    assert torch.equal(sign(expected), sign(found))
+    torch.testing.assert_close(found, expected, rtol=2e-6, atol=0)
+
+
+def test_bits_that_do_not_fit_are_refused():
+    bits = to_bits(torch.randn(4, 6, 3, 3))
+    for wrong in ({"shape": [4, 6, 3, 4]}, {"alpha": torch.ones(5)}, {"negative": bits["negative"].float()}, {"shape": [4]}):
+        with pytest.raises(ValueError, match="do not make a weight"):
+            from_bits({**bits, **wrong})
+
+
+def test_latent_names_are_the_keys_of_binops_weights():
+    net = small_net()
+    assert latent_names(net) == ["1.conv.weight", "2.linear.weight"]
+    assert all(dict(net.named_parameters())[name] is weight for name, weight in zip(latent_names(net), BinOp(net).weights, strict=True))

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from util import checkpoint
+from util.binop import binarize, centre_and_clamp, to_bits
 from util.cli import InputError
+from util.layers import BinConv2d
 
 
 @pytest.fixture
@@ -112,3 +114,14 @@ def test_a_failed_write_leaves_the_earlier_file(net, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     assert_refused(lambda: checkpoint.save(path, {"state_dict": {}, "best_acc": 2.0}), str(path), "disk full")
     assert checkpoint.load(path)["best_acc"] == 1.0 and os.listdir(tmp_path) == ["net.pth.tar"]
+
+
+def test_weights_in_bits_load_as_weights_and_damaged_ones_are_refused(tmp_path):
+    net = BinConv2d(8, 4, 3)
+    state = {**net.state_dict(), "conv.weight": to_bits(net.conv.weight)}
+    checkpoint.save(tmp_path / "bits", {"arch": "x", "best_acc": 1.0, "state_dict": state})
+    copy = BinConv2d(8, 4, 3)
+    checkpoint.load_into(copy, tmp_path / "bits", "x")
+    torch.testing.assert_close(*(binarize(centre_and_clamp(n.conv.weight)) for n in (net, copy)))
+    checkpoint.save(tmp_path / "bits", {"state_dict": {**state, "conv.weight": {"shape": [4, 8, 3, 3]}}})
+    assert_refused(lambda: checkpoint.load(tmp_path / "bits"), "bits", "can't be read")

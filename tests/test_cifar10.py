@@ -69,9 +69,31 @@ def test_global_pooling_is_the_8x8_pooling_at_full_size():
         torch.testing.assert_close(model(x), F.avg_pool2d(model.xnor[:15](x), 8).flatten(1))
 
 
-def test_binarized_net_learns_32_images_by_heart():
+@pytest.mark.parametrize(("arch", "bits", "macs"), [("nin", 949_248, 222), ("vgg", 4_718_592, 192), ("resnet20", 267_264, 41)])
+def test_networks_have_the_size_they_say(arch, bits, macs):
+    model, counted = main.MODELS[arch]().eval(), []
+    assert sum(weight.numel() for weight in BinOp(model).weights) == bits
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(lambda m, _, y: counted.append(m.weight.numel() * (y[0, 0].numel() if y.dim() == 4 else 1)))
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert sum(counted) == pytest.approx(1e6 * macs, abs=0.8e6) and sum(counted) <= 225e6
+
+
+def test_residual_adds_what_goes_past_the_block():
     torch.manual_seed(0)
-    model = main.NIN()
+    x = torch.randn(2, 4, 6, 6)
+    for width, stride, past in ((4, 1, x), (8, 2, torch.cat([F.avg_pool2d(x, 2)] * 2, 1))):
+        block = main.Residual(4, width, stride).eval()
+        torch.testing.assert_close(block(x), block.block(x) + past)
+
+
+@pytest.mark.parametrize("arch", list(main.MODELS))
+@pytest.mark.parametrize("estimator", ["polynomial", "none"])
+def test_binarized_net_learns_32_images_by_heart(arch, estimator):
+    torch.manual_seed(0)
+    model = main.MODELS[arch](estimator=estimator)
     bin_op = BinOp(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     x, y = torch.randn(32, 3, 8, 8), torch.arange(32) % 10
@@ -124,7 +146,7 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, mon
     main.main([*arguments, "--resume"])
     resumed = torch.load(last, weights_only=True)
     assert all(torch.equal(whole["state_dict"][key], value) for key, value in resumed["state_dict"].items())
-    with pytest.raises(InputError, match="lr 0.003, not 0.5"):
+    with pytest.raises(InputError, match=f"lr {main.RECIPES['nin']['lr']}, not 0.5"):
         main.main([*arguments, "--resume", "--lr", "0.5"])
 
 

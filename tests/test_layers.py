@@ -1,6 +1,7 @@
 """The binarized blocks against torch.nn.functional, and their gradients against the written estimators."""
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from util.layers import BinActive, BinActivePolynomial, BinConv2d, BinLinear
@@ -61,3 +62,18 @@ def test_batch_norm_weight_below_the_minimum_still_learns():
         block.bn.weight.fill_(-1.0)
     block(torch.randn(8, 1, 3, 3, generator=torch.Generator().manual_seed(0)).mul(0.1)).sum().backward()
     assert block.bn.weight.grad.abs().item() > 0
+
+
+def test_without_an_estimator_activations_stay_floats():
+    torch.manual_seed(0)
+    block = BinConv2d(3, 4, 3, padding=1, estimator="none").eval()
+    x = torch.randn(2, 3, 6, 6)
+    expected = F.relu(F.conv2d(x / (1 + 1e-4) ** 0.5, block.conv.weight, block.conv.bias, 1, 1))
+    torch.testing.assert_close(block(x), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_activation_is_what_it_is_given():
+    block = BinConv2d(3, 4, 1, activation=nn.PReLU(4, init=0.3)).eval()
+    x = torch.randn(2, 3, 5, 5)
+    plain = F.conv2d(torch.where(x < 0, -1.0, 1.0), block.conv.weight, block.conv.bias)
+    torch.testing.assert_close(block(x), torch.where(plain < 0, 0.3 * plain, plain), atol=1e-6, rtol=1e-5)

@@ -77,21 +77,29 @@ def _per_channel(values):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's batch norm, computed by _BatchNormRows where a training step is compiled for the CPU."""
+    """torch's batch norm, computed by rows where a training step is compiled for the CPU."""
 
     def forward(self, x):
-        if self.training:
-            self.num_batches_tracked.add_(1)
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        weight, bias = self._weight(x), torch.zeros(self.num_features, device=x.device) if self.bias is None else self.bias
-        if not (self.training and torch.compiler.is_compiling() and x.device.type == "cpu"):
-            return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, self.training, momentum, self.eps)
-        y, mean, var = _BatchNormRows.apply(x, weight, bias, self.eps)
-        count = x.numel() / x.shape[1]
+        if self.training and torch.compiler.is_compiling() and x.device.type == "cpu":
+            return self.by_rows(x)
+        momentum = self._next_momentum() if self.training else 0.0
+        return F.batch_norm(x, self.running_mean, self.running_var, self._weight(x), self._bias(x), self.training, momentum, self.eps)
+
+    def by_rows(self, x):
+        """Return what forward does in training, by _BatchNormRows."""
+        momentum, count = self._next_momentum(), x.numel() / x.shape[1]
+        y, mean, var = _BatchNormRows.apply(x, self._weight(x), self._bias(x), self.eps)
         with torch.no_grad():
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(var * (count / (count - 1)), momentum)
         return y
+
+    def _next_momentum(self):
+        self.num_batches_tracked.add_(1)
+        return 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+
+    def _bias(self, x):
+        return torch.zeros(self.num_features, device=x.device) if self.bias is None else self.bias
 
     def _weight(self, x):
         return torch.ones(self.num_features, device=x.device) if self.weight is None else self.weight

@@ -17,12 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from util import checkpoint
+from util.binop import latent_names, to_bits
 from util.cli import InputError
 from util.files import atomic_write
 
 COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
 # A resumed run must agree with the first on these; its length may change.
 SETTINGS = ["arch", "lr", "batch_size", "seed", "limit", "pretrained"]
+LARGEST = 6e6  # bytes of a file of weights; a larger network's binarized weights are kept as bits
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -191,9 +193,12 @@ class Log:
             if not score <= held_out:  # NaN: a file without a score, not made here
                 print(f"{self.best_path} ({score:.2f} % held out) is better and stays; this run's weights are in {self.last_path}")
                 return
+        state = self.best["state_dict"]
+        if sum(value.nbytes for value in state.values()) > LARGEST:
+            state |= {name: to_bits(state[name]) for name in latent_names(self.model)}
         checkpoint.save(self.best_path, {
             "arch": self.arch, "best_acc": 100 * accuracy, "held_out_accuracy": held_out, "epoch": self.best["epoch"],
-            "settings": self.settings, "state_dict": self.best["state_dict"],
+            "settings": self.settings, "state_dict": state,
         })  # fmt: skip
         with atomic_write(self.directory / f"{self.arch}.log.csv") as path, open(path, "w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *self.rows])

@@ -1,0 +1,91 @@
+"""Prints how many images per second a training step takes in, beside the plain loop of XNOR-Net-PyTorch.
+
+    python benchmarks/training.py [--arch nin vgg resnet20] [--seconds 10]
+
+The plain loop: float32, images channel by channel, nothing compiled, torch's own Adam. Ours is what `make train-…` runs: compiled, channels
+last, bfloat16 where that is fast. Both take random images of 32 px forward and backward, binarize, restore and step, by turns in one process; printed
+are the medians, their quartiles and the ratio. Then ours with the smaller images of the first epochs.
+"""
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from tests.scripts import load_script  # noqa: E402
+from util import training  # noqa: E402
+from util.binop import BinOp  # noqa: E402
+
+
+def step(model, optimizer, bin_op, x, y, bf16):
+    optimizer.zero_grad(set_to_none=True)
+    with bin_op.binarized():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = model(x)
+        F.cross_entropy(logits.float(), y).backward()
+    bin_op.updateBinaryGradWeight()
+    optimizer.step()
+
+
+def plain(build, images, labels):
+    """Return a function that does one step of XNOR-Net-PyTorch's loop."""
+    model = build(estimator="clip")
+    optimizer, bin_op = torch.optim.Adam(model.parameters(), foreach=False), BinOp(model)
+    return lambda: step(model, optimizer, bin_op, images, labels, False)
+
+
+def ours(build, images, labels):
+    """Return a function that does one step as CIFAR_10/main.py --compile does."""
+    model = build().to(memory_format=torch.channels_last)
+    optimizer, bin_op = torch.optim.Adam(model.parameters(), fused=True), BinOp(model, compiled=True)
+    compiled, x = torch.compile(model, dynamic=False), images.contiguous(memory_format=torch.channels_last)
+    bf16 = training.fast_bf16(torch.device("cpu"))
+    return lambda: step(compiled, optimizer, bin_op, x, labels, bf16)
+
+
+def rates(functions, batch, seconds):
+    """Return images per second of each round, (rounds, functions); every function runs once per round, by turns."""
+    for function in functions:
+        function(), function()
+    rounds, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(rounds) < 3:
+        row = []
+        for function in functions:
+            start = time.perf_counter()
+            function()
+            row.append(batch / (time.perf_counter() - start))
+        rounds.append(row)
+    return np.array(rounds)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    script = load_script("CIFAR_10/main.py")
+    parser.add_argument("--arch", nargs="+", choices=list(script.MODELS), default=list(script.MODELS), help="networks")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--seconds", type=float, default=10, help="for each network and size of images")
+    args = parser.parse_args()
+    training.keep_memory()
+    print(f"{os.cpu_count()} CPUs, {torch.get_num_threads()} threads, bfloat16 {training.fast_bf16(torch.device('cpu'))}, torch {torch.__version__}")
+    for arch in args.arch:
+        labels = torch.arange(args.batch_size) % 10
+        images = {size: torch.randn(args.batch_size, 3, size, size) for size in (32, 24, 16)}
+        build = script.MODELS[arch]
+        both = rates([plain(build, images[32], labels), ours(build, images[32], labels)], args.batch_size, args.seconds)
+        low, median, high = np.percentile(both, [25, 50, 75], axis=0)
+        ratio = np.median(both[:, 1] / both[:, 0])
+        print(f"{arch}, 32 px: plain {median[0]:.1f} ({low[0]:.1f} - {high[0]:.1f}), ours {median[1]:.0f} ({low[1]:.0f} - {high[1]:.0f})"
+              f" images/s: {ratio:.1f} times as fast", flush=True)  # fmt: skip
+        for size in (24, 16):
+            alone = np.median(rates([ours(build, images[size], labels)], args.batch_size, args.seconds / 2))
+            print(f"{arch}, {size} px: ours {alone:.0f} images/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

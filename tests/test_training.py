@@ -1,0 +1,152 @@
+"""Trainings: cut off and resumed, on several processes, with a teacher, with batch norms as torch.compile likes them."""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from tests.scripts import ROOT, load_script
+from tests.test_cifar10 import write_images
+from util import training
+from util.cli import InputError
+from util.layers import BatchNorm2d, PositiveBatchNorm2d
+
+main = load_script("CIFAR_10/main.py")
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.scripts import load_script
+main = load_script("CIFAR_10/main.py")
+main.HERE = Path({home!r})
+main.run(lambda: main.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), 2)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(main, "HERE", tmp_path)
+    return tmp_path
+
+
+def arguments(images, *more):
+    return ["--cpu", "--arch", "resnet20", "--data", str(images), "--batch-size", "4", "--epochs", "2", *more]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_bits(home, images, monkeypatch, number):
+    main.main(arguments(images))
+    last = home / "models" / "resnet20.last.pth.tar"
+    whole = torch.load(last, weights_only=True)
+    shutil.rmtree(home / "models")
+    with monkeypatch.context() as patch:
+        add = training.Log.add
+
+        def interrupt(log, *loss):
+            add(log, *loss)
+            if (log.epoch, log.step) == (1, 1):
+                os.kill(os.getpid(), number)
+
+        patch.setattr(training.Log, "add", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            main.main(arguments(images))
+    stopped = torch.load(last, weights_only=True)
+    assert (stopped["epoch"], stopped["step"]) == (1, 2)
+    main.main(arguments(images, "--resume"))
+    resumed = torch.load(last, weights_only=True)
+    assert all(torch.equal(whole["state_dict"][key], value) for key, value in resumed["state_dict"].items())
+    assert [row[3:] for row in whole["rows"]] == [row[3:] for row in resumed["rows"]]  # loss and accuracy; seconds differ
+    assert signal.getsignal(number) is not None and not isinstance(getattr(signal.getsignal(number), "__self__", None), training.Log)
+
+
+def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
+    (tmp_path / "driver.py").write_text(DRIVER.format(root=str(ROOT), home=str(tmp_path)))
+    more = ["--batch-size", "16", "--epochs", "1", "--seed", "3"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(tmp_path / "driver.py"), *arguments(images, *more)]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.count("epoch   1") == 1, done.stderr[-2000:]
+    found = torch.load(tmp_path / "models" / "resnet20.last.pth.tar", weights_only=True)["state_dict"]
+
+    # The same step by hand: each half's gradient by itself, then their mean.
+    args = main.parse_args(arguments(images, *more))
+    args.rank, args.processes, args.bf16 = 0, 1, training.fast_bf16(torch.device("cpu"))
+    torch.manual_seed(3)
+    model = main.ResNet20().to(memory_format=torch.channels_last)
+    bin_op = main.BinOp(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
+    x, y = main.load_data(args, train=True)
+    kept, _ = main.data.hold_out(4, 20)
+    order = torch.randperm(16, generator=training.generator(3, 1))
+    training.set_lr(optimizer, 0.0)  # as in the first step of a warm-up: only the statistics and the clamped weights move
+    grads = []
+    for rank in range(2):
+        batch, generator = kept[order[rank::2]], training.generator(3, 1, 1, rank)
+        images_of = main.data.random_mirror(main.data.random_shift(x[batch], main.SHIFT, generator), generator)
+        with bin_op.binarized(), torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            loss = F.cross_entropy(model.train()(main.preprocess(images_of)).float(), y[batch])
+        grads.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert len(grads) == 2
+    saved = torch.load(tmp_path / "models" / "resnet20.last.pth.tar", weights_only=True)["optimizer"]["state"]
+    for i, (parameter, *halves) in enumerate(zip(model.parameters(), *grads, strict=True)):
+        mean = sum(halves) / 2
+        if any(parameter is weight for weight in bin_op.weights):
+            continue  # their gradients go through updateBinaryGradWeight
+        torch.testing.assert_close(saved[i]["exp_avg"], 0.1 * mean, rtol=2e-2, atol=2e-3 * mean.abs().max().item())
+    assert all(torch.isfinite(value).all() for value in found.values() if value.is_floating_point())
+
+
+def test_a_teacher_is_listened_to(home, images, capsys):
+    labels = main.load_data(main.parse_args(arguments(images)), train=True)[1]
+    teacher = home / "teacher.safetensors"
+    save_file({"logits": 10 * F.one_hot((labels + 1) % 10, 10).half()}, teacher)  # says the next class
+    logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
+    taught = main.load_teacher(teacher, 20)
+    expected = 0.1 * F.cross_entropy(logits, labels)
+    p, log_q = (taught / main.HEAT).softmax(1), (logits / main.HEAT).log_softmax(1)
+    expected = expected + 0.9 * main.HEAT**2 * (p * (p.log() - log_q)).sum(1).mean()
+    torch.testing.assert_close(main.loss_of(logits, labels, taught), expected)
+    main.main(arguments(images, "--teacher", str(teacher), "--epochs", "1"))
+    save_file({"other": torch.zeros(3)}, teacher)
+    with pytest.raises(InputError, match="holds no logits"):
+        main.main(arguments(images, "--teacher", str(teacher)))
+    teacher.write_bytes(b"no tensors")
+    with pytest.raises(InputError, match="not a readable file of tensors"):
+        main.main(arguments(images, "--teacher", str(teacher)))
+
+
+@pytest.mark.parametrize("cls", [BatchNorm2d, PositiveBatchNorm2d])
+def test_batch_norm_by_rows_is_torchs(cls):
+    torch.manual_seed(0)
+    ours, torchs = cls(6, eps=1e-4).double(), cls(6, eps=1e-4).double()
+    with torch.no_grad():
+        ours.weight.copy_(torch.randn(6))
+        ours.bias.copy_(torch.randn(6))
+    torchs.load_state_dict(ours.state_dict())
+    x = (3 + 2 * torch.randn(4, 6, 5, 3)).float().contiguous(memory_format=torch.channels_last)
+    upstream, results = torch.randn(4, 6, 5, 3), []
+    for norm, by_rows in ((ours.float(), True), (torchs.float(), False)):
+        value = x.clone().requires_grad_()
+        (norm.by_rows(value) if by_rows else norm(value)).mul(upstream).sum().backward()
+        results.append([value.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_reestimated_batch_norm_holds_the_averages_over_the_batches():
+    norm = torch.nn.Sequential(BatchNorm2d(3, momentum=0.5))
+    batches = [torch.randn(4, 3, 5, 5) * (i + 1) + i for i in range(3)]
+    training.reestimate_batch_norm(norm, batches)
+    torch.testing.assert_close(norm[0].running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0))
+    torch.testing.assert_close(norm[0].running_var, torch.stack([b.var((0, 2, 3)) for b in batches]).mean(0))
+    assert norm[0].momentum == 0.5
