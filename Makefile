@@ -2,7 +2,10 @@
 # make test             the whole test suite, C++ and Python
 # make bench SEQUENCES="DIR DIR"   quality and speed of the detector on sequences with ground truth (CDnet, DAVIS), beside MOG2
 # make bench-xnor       speed of packed networks beside PyTorch (and onnxruntime where installed), layer by layer
-# make train-nin        train a network with its recipe, as those that ship were: train-vgg, train-resnet20, train-nin_bwn, train-lenet
+# make bench-cost CLIPS="FILE DIR"  what binarizing costs: accuracy, names of objects in clips, time and file size, beside float networks
+# make bench-training   images per second of a training step, beside XNOR-Net-PyTorch's plain loop
+# make train-nin        train a network with its recipe, as those that ship were: train-vgg, train-resnet20, train-nin_bwn,
+#                       train-lenet; float: train-airbench, train-mobilenet
 # make native           only the build: the Python module, and build/fastMCD where OpenCV's C++ files are found
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan
 # Each sets up what it needs (a virtual environment, the native build) once.
@@ -14,9 +17,9 @@ PY := $(VENV)/bin/python
 CMAKE := $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DCMAKE_CXX_COMPILER=$(CXX)
 OUT ?= out
 
-TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-lenet
+TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-lenet train-airbench train-mobilenet
 
-.PHONY: demo test bench bench-xnor $(TRAININGS) lint sanitize native clean
+.PHONY: demo test bench bench-xnor bench-cost bench-training $(TRAININGS) lint sanitize native clean
 .DELETE_ON_ERROR:
 
 demo: native
@@ -36,6 +39,12 @@ bench: native
 bench-xnor: native
 	$(PY) benchmarks/xnor.py --plot $(OUT)
 
+bench-cost: native
+	$(PY) benchmarks/binarization_cost.py $(CLIPS) --plot $(OUT)/binarization_cost.png
+
+bench-training: $(VENV)/.requirements
+	$(TRAIN) benchmarks/training.py
+
 # Trainings reuse their memory in large pages: a fifth faster on Linux. Ctrl-C at any time; RESUME=--resume goes on.
 TRAIN = THP_MEM_ALLOC_ENABLE=1 $(PY)
 TEACHER := CIFAR_10/data/airbench.safetensors
@@ -51,6 +60,13 @@ train-lenet: $(VENV)/.requirements
 
 $(TEACHER): $(VENV)/.requirements
 	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench --logits $@
+
+train-airbench: $(VENV)/.requirements
+	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench
+	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench --pretrained PyTorch_CIFAR10/state_dicts/airbench.pt --epochs 5 --lr 0.5
+
+train-mobilenet: $(VENV)/.requirements
+	$(TRAIN) PyTorch_CIFAR10/main.py --classifier mobilenet_v2 --epochs 20
 
 lint: $(VENV)/.tests
 	$(VENV)/bin/ruff check .

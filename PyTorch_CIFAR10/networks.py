@@ -1,12 +1,14 @@
 """The 13 networks of huyvnphan/PyTorch_CIFAR10 for 32x32 images, made from torchvision's by editing stem, strides, pools and class count.
 
-Keys and shapes of their state dicts are those of the files published there, state_dicts/<name>.pt.
+Keys and shapes of their state dicts are those of the files published there, state_dicts/<name>.pt. The 14th, airbench, is small and
+learns fast; its weights are here.
 """
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.googlenet import BasicConv2d, Inception, InceptionAux
 
@@ -94,6 +96,48 @@ def inception_v3():
     return model
 
 
+class AirbenchBlock(nn.Module):
+    """(N, in_channels, H, W) -> (N, out_channels, H // 2, W // 2): two 3x3 convolutions, each with batch norm and GELU."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        for i, channels in enumerate((in_channels, out_channels), 1):
+            convolution = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+            nn.init.dirac_(convolution.weight[:channels])  # the first outputs start as a copy of the input
+            norm = nn.BatchNorm2d(out_channels, eps=1e-12, momentum=0.4)  # statistics of the last few batches
+            norm.weight.requires_grad_(False)
+            self.add_module(f"conv{i}", convolution)
+            self.add_module(f"norm{i}", norm)
+
+    def forward(self, x):
+        x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        return F.gelu(self.norm2(self.conv2(x)))
+
+
+class Airbench(nn.Module):
+    """A small network that learns CIFAR-10 in a dozen epochs (airbench94: Jordan 2024, arXiv:2404.00498); 118 M multiply-accumulates."""
+
+    def __init__(self):
+        super().__init__()
+        self.whiten = nn.Conv2d(3, 24, 2)
+        self.whiten.weight.requires_grad_(False)
+        self.blocks = nn.Sequential(AirbenchBlock(24, 64), AirbenchBlock(64, 256), AirbenchBlock(256, 256))
+        self.head = nn.Linear(256, CLASS_COUNT, bias=False)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.blocks(F.gelu(self.whiten(x))), 3)
+        return self.head(x.flatten(1)) / 9
+
+    @torch.no_grad()
+    def fit_whitening(self, x):
+        """Set the first layer to plus and minus the eigenvectors of the 2x2 patches of x (N, 3, H, W), scaled to unit variance."""
+        patches = F.unfold(x, 2).transpose(1, 2).reshape(-1, 12)
+        variances, vectors = torch.linalg.eigh((patches.T @ patches / len(patches)).double())
+        filters = (vectors / (variances + 5e-4).sqrt()).T.float().view(12, 3, 2, 2)
+        self.whiten.weight.copy_(torch.cat([filters, -filters]))
+        self.whiten.bias.zero_()
+
+
 NETWORKS = {
     "resnet18": partial(resnet, models.resnet18),
     "resnet34": partial(resnet, models.resnet34),
@@ -108,6 +152,7 @@ NETWORKS = {
     "mobilenet_v2": mobilenet_v2,
     "googlenet": googlenet,
     "inception_v3": inception_v3,
+    "airbench": Airbench,
 }
 
 

@@ -1,8 +1,6 @@
 """PyTorch_CIFAR10: the networks against the published facts, the scripts as a person runs them."""
-import argparse
 import csv
 import os
-import re
 import shutil
 import sys
 
@@ -11,109 +9,23 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script, run_script
-from util import checkpoint
+from util import checkpoint, training
 from util.cli import InputError
 
 download = load_script("PyTorch_CIFAR10/cifar10_download.py")
 main = load_script("PyTorch_CIFAR10/main.py")
 networks = download.networks
 
-# Millions of parameters as published; inception_v3 is given as 21.640 there, its own code makes 21.639.
-PUBLISHED = {
-    "vgg11_bn": "28.150", "vgg13_bn": "28.334", "vgg16_bn": "33.647", "vgg19_bn": "38.959", "resnet18": "11.174", "resnet34": "21.282",
-    "resnet50": "23.521", "densenet121": "6.956", "densenet161": "26.483", "densenet169": "12.493", "mobilenet_v2": "2.237",
-    "googlenet": "5.491", "inception_v3": "21.639",
-}  # fmt: skip
 SMALL = ["--classifier", "mobilenet_v2"]
-# A layer, the side of what comes out of it for a 32x32 image, and keys with their shapes.
-LAYERS = {
-    "vgg11_bn": ("features", 1, {"features.1.running_var": (64,), "classifier.0.weight": (4096, 512), "classifier.6.weight": (10, 4096)}),
-    "vgg13_bn": ("features", 1, {"features.3.bias": (64,), "features.4.num_batches_tracked": (), "classifier.3.weight": (4096, 4096)}),
-    "vgg16_bn": ("features", 1, {"features.40.weight": (512, 512, 3, 3), "classifier.0.weight": (4096, 512)}),
-    "vgg19_bn": ("features", 1, {"features.49.weight": (512, 512, 3, 3), "classifier.6.bias": (10,)}),
-    "resnet18": ("layer1", 16, {"conv1.weight": (64, 3, 3, 3), "layer4.0.downsample.0.weight": (512, 256, 1, 1), "fc.weight": (10, 512)}),
-    "resnet34": ("layer4", 2, {"conv1.weight": (64, 3, 3, 3), "layer3.5.bn2.running_mean": (256,), "fc.weight": (10, 512)}),
-    "resnet50": ("layer4", 2, {"layer2.0.conv2.weight": (128, 128, 3, 3), "layer1.0.bn3.weight": (256,), "fc.weight": (10, 2048)}),
-    "densenet121": ("features.pool0", 16, {"features.conv0.weight": (64, 3, 3, 3), "classifier.weight": (10, 1024)}),
-    "densenet161": ("features.norm5", 2, {"features.denseblock1.denselayer1.conv2.weight": (48, 192, 3, 3)}),
-    "densenet169": ("features.norm5", 2, {"features.denseblock4.denselayer32.norm1.weight": (1632,), "classifier.weight": (10, 1664)}),
-    "mobilenet_v2": ("features.18", 4, {"features.1.conv.0.0.weight": (32, 1, 3, 3), "features.1.conv.2.weight": (16,),
-                                        "features.2.conv.3.weight": (24,), "classifier.1.weight": (10, 1280)}),
-    "googlenet": ("inception5b", 8, {"conv1.conv.weight": (192, 3, 3, 3), "inception3a.branch2.1.conv.weight": (128, 96, 3, 3),
-                                     "inception3a.branch4.1.bn.weight": (32,), "fc.weight": (10, 1024)}),
-    "inception_v3": ("Mixed_7c", 7, {"Conv2d_1a_3x3.conv.weight": (192, 3, 3, 3), "Mixed_5b.branch1x1.conv.weight": (64, 192, 1, 1),
-                                     "Mixed_7a.branch3x3_2.conv.weight": (320, 192, 3, 3), "fc.weight": (10, 2048)}),
-}  # fmt: skip
-
-
-def on_meta(name, **options):
-    """The network without memory for its weights: shapes only."""
-    with torch.device("meta"):
-        return networks.NETWORKS[name](**options).eval()
-
-
-# ---- The networks ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", sorted(networks.NETWORKS))
-def test_network_has_the_published_size_keys_and_shapes(name):
-    model = on_meta(name)
-    assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.3f}" == PUBLISHED[name]
-    layer, side, shapes = LAYERS[name]
-    state = model.state_dict()
-    assert {key: tuple(state[key].shape) for key in shapes} == shapes
-    assert not [key for key in state if re.match(r"aux|AuxLogits|conv[23]\.|Conv2d_[234]", key) and not name.startswith("resnet")]
-    sizes = []
-    model.get_submodule(layer).register_forward_hook(lambda *call: sizes.append(call[2].shape[2:]))
-    assert model(torch.empty(1, 3, 32, 32, device="meta")).shape == (1, 10)
-    assert sizes == [(side, side)]
-
-
-@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "vgg11_bn"])
-def test_new_network_starts_with_finite_logits_and_no_layer_left_empty(name):
-    torch.manual_seed(0)
-    model = networks.NETWORKS[name]().eval()
-    with torch.no_grad():
-        logits = model(torch.randn(1, 3, 32, 32))
-    assert logits.shape == (1, 10) and logits.isfinite().all()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            assert 1e-3 < module.weight.std() < 1 and module.weight.mean().abs() < 0.02
-        elif isinstance(module, nn.BatchNorm2d):
-            assert (module.weight == 1).all() and (module.running_var == 1).all() and (module.bias == 0).all()
-
-
-def test_published_file_loads_and_computes_the_same(tmp_path):
-    torch.manual_seed(1)
-    model = networks.NETWORKS["mobilenet_v2"]().eval()
-    torch.save(model.state_dict(), tmp_path / "mobilenet_v2.pt")
-    loaded = networks.load("mobilenet_v2", tmp_path / "mobilenet_v2.pt").eval()
-    x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(model(x), loaded(x))
-    with pytest.raises(InputError, match="not a checkpoint of resnet18"):
-        networks.load("resnet18", tmp_path / "mobilenet_v2.pt")
-
-
-@pytest.mark.filterwarnings("ignore:.*no-op")
-@pytest.mark.parametrize(("name", "options"), [("vgg11_bn", {"pool": 7}), ("googlenet", {"block": networks.Inception5x5})])
-def test_other_variants_are_told_by_their_shapes(tmp_path, name, options):
-    # One number stands for all of a tensor, in the file too: a real VGG of that kind has 500 MB.
-    state = {key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in on_meta(name, **options).state_dict().items()}
-    torch.save(state, tmp_path / "other.pt")
-    with torch.device("meta"):
-        model = networks.load(name, tmp_path / "other.pt").eval()
-    assert model(torch.empty(1, 3, 32, 32, device="meta")).shape == (1, 10)
-    if name == "vgg11_bn":
-        assert model.classifier[0].weight.shape == (4096, 25088) and model.avgpool.output_size == 7
-    else:
-        assert model.inception5b.branch3[1].conv.kernel_size == (5, 5)
 
 
 # ---- The training's parts --------------------------------------------------------------------------------------------
 def test_learning_rate_rises_for_30_percent_and_falls_as_half_a_cosine():
-    rates = [main.lr_at(i / 100, 0.01) for i in range(101)]
-    assert rates[0] == rates[100] == 1e-8 and max(rates) == rates[30] == pytest.approx(0.01)
+    rates = [0.01 * main.warm_cosine(i / 100) for i in range(101)]
+    assert rates[0] == rates[100] == pytest.approx(1e-8) and max(rates) == rates[30] == pytest.approx(0.01)
     assert rates[15] == pytest.approx(0.005, rel=1e-4)
     weight = nn.Parameter(torch.zeros(1))
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([weight], 0.01), 70, 1e-8)
@@ -123,28 +35,113 @@ def test_learning_rate_rises_for_30_percent_and_falls_as_half_a_cosine():
         scheduler.step()
 
 
-def test_random_crop_is_one_of_the_81_of_a_black_rimmed_image():
+def test_crop_is_one_of_the_81_of_a_black_rimmed_image_or_its_mirror_image():
     images = torch.randint(1, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     padded = np.pad(images.numpy(), [(0, 0), (0, 0), (4, 4), (4, 4)])
-    cropped = main.random_crop(images, torch.Generator().manual_seed(0)).numpy()
-    places = set()
+    cropped = main.crop_and_mirror(images, torch.arange(40), 1, torch.Generator().manual_seed(0)).numpy()
+    sides, places = [], []
     for i in range(40):
-        found = [(y, x) for y in range(9) for x in range(9) if np.array_equal(cropped[i], padded[i, :, y : y + 32, x : x + 32])]
+        windows = {(y, x): padded[i, :, y : y + 32, x : x + 32] for y in range(9) for x in range(9)}
+        found = [(side, place) for place, window in windows.items() for side in (1, -1) if np.array_equal(cropped[i][..., ::side], window)]
         assert len(found) == 1
-        places.add(found[0])
-    assert len(places) > 15
+        sides.append(found[0][0])
+        places.append(found[0][1])
+    assert len(set(places)) > 15 and 10 < sides.count(1) < 30
 
 
-def test_an_epoch_learns_the_same_from_the_same_seed_and_in_bfloat16_too():
+def test_shift_is_one_of_25_of_a_mirrored_rim_and_every_other_epoch_shows_the_other_side():
+    images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    indices = torch.arange(40) * 3
+    sides = {}
+    for epoch in (1, 2, 3):
+        moved = main.shift_and_alternate(images, indices, epoch, torch.Generator().manual_seed(epoch)).numpy()
+        for i in range(40):
+            for side in (1, -1):
+                padded = np.pad(images[i].numpy()[..., ::side], [(0, 0), (2, 2), (2, 2)], mode="reflect")
+                if any(np.array_equal(moved[i], padded[:, y : y + 32, x : x + 32]) for y in range(5) for x in range(5)):
+                    sides.setdefault(i, []).append(side)
+    assert sorted(map(tuple, sides.values())) == [(-1, 1, -1)] * 20 + [(1, -1, 1)] * 20
+
+
+def test_triangle_rises_from_a_fifth_and_ends_at_seven_percent():
+    shares = [main.triangle(i / 100) for i in range(101)]
+    assert shares[0] == 0.2 and shares[23] == max(shares) == pytest.approx(1) and shares[100] == pytest.approx(0.07)
+    assert np.allclose(np.diff(shares[:24]), 0.8 / 23) and np.allclose(np.diff(shares[23:]), -0.93 / 77)
+
+
+def test_whitening_makes_patches_uncorrelated_with_unit_variance():
+    generator = torch.Generator().manual_seed(0)
+    x = F.avg_pool2d(torch.randn(200, 3, 34, 34, generator=generator), 3, 1)  # neighbours alike, as in pictures
+    x = x + 0.5 * x.mean(1, keepdim=True)
+    model = networks.NETWORKS["airbench"]()
+    model.fit_whitening(x)
+    y = model.whiten(x).double()
+    assert torch.allclose(y[:, :12], -y[:, 12:], atol=1e-5)
+    moments = torch.einsum("nchw,ndhw->cd", y[:, :12], y[:, :12]) / y[:, 0].numel()
+    patches = np.lib.stride_tricks.sliding_window_view(x.numpy(), (2, 2), (2, 3)).transpose(0, 2, 3, 1, 4, 5).reshape(-1, 12)
+    variances = np.linalg.eigvalsh(patches.T.astype(float) @ patches / len(patches))
+    expected = np.diag(variances / (variances + 5e-4))
+    assert np.allclose(moments.detach().numpy(), expected, atol=1e-3)
+
+
+def test_airbench_block_starts_as_a_copy_of_its_input():
+    block = networks.AirbenchBlock(8, 12)
+    x = torch.randn(2, 8, 6, 6)
+    assert torch.allclose(block.conv1(x)[:, :8], x, atol=1e-6) and block.conv1(x)[:, 8:].std() > 0.1
+    assert torch.allclose(block.conv2(torch.cat([x, x[:, :4]], 1)), torch.cat([x, x[:, :4]], 1), atol=1e-6)
+    assert not block.norm1.weight.requires_grad and block.norm1.bias.requires_grad
+
+
+def test_airbench_biases_of_batch_norm_learn_64_times_as_fast_and_decay_no_faster():
+    model = networks.NETWORKS["airbench"]()
+    optimizer = main.airbench_sgd(model, 0.5)
+    training.set_lr(optimizer, 0.5)
+    plain, biases = optimizer.param_groups
+    assert {id(p) for p in biases["params"]} == {id(m.bias) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
+    frozen = {id(model.whiten.weight), *(id(m.weight) for m in model.modules() if isinstance(m, nn.BatchNorm2d))}
+    assert {id(p) for group in (plain, biases) for p in group["params"]} == {id(p) for p in model.parameters()} - frozen
+    assert (plain["lr"], biases["lr"]) == (0.5, 32) and plain["lr"] * plain["weight_decay"] == biases["lr"] * biases["weight_decay"]
+
+
+def test_looking_back_keeps_a_running_mean_and_ends_on_it():
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer, mean, steps = torch.optim.SGD([weight], 1.0, momentum=0.5), None, []
+    for step in range(1, 7):
+        weight.grad = torch.tensor([0.5, step / 3])
+        optimizer.step()
+        before = weight.detach().clone().double()
+        pull = 1 if step == 6 else 0.95**5 * (step / 6) ** 3
+        mean = before if mean is None else pull * mean + (1 - pull) * before
+        main.look_back(optimizer, step / 6)
+        steps.append((weight.detach().double() - before).abs().max())
+        assert torch.allclose(weight.detach().double(), mean, atol=1e-6)
+    assert steps[0] == 0 and steps[-1] > 0.1
+
+
+def test_fast_bf16_is_what_the_processor_says(monkeypatch):
+    for amx, avx512, fast in [(False, False, False), (True, False, True), (False, True, True)]:
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx512=avx512: avx512, raising=False)
+        assert training.fast_bf16(torch.device("cpu")) is fast
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert training.fast_bf16(torch.device("cpu")) is False
+
+
+def test_an_epoch_learns_the_same_from_the_same_seed_and_in_bfloat16_too(tmp_path):
     labels = torch.arange(40) % 10
     images = (labels * 25).view(-1, 1, 1, 1).expand(40, 3, 32, 32).to(torch.uint8)
     losses = {}
     for bf16 in (False, False, True):
         torch.manual_seed(0)
         model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Dropout(0.1), nn.Linear(48, 10))
-        args = argparse.Namespace(seed=1, batch_size=16, epochs=4, lr=0.1, bf16=bf16, std=main.STD)
-        optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True)
-        found = [main.train_epoch(model, model, images, labels, optimizer, args, epoch, torch.device("cpu")) for epoch in (1, 2, 3, 4)]
+        args = main.parse_args(["--arch", "resnet18", "--batch-size", "16", "--epochs", "4", "--lr", "0.1"])
+        args.bf16, args.std, args.rank, args.processes = bf16, main.STD, 0, 1
+        log = training.Log(tmp_path, "tiny", args, model, torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True))
+        for _ in range(4):
+            main.train_epoch(model, model, images, labels, log, args, torch.device("cpu"))
+            log.end_epoch(40, 0.0)
+        found = [row[3] for row in log.rows]
         assert found[-1] < found[0]
         assert losses.setdefault(bf16, found) == found
     assert losses[True] == pytest.approx(losses[False], rel=0.05) and losses[True] != losses[False]
@@ -187,7 +184,9 @@ def test_training_writes_weights_log_and_curve(trained, room):
     names = {"mobilenet_v2.pt", "mobilenet_v2.last.pth.tar", "mobilenet_v2.log.csv", "mobilenet_v2.curve.png"}
     assert set(os.listdir(room / "state_dicts")) == names
     state = checkpoint.load(room / "state_dicts" / "mobilenet_v2.pt")["state_dict"]
-    assert {key: value.shape for key, value in state.items()} == {k: v.shape for k, v in on_meta("mobilenet_v2").state_dict().items()}
+    assert {key: value.shape for key, value in state.items()} == {k: v.shape for k, v in networks.mobilenet_v2().state_dict().items()}
+    assert all(value.dtype == torch.float16 for value in state.values() if value.dim() > 1)
+    assert (room / "state_dicts" / "mobilenet_v2.pt").stat().st_size < 5e6
 
 
 def test_the_command_for_the_detectors_results_works_as_written(trained, room, images):
@@ -216,6 +215,51 @@ def call(trained, room, monkeypatch):
     monkeypatch.setitem(sys.modules, "main", main)  # which cifar10_test.py imports
     scripts = {"main": main, "cifar10_download": download, "cifar10_test": load_script("PyTorch_CIFAR10/cifar10_test.py")}
     return lambda name, arguments: scripts[name].main([str(argument) for argument in arguments])
+
+
+def test_printed_accuracy_is_that_of_the_written_file(call, trained, images):
+    found = call("main", [*SMALL, "--data", images, "--evaluate", "--cpu"])
+    assert f"): {100 * found:.2f} % of the test images right" in trained.stdout
+
+
+def test_resumed_training_of_airbench_is_the_uninterrupted_one_bit_for_bit(call, room, images, monkeypatch, capsys):
+    arguments = ["--classifier", "airbench", "--cpu", "--data", images, "--epochs", 3, "--batch-size", 4]
+    states, last = [], room / "state_dicts" / "airbench.last.pth.tar"
+    call("main", arguments)
+    states.append(torch.load(last, weights_only=True)["state_dict"])
+    with monkeypatch.context() as patch:
+        train_epoch = main.train_epoch
+
+        def interrupted(*given):
+            if given[4].epoch == 1:
+                raise KeyboardInterrupt
+            return train_epoch(*given)
+
+        patch.setattr(main, "train_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            call("main", arguments)
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+    call("main", [*arguments, "--resume"])
+    states.append(torch.load(last, weights_only=True)["state_dict"])
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert torch.equal(states[0]["whiten.weight"][:12], -states[0]["whiten.weight"][12:])  # set from the images
+
+
+def test_logits_are_the_mean_of_what_the_network_says_of_an_image_and_its_mirror_image(call, room, images):
+    call("main", [*SMALL, "--data", images, "--cpu", "--no-bf16", "--logits", room / "logits.safetensors"])
+    found = checkpoint.load_tensors(room / "logits.safetensors")["logits"]
+    model = networks.load("mobilenet_v2").eval()
+    x, _ = main.load_data(main.parse_args(["--data", str(images)]), train=True)
+    with torch.no_grad():
+        expected = (model(main.preprocess(x, main.STD)) + model(main.preprocess(x.flip(3), main.STD))) / 2
+    torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_each_network_has_its_own_recipe_which_flags_override(call):
+    lines = [["vgg11_bn"], ["airbench"], ["airbench", "--epochs", "3", "--no-bf16"]]
+    given = [main.parse_args(["--classifier", *words]) for words in lines]
+    assert [(a.epochs, a.lr, a.batch_size, a.bf16) for a in given[:2]] == [(100, 0.01, 256, None), (12, 1.5, 1024, None)]
+    assert (given[2].epochs, given[2].lr, given[2].bf16) == (3, 1.5, False)
 
 
 def test_both_scripts_evaluate_alike(call, images, capsys):

@@ -28,9 +28,9 @@ LARGEST = 6e6  # bytes of a file of weights; a larger network's binarized weight
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Return nothing; every parameter group gets this learning rate."""
+    """Return nothing; every parameter group gets this learning rate, times its own `lr_scale` if it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1)
 
 
 def generator(*numbers: int) -> torch.Generator:
@@ -43,8 +43,15 @@ def fast_bf16(device: torch.device) -> bool:
     """Return whether `device` computes in bfloat16 faster than in float32: a CPU with AMX or AVX-512 BF16, or a GPU that has it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    tests = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    return any(test and test() for test in tests)
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # not public, so any torch may be without them
+    return device.type == "cpu" and any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in checks)
+
+
+def seed_step(*numbers: int) -> torch.Generator:
+    """Return generator(*numbers), after torch's own random numbers (dropout) have been seeded by it."""
+    found = generator(*numbers)
+    torch.manual_seed(found.initial_seed())
+    return found
 
 
 def keep_memory() -> None:
