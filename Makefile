@@ -63,7 +63,6 @@ $(TEACHER): $(VENV)/.requirements
 
 train-airbench: $(VENV)/.requirements
 	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench
-	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench --pretrained PyTorch_CIFAR10/state_dicts/airbench.pt --epochs 5 --lr 0.5
 
 train-mobilenet: $(VENV)/.requirements
 	$(TRAIN) PyTorch_CIFAR10/main.py --classifier mobilenet_v2 --epochs 20

@@ -43,7 +43,7 @@ class Network:
     """One way to predict: `logits` maps uint8 images (N, 3, 32, 32) to class scores."""
 
     name: str
-    arithmetic: str  # fp32, bf16 or 1 bit
+    arithmetic: str  # fp32, bf16, 1 bit or 1-bit weights
     bytes: int  # of its file
     logits: Callable
     ms: dict[int, float] = field(default_factory=dict)  # batch size -> per image
@@ -80,25 +80,33 @@ def float_networks(names, main):
 
 
 def binary_network(path, main):
-    """Return the Network of one checkpoint, packed, after a check that it computes what PyTorch does."""
-    arch = path.name.removesuffix(".best.pth.tar")
+    """Return the Network of one checkpoint: packed, after a check that it computes what PyTorch does, or 1-bit weights alone in PyTorch."""
+    name = path.name.removesuffix(".best.pth.tar")
+    arch, weights_alone = name.removesuffix("_bwn"), name.endswith("_bwn")
     if arch not in main.MODELS:
         raise InputError(f"{path}: no network {arch} in CIFAR_10/main.py; remove the file")
-    model = main.MODELS[arch]().eval()
-    checkpoint.load_into(model, path, arch)
-    frozen = xnor.freeze(model, main.SHAPE, main.MEAN, main.STD, arch).eval()
-    whole = isinstance(frozen, xnor.Frozen)
-    network = Network(arch, "1 bit", path.stat().st_size, frozen if whole else lambda x: frozen(main.preprocess(x)))
-    if whole:
+    model = main.MODELS[arch](estimator="none" if weights_alone else "polynomial").eval()
+    checkpoint.load_into(model, path, name)
+    network = Network(name, "1-bit weights" if weights_alone else "1 bit", path.stat().st_size, lambda x: model(main.preprocess(x)))
+    frozen = None if weights_alone else xnor.freeze(model, main.SHAPE, main.MEAN, main.STD, arch).eval()
+    BinOp(model).binarization()  # for good: this model is only asked
+    if frozen:
+        network.bytes, network.logits = packed(frozen, model, path, main)
+    return network
+
+
+def packed(frozen, model, path, main):
+    """Return (bytes of the file, function from uint8 images to class scores) of a frozen network that stands in for `model`."""
+    size, logits = path.stat().st_size, lambda x: frozen(main.preprocess(x))  # layer by layer, and the file is the checkpoint
+    if isinstance(frozen, xnor.Frozen):
         with tempfile.TemporaryDirectory() as directory:
-            network.bytes = frozen.save(Path(directory) / "packed")
+            size, logits = frozen.save(Path(directory) / "packed"), frozen
     x = torch.randint(0, 256, (64, *main.SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode(), BinOp(model).binarized():
-        # Not all: where a sum lies within rounding of a threshold, a bit may turn.
-        same = ((network.logits(x) - model(main.preprocess(x))).abs().amax(1) < 1e-3).float().mean()
+    # Not all: where a sum lies within rounding of a threshold, a bit may turn.
+    same = ((logits(x) - model(main.preprocess(x))).abs().amax(1) < 1e-3).float().mean()
     if same < 0.9:
         raise InputError(f"{path}: packed, it computes something else than in PyTorch on {1 - same:.0%} of random images")
-    return network
+    return size, logits
 
 
 # ---- Images ----------------------------------------------------------------------------------------------------------
@@ -205,7 +213,7 @@ def colours(found):
     """Return a colour for each network: blues for float ones, oranges for 1-bit ones."""
     from matplotlib import colormaps
 
-    maps = ["Oranges" if network.arithmetic == "1 bit" else "Blues" for network in found]
+    maps = ["Oranges" if network.arithmetic.startswith("1") else "Blues" for network in found]
     return [colormaps[name](0.8 - 0.5 * maps[:i].count(name) / len(found)) for i, name in enumerate(maps)]
 
 
@@ -214,7 +222,7 @@ def plot_accuracy(axes, found, truth, right):
         place = network.ms[8], scores(network, truth, right)["test set"]
         axes.scatter(*place, network.bytes / 1e4, color=colour)
         text = f"{network.name}, {network.arithmetic}\n{network.bytes / 1e3:.0f} kB"
-        axes.annotate(text, place, (0, 12), textcoords="offset points", ha="center", fontsize="small")
+        axes.annotate(text, place, (0, 14), textcoords="offset points", ha="center", fontsize="small")
     axes.set(xscale="log", xlabel="ms per image (1 thread, batch 8)", ylabel="right on the CIFAR-10 test set, %")
     for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         which("{x:g}")
