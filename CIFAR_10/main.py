@@ -290,7 +290,7 @@ def main(argv=None):
         return train(model, args, device, bin_op)
     model.eval()
     weights = HERE / "models" / f"{args.name}.best.pth.tar"
-    model = xnor.prepare(args, model, weights, SHAPE, MEAN, STD, device)
+    model = xnor.prepare(args, model, args.name, weights, SHAPE, MEAN, STD, device)
     if args.evaluate:
         _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
         print(f"{args.name}: {100 * accuracy:.2f} % of the test images right")

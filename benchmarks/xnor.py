@@ -1,6 +1,6 @@
 """Prints how fast packed networks predict, beside PyTorch and onnxruntime, from uint8 pixels to class scores.
 
-    python benchmarks/xnor.py [--arch nin|LeNet_5] [--batch 1 8 128] [--threads 1 2] [--plot FILE]
+    python benchmarks/xnor.py [--arch nin vgg LeNet_5] [--batch 1 8 128] [--threads 1 2] [--plot FILE]
 
 All in one process, by turns: each round times every runtime once, so that a busy machine hurts all alike. Printed: the
 median of the rounds in ms per image, its quartiles, and how many times slower than the best packed kernel it is. Then each
@@ -33,7 +33,7 @@ from util.files import atomic_write  # noqa: E402
 from util.folding import chain  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 
-SCRIPTS = {"nin": "CIFAR_10", "LeNet_5": "MNIST"}
+SCRIPTS = {"nin": "CIFAR_10", "vgg": "CIFAR_10", "LeNet_5": "MNIST"}
 
 
 def load(arch):
@@ -153,7 +153,7 @@ def multiply_adds(frozen):
     shape, rows = frozen.shape, []
     for name, keywords in frozen.steps:
         weight = keywords.get("negative", keywords.get("weight"))
-        if weight is None and "size" not in keywords:
+        if "stride" not in keywords:
             rows.append((name, 0, False))
             continue
         size = weight.shape[2:] if weight is not None else (keywords["size"],) * 2

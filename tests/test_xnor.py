@@ -17,8 +17,9 @@ from util.layers import BinConv2d, BinLinear
 
 _xnor = pytest.importorskip("util._xnor", reason="the native build is not there")
 cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
-NETWORKS = {"nin": (cifar.NIN, (3, 32, 32), cifar.MEAN, cifar.STD), "LeNet_5": (mnist.LeNet5, (1, 28, 28), mnist.MEAN, mnist.STD)}
-MOST_BYTES = {"nin": 205_000, "LeNet_5": 80_000}
+NETWORKS = {name: (network, cifar.SHAPE, cifar.MEAN, cifar.STD) for name, network in cifar.MODELS.items()}
+NETWORKS["LeNet_5"] = (mnist.LeNet5, (1, 28, 28), mnist.MEAN, mnist.STD)
+MOST_BYTES = {"nin": 205_000, "LeNet_5": 80_000, "vgg": 670_000, "resnet20": 65_000}
 
 
 def unsettle(model, seed=0):
@@ -33,7 +34,10 @@ def unsettle(model, seed=0):
                 nn.init.normal_(module.bias, 0, 0.5, generator=generator)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.normal_(module.weight, 0, 0.3, generator=generator)
-            nn.init.normal_(module.bias, 0, 0.3, generator=generator)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, 0, 0.3, generator=generator)
+        elif isinstance(module, nn.PReLU):
+            nn.init.normal_(module.weight, 0.2, 0.3, generator=generator)  # some negative
     return model.eval()
 
 
@@ -97,10 +101,10 @@ def test_a_frozen_network_computes_what_its_model_does(arch, kernel):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     frozen = xnor.freeze(model, shape, mean, std, arch, kernel)
     assert isinstance(frozen, xnor.Frozen)
-    images = pixels(3 if kernel == "scalar" else 8, shape)
+    images = pixels(2 if kernel in ("scalar", "popcnt") else 6, shape)
     x = (images.float() / 255 - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
     expected, logits = predict(model, x), frozen(images)
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
     assert expected.std() > 0.1
     assert torch.equal(frozen(x), logits)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -161,24 +165,76 @@ def test_a_channel_whose_scale_is_zero_is_a_constant():
     torch.testing.assert_close(xnor.freeze(model, (1, 6, 6), (0,), (1,))(x), predict(model, x).flatten(1), rtol=1e-4, atol=1e-4)
 
 
-class Residual(nn.Module):
+class Shortcuts(nn.Module):
+    """Every kind of shortcut: past one block and past two, pooled, repeated, in either order of the sum."""
+
+    def __init__(self, slope=0.25):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 20, 3)
+        self.one, self.two = (BinConv2d(20, 20, 3, padding=1, activation=nn.PReLU(n, slope)) for n in (1, 20))
+        self.three = BinConv2d(20, 60, 3, stride=2, padding=1, activation=nn.PReLU(60, slope))
+        self.pool, self.same, self.rectify = nn.AvgPool2d(2), nn.Identity(), nn.PReLU(60, slope)
+        self.norm, self.four = nn.BatchNorm2d(60), BinConv2d(60, 60, 1, estimator="none")
+        self.head = BinLinear(60 * 16, 7, norm_channels=60)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.same(x) + self.one(x)
+        y = self.two(y) + x  # past both
+        y = self.three(y) + torch.cat([self.pool(y)] * 3, 1)
+        return self.head(self.rectify(self.four(self.norm(y)) + y))
+
+
+@pytest.mark.parametrize("kernel", _xnor.kernels())
+@pytest.mark.parametrize("slope", [0.25, 0.0, -0.5])
+def test_shortcuts_freeze_as_a_whole(kernel, slope):
+    torch.manual_seed(3)
+    model = unsettle(Shortcuts())
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.PReLU):
+                module.weight += slope
+    x = torch.randn(4, 3, 10, 10)
+    frozen = xnor.freeze(model, (3, 10, 10), (0, 0, 0), (1, 1, 1), kernel=kernel)
+    assert isinstance(frozen, xnor.Frozen)
+    expected = predict(model, x)
+    torch.testing.assert_close(frozen(x) / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
+
+
+class Gate(nn.Module):
+    """What is no shortcut: two branches that meet in a product."""
+
     def __init__(self):
         super().__init__()
         self.stem, self.block, self.head = nn.Conv2d(3, 40, 3), BinConv2d(40, 40, 3, padding=1), BinLinear(40, 7, norm_channels=40)
 
     def forward(self, x):
         x = self.stem(x)
-        return self.head((x + self.block(x)).mean((2, 3), keepdim=True))
+        return self.head((x * self.block(x)).mean((2, 3), keepdim=True))
 
 
 def test_a_network_that_is_no_chain_is_packed_layer_by_layer():
     torch.manual_seed(3)
-    model = unsettle(Residual())
+    model = unsettle(Gate())
     frozen = xnor.freeze(model, (3, 9, 9), (0, 0, 0), (1, 1, 1))
     assert not isinstance(frozen, xnor.Frozen) and isinstance(frozen.block, xnor.FrozenLayer)
     x = torch.randn(4, 3, 9, 9)
     with torch.no_grad():
         torch.testing.assert_close(frozen(x), predict(model, x), rtol=1e-4, atol=1e-4)
+
+
+class Sum(Gate):
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head((self.block(x) + self.block(x)).mean((2, 3), keepdim=True))
+
+
+def test_two_branches_that_meet_in_a_sum_are_no_shortcut():
+    torch.manual_seed(3)
+    model = unsettle(Sum())
+    x = torch.randn(4, 3, 9, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(xnor.freeze(model, (3, 9, 9), (0,) * 3, (1,) * 3)(x), predict(model, x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +300,9 @@ def forge(path, head, tensors):
     [{"step": "affine", "scale": [1 << 40], "shift": [1], "relu": False}],
     [{"step": "affine", "scale": [-1], "shift": [1], "relu": False}],
     [{"step": "binary_conv_sign", "negative": [1, 1, 1, 1], "threshold": [1], "stride": 1, "padding": 0}],
+    [{"step": "add", "map": 1, "size": 1}], [{"step": "add", "map": -1, "size": 1}], [{"step": "add", "map": 0, "size": 0}],
+    [{"step": "add", "map": 0, "size": 2}], [{"step": "add", "map": 0, "size": 1 << 31}], [{"step": "add", "map": 0, "size": "1"}],
+    [{"step": "prelu", "slope": [2]}], [{"step": "sign", "scale": [1], "threshold": [1]}, {"step": "add", "map": 1, "size": 1}],
     "conv", None, [],
 ])  # fmt: skip
 def test_forged_files_are_refused_or_harmless(steps, tmp_path):

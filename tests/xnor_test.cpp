@@ -132,6 +132,40 @@ static void test_against_loops() {
     }
 }
 
+// prelu and add, over every size of pool and number of repeats, and against a map that a convolution's margin surrounds.
+static void test_shortcuts() {
+    for (int trial = 0; trial < 40; ++trial) {
+        const int size = draw(1, 3), repeats = draw(1, 3), channels = draw(1, 37);
+        const Shape in{channels, draw(size, 9), draw(size, 9)};
+        Plain image{in, floats(std::size_t(channels) * in.height * in.width)};
+        const auto slope = floats(channels);
+        const Conv conv{channels * repeats, size, size, size, draw(0, 1) * (size - 1) / 2};  // as many pixels as the pool leaves, or nearly
+        const auto weight = floats(std::size_t(conv.outputs) * channels * size * size);
+        const std::vector<float> ones(conv.outputs, 1.0f), zeros(conv.outputs, 0.0f);
+        Plain left = image;
+        for (std::size_t i = 0; i < left.values.size(); ++i)
+            if (left.values[i] < 0) left.values[i] *= slope[i % channels];
+        Plain expected = convolve(left, conv, [&](int o, int c, int y, int x) { return weight[((std::size_t(o) * channels + c) * size + y) * size + x]; });
+        for (int y = 0; y < expected.shape.height; ++y)
+            for (int x = 0; x < expected.shape.width; ++x)
+                for (int o = 0; o < conv.outputs; ++o) {
+                    float sum = left.at(y * size, x * size, o % channels);
+                    for (int i = 1; i < size * size; ++i) sum += left.at(std::min(y * size + i / size, in.height - 1), std::min(x * size + i % size, in.width - 1), o % channels);
+                    expected.at(y, x, o) += size > 1 ? sum / float(size * size) : sum;
+                }
+        for (const auto& kernel : kernels()) {
+            Network network(channels, in.height, in.width, kernel, draw(1, 2));
+            network.prelu(slope);
+            network.conv(conv, weight, ones, zeros, false);
+            if (network.output().height != in.height / size || network.output().width != in.width / size) break;  // refused, as tested below
+            network.add(1, size);
+            std::vector<float> result(expected.values.size());
+            network.run(image.values.data(), 1, result.data());
+            CHECK(result == expected.values);
+        }
+    }
+}
+
 static void test_long_sums() {  // more than a byte can count, and as many as 16 bits can
     for (const int channels : {64, 252, 253, 4100, 65534}) {
         const std::vector<std::uint8_t> negative(3 * std::size_t(channels), 1);
@@ -174,6 +208,10 @@ static void test_bad_input_is_refused() {
     check_refused(with([&](Network& n) { n.binary_conv({1, 1, 1, 1, 0}, sign, one, one, false); }), "works on bits");
     check_refused(with([&](Network& n) { n.sign(one, one), n.max_pool({2, 2, 0}); }), "works on floats");
     check_refused(with([&](Network& n) { n.sign(one, one), n.max_pool_bits({2, 2, 0}, std::vector<std::uint8_t>(2)); }), "any has 2");
+    check_refused(with([&](Network& n) { n.prelu(nine); }), "slope has 9");
+    check_refused(with([&](Network& n) { n.add(1, 1); }), "no map 1 of floats");
+    check_refused(with([&](Network& n) { n.sign(one, one), n.add(0, 1); }), "works on floats");
+    check_refused(with([&](Network& n) { n.max_pool({2, 2, 0}), n.add(0, 1); }), "does not fit onto");
     check_refused(with([&](Network& n) { n.normalize(one, nine); }), "normalize");
     check_refused(with([&](Network& n) { float x = 0; n.sign(one, one), n.run(&x, 1, &x); }), "floats");
     const int many = 70000;
@@ -187,6 +225,7 @@ static void test_bad_input_is_refused() {
 
 int main() {
     test_against_loops();
+    test_shortcuts();
     test_long_sums();
     test_bad_input_is_refused();
     for (const auto& kernel : kernels()) std::printf("%s ", kernel.c_str());

@@ -156,7 +156,9 @@ def load(path: str | Path, arch: str = "", kernel: str = "", threads: int = 1) -
         raise InputError(f"{path}: no valid packed network ({' '.join(str(error).split())[:200]})") from error
 
 
-STEPS = ("conv", "conv_sign", "affine", "sign", "max_pool", "average_pool", "binary_conv", "binary_conv_sign", "max_pool_bits")
+STEPS = (
+    "conv", "conv_sign", "affine", "prelu", "add", "sign", "max_pool", "average_pool", "binary_conv", "binary_conv_sign", "max_pool_bits",
+)  # fmt: skip
 
 
 def _step(i: int, step: dict, tensors: dict[str, np.ndarray]) -> Step:
@@ -172,8 +174,9 @@ def _step(i: int, step: dict, tensors: dict[str, np.ndarray]) -> Step:
 def freeze(model: nn.Module, shape: Shape, mean, std, arch: str = "", kernel: str = "", threads: int = 1) -> nn.Module:
     """Return a module that computes what `model` does in evaluation mode, with packed weights; the model stays as it is.
 
-    A chain of layers becomes a Frozen network as a whole, for images (C, H, W) of `shape` standardised by `mean` and `std`. In any other
-    model each binarized layer is packed by itself and the rest goes on in PyTorch. The model holds latent weights (not binarized).
+    A chain of layers, with shortcuts or without, becomes a Frozen network as a whole, for images (C, H, W) of `shape` standardised by
+    `mean` and `std`. In any other model each binarized layer is packed by itself and the rest goes on in PyTorch. The model holds
+    latent weights (not binarized).
     """
     _need_native()
     try:
@@ -227,10 +230,11 @@ def _need_native() -> None:
         raise InputError("the xnor engine is not built: run 'make native' in the repository's root, or choose --engine torch")
 
 
-def prepare(args, model: nn.Module, weights: Path, shape: Shape, mean, std, device: torch.device) -> nn.Module:
-    """Return what predicts for `args` (see util.cli): the model with the weights of --pretrained, else of `weights`, or its frozen form.
+def prepare(args, model: nn.Module, name: str, weights: Path, shape: Shape, mean, std, device: torch.device) -> nn.Module:
+    """Return what predicts for `args` (see util.cli): the model `name` with the weights of --pretrained or `weights`, or its frozen form.
 
-    --export FILE writes that too. Raises InputError for weights that don't fit, and for --engine xnor where it isn't built.
+    --engine auto freezes what has 1-bit activations, on the CPU. --export FILE writes the frozen form too.
+    Raises InputError for weights that don't fit, for a model that can't be packed, and for --engine xnor where it isn't built.
     """
     path = args.pretrained or weights
     if is_packed(path):
@@ -238,12 +242,15 @@ def prepare(args, model: nn.Module, weights: Path, shape: Shape, mean, std, devi
             raise InputError(
                 f"{path}: is a packed network, which PyTorch can't run; give the checkpoint it was made from, or --engine xnor"
             )
-        frozen = load(path, args.arch, threads=torch.get_num_threads())
+        frozen = load(path, name, threads=torch.get_num_threads())
     else:
-        checkpoint.load_into(model, path, args.arch)
-        if args.engine == "torch" or (args.engine == "auto" and (_xnor is None or device.type != "cpu")) and not args.export:
+        checkpoint.load_into(model, path, name)
+        pays = _xnor is not None and device.type == "cpu" and any(getattr(m, "estimator", "none") != "none" for m in model.modules())
+        if args.engine == "torch" or (args.engine == "auto" and not pays) and not args.export:
             return model
-        frozen = freeze(model, shape, mean, std, args.arch, threads=torch.get_num_threads())
+        frozen = freeze(model, shape, mean, std, name, threads=torch.get_num_threads())
     if args.export:
+        if not isinstance(frozen, Frozen):
+            raise InputError(f"{name} can't be packed as a whole, so there is nothing to write to {args.export}")
         print(f"written: {args.export} ({frozen.save(args.export)} bytes)")
     return frozen

@@ -348,6 +348,35 @@ void Network::sign(std::span<const float> scale, std::span<const float> threshol
     });
 }
 
+void Network::prelu(std::span<const float> slope) {
+    Impl& m = *impl_;
+    Map& in = m.need(false, "prelu");
+    Map& out = m.add(in.shape, false);
+    const int n = in.shape.channels;
+    m.each_pixel(out, [&in, &out, n, slope = m.constant(slope, n, 1.0f, "slope")](int y, int x) {
+        std::transform(in.at(y, x), in.at(y, x) + n, slope.data(), out.at(y, x), [](float v, float s) { return v < 0 ? v * s : v; });
+    });
+}
+
+void Network::add(int map, int size) {
+    Impl& m = *impl_;
+    Map& in = m.need(false, "add");
+    const int count = int(m.maps.size());
+    if (map < 0 || map >= count || m.maps[map]->bits) refuse("add: there is no map " + std::to_string(map) + " of floats among " + std::to_string(count));
+    Map& past = *m.maps[map];
+    if (size < 1 || size > LARGEST || past.shape.height / size != in.shape.height || past.shape.width / size != in.shape.width || in.shape.channels % past.shape.channels)
+        refuse("add: " + text(past.shape) + " averaged over " + std::to_string(size) + " pixels does not fit onto " + text(in.shape));
+    Map& out = m.add(in.shape, false);
+    m.each_pixel(out, [&in, &past, &out, size, area = float(size) * float(size)](int y, int x) {
+        const int n = past.shape.channels;
+        float* to = out.at(y, x);
+        std::copy_n(past.at(y * size, x * size), n, to);
+        for (int i = 1; i < size * size; ++i) std::transform(to, to + n, past.at(y * size + i / size, x * size + i % size), to, std::plus<>());
+        if (size > 1) std::transform(to, to + n, to, [area](float v) { return v / area; });
+        for (int c = in.shape.channels - n; c >= 0; c -= n) std::transform(to, to + n, in.at(y, x) + c, to + c, std::plus<>());  // the first last: it is read by all
+    });
+}
+
 void Network::max_pool(const Pool& pool) {
     Impl& m = *impl_;
     Map& in = m.need(false, "max_pool");

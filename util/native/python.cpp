@@ -81,6 +81,8 @@ NB_MODULE(_xnor, m) {
              "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a)
         .def("sign", [](Locked& s, const F& scale, const F& threshold) { s.network.sign(span(scale), span(threshold)); },
              "scale"_a.noconvert(), "threshold"_a.noconvert())
+        .def("prelu", [](Locked& s, const F& slope) { s.network.prelu(span(slope)); }, "slope"_a.noconvert())
+        .def("add", [](Locked& s, int map, int size) { s.network.add(map, size); }, "map"_a, "size"_a)
         .def("max_pool", [](Locked& s, int size, int stride, int padding) { s.network.max_pool({size, stride, padding}); }, "size"_a, "stride"_a, "padding"_a)
         .def("average_pool", [](Locked& s, int size, int stride, int padding) { s.network.average_pool({size, stride, padding}); }, "size"_a, "stride"_a, "padding"_a)
         .def("binary_conv", [](Locked& s, const B& negative, const F& scale, const F& shift, bool relu, int stride, int padding) {

@@ -66,8 +66,11 @@ public:
     void conv_sign(const Conv&, std::span<const float> weight, std::span<const float> threshold);  // bit = sum < threshold
     void affine(std::span<const float> scale, std::span<const float> shift, bool relu);            // x * scale + shift per channel
     void sign(std::span<const float> scale, std::span<const float> threshold);                     // bit = x * scale < threshold
+    void prelu(std::span<const float> slope);  // x * slope where x < 0, per channel
     void max_pool(const Pool&);
     void average_pool(const Pool&);  // padding counts as zeros, as in torch
+    // A shortcut: plus what step `map` left (0: the images; floats), averaged over size x size pixels, its channels repeated as often as they fit.
+    void add(int map, int size);
 
     // From bits. negative: (outputs, channels, height, width), non-zero where a weight is -1. At most 65,534 taps per output.
     void binary_conv(const Conv&, std::span<const std::uint8_t> negative, std::span<const float> scale, std::span<const float> shift, bool relu);
