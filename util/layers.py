@@ -83,12 +83,14 @@ class BatchNorm2d(nn.BatchNorm2d):
         if self.training and torch.compiler.is_compiling() and x.device.type == "cpu":
             return self.by_rows(x)
         momentum = self._next_momentum() if self.training else 0.0
-        return F.batch_norm(x, self.running_mean, self.running_var, self._weight(x), self._bias(x), self.training, momentum, self.eps)
+        return F.batch_norm(x, self.running_mean, self.running_var, self._weight(), self.bias, self.training, momentum, self.eps)
 
     def by_rows(self, x):
         """Return what forward does in training, by _BatchNormRows."""
         momentum, count = self._next_momentum(), x.numel() / x.shape[1]
-        y, mean, var = _BatchNormRows.apply(x, self._weight(x), self._bias(x), self.eps)
+        weight = torch.ones(self.num_features, device=x.device) if self.weight is None else self._weight()
+        bias = torch.zeros(self.num_features, device=x.device) if self.bias is None else self.bias
+        y, mean, var = _BatchNormRows.apply(x, weight, bias, self.eps)
         with torch.no_grad():
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(var * (count / (count - 1)), momentum)
@@ -98,11 +100,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         return 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
 
-    def _bias(self, x):
-        return torch.zeros(self.num_features, device=x.device) if self.bias is None else self.bias
-
-    def _weight(self, x):
-        return torch.ones(self.num_features, device=x.device) if self.weight is None else self.weight
+    def _weight(self):
+        return self.weight
 
 
 class PositiveBatchNorm2d(BatchNorm2d):
@@ -112,7 +111,7 @@ class PositiveBatchNorm2d(BatchNorm2d):
     changes nothing and BinOp writes it at the start of a training step, which gives the same numbers.
     """
 
-    def _weight(self, x):
+    def _weight(self):
         return self.weight + (self.weight.clamp(min=MIN_BN_WEIGHT) - self.weight).detach()
 
 

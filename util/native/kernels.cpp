@@ -52,10 +52,9 @@ ALWAYS Floats multiply_add(float a, Floats b, Floats c) { return __builtin_fmaf(
 #define LOOKUP 0
 constexpr int LANES = 16;
 using Counts = __m512i;
-ALWAYS Counts count_add(std::uint32_t a, const std::uint8_t* w, Counts sum) {
-    const __m512i differ = _mm512_xor_si512(_mm512_set1_epi32(int(a)), _mm512_loadu_si512(w));
-    return _mm512_add_epi32(sum, _mm512_popcnt_epi32(differ));
-}
+ALWAYS Counts spread(std::uint32_t a) { return _mm512_set1_epi32(int(a)); }
+ALWAYS Counts load_words(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+ALWAYS Counts count_add(Counts a, Counts w, Counts sum) { return _mm512_add_epi32(sum, _mm512_popcnt_epi32(_mm512_xor_si512(a, w))); }
 ALWAYS Counts no_counts() { return _mm512_setzero_si512(); }
 ALWAYS void store_counts(std::uint16_t* p, Counts v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, v)); }
 #elif defined(XNOR_AVX512)
@@ -103,11 +102,13 @@ ALWAYS void widen(std::uint16_t* p, Bytes v, bool first) {  // p[i] = or += v[i]
 #define LOOKUP 0
 constexpr int LANES = 1;
 using Counts = std::uint32_t;
-ALWAYS Counts count_add(std::uint32_t a, const std::uint8_t* w, Counts sum) {
-    std::uint32_t b;
-    std::memcpy(&b, w, 4);
-    return sum + Counts(__builtin_popcount(a ^ b));
+ALWAYS Counts spread(std::uint32_t a) { return a; }
+ALWAYS Counts load_words(const std::uint8_t* p) {
+    std::uint32_t w;
+    std::memcpy(&w, p, 4);
+    return w;
 }
+ALWAYS Counts count_add(Counts a, Counts w, Counts sum) { return sum + Counts(__builtin_popcount(a ^ w)); }
 ALWAYS Counts no_counts() { return 0; }
 ALWAYS void store_counts(std::uint16_t* p, Counts v) { *p = std::uint16_t(v); }
 #endif
@@ -224,10 +225,11 @@ ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
         const std::uint8_t* weights = job.weights + std::size_t(run->weight) * LANES * 4;
         for (int i = 0; i < run->length; ++i)
             for (int p = 0; p < PIXELS; ++p) {
-                std::uint32_t a;
-                std::memcpy(&a, job.input[p] + run->offset + 4 * i, 4);
+                std::uint32_t word;
+                std::memcpy(&word, job.input[p] + run->offset + 4 * i, 4);
+                const Counts a = spread(word);
                 for (int b = 0; b < BLOCKS; ++b)
-                    sum[p][b] = count_add(a, weights + b * job.block_bytes + std::size_t(i) * LANES * 4, sum[p][b]);
+                    sum[p][b] = count_add(a, load_words(weights + b * job.block_bytes + std::size_t(i) * LANES * 4), sum[p][b]);
             }
     }
     for (int p = 0; p < PIXELS; ++p)
@@ -332,37 +334,38 @@ void float_affine(const float* x, const float* scale, const float* shift, bool r
 // The compiler must not see that every round is the same, and must keep the sums in registers.
 #if LOOKUP && defined(XNOR_NEON)
 #define OPAQUE(value) asm volatile("" : "+w"(value))
-#elif LOOKUP || defined(XNOR_VPOPCNT)
+#elif defined(XNOR_AVX512)
+#define OPAQUE(value) asm volatile("" : "+v"(value))
+#elif LOOKUP
 #define OPAQUE(value) asm volatile("" : "+x"(value))
 #else
 #define OPAQUE(value) asm volatile("" : "+r"(value))
 #endif
 
 double spin(int rounds) {
+    constexpr int SUMS = 8;  // enough for the processor to have always one that is ready
 #if LOOKUP
-    auto once = [w = load_bytes(TABLE.count[0]), table = row(TABLE.count[0])](Bytes& sum) mutable {
-        OPAQUE(table);
-        sum = look_up_add(table, w, sum);
-    };
-    Bytes a = no_bytes(), b = a, c = a, d = a, e = a, f = a;
+    Bytes table = row(TABLE.count[0]), w = load_bytes(TABLE.count[0]), sum[SUMS];
+    for (Bytes& s : sum) s = no_bytes();
     constexpr double DEPTH = 4;
 #else
-    alignas(64) const std::uint8_t w[64] = {1, 2, 3};
-    auto once = [&w, bits = std::uint32_t(7)](Counts& sum) mutable {
-        OPAQUE(bits);
-        sum = count_add(bits, w, sum);
-    };
-    Counts a = no_counts(), b = a, c = a, d = a, e = a, f = a;
+    Counts bits = spread(7), w = spread(5), sum[SUMS];
+    for (Counts& s : sum) s = no_counts();
     constexpr double DEPTH = 32;
 #endif
-    for (int r = 0; r < rounds; ++r) once(a), once(b), once(c), once(d), once(e), once(f);
-    OPAQUE(a);
-    OPAQUE(b);
-    OPAQUE(c);
-    OPAQUE(d);
-    OPAQUE(e);
-    OPAQUE(f);
-    return DEPTH * LANES * 6 * rounds;
+    for (int r = 0; r < rounds; ++r)
+#pragma GCC unroll 8
+        for (int i = 0; i < SUMS; ++i) {
+            OPAQUE(w);
+#if LOOKUP
+            sum[i] = look_up_add(table, w, sum[i]);
+#else
+            sum[i] = count_add(bits, w, sum[i]);
+#endif
+        }
+#pragma GCC unroll 8
+    for (int i = 0; i < SUMS; ++i) OPAQUE(sum[i]);
+    return DEPTH * LANES * SUMS * rounds;
 }
 
 }  // namespace
