@@ -45,12 +45,12 @@ private:
 
 struct Detector::State {
     State(int width, int height, const Params& params)
-        : median(width), current(width, height), reference(width, height), estimate_motion(width, height, params),
+        : smooth(width), current(width, height), reference(width, height), estimate_motion(width, height, params),
           model(width, height, params), mask(width, height), find_regions(width, height, params) {}
 
     bool place(const Motion& motion);  // false: the frame could not be compared with the model
 
-    Median median;
+    Smoother smooth;
     Pyramid current, reference;
     MotionEstimator estimate_motion;
     Model model;
@@ -93,7 +93,7 @@ Result Detector::detect(Image grey, Timings* timings) {
     Stopwatch watch(timings != nullptr);
     Timings spent{};
 
-    s.median(grey, s.current.levels[0]);
+    s.smooth(grey, s.current.levels[0]);
     s.current.build();
     spent.smooth_ms = watch.lap_ms();
 
@@ -104,7 +104,7 @@ Result Detector::detect(Image grey, Timings* timings) {
     spent.model_ms = watch.lap_ms();
 
     std::span<const Object> objects;
-    if (placed) objects = s.find_regions(s.mask, s.model.contrast(), motion.homography);
+    if (placed) objects = s.find_regions(s.mask, s.model.marks(), motion.homography);
     else std::fill(s.mask.pixels.begin(), s.mask.pixels.end(), std::uint8_t(0));
     spent.boxes_ms = watch.lap_ms();
     if (timings) *timings = spent;
@@ -120,7 +120,7 @@ void Detector::reset() {
 
 std::size_t Detector::bytes() const {
     const State& s = *state_;
-    return sizeof s + s.median.bytes() + s.current.bytes() + s.reference.bytes() + s.estimate_motion.bytes() +
+    return sizeof s + s.smooth.bytes() + s.current.bytes() + s.reference.bytes() + s.estimate_motion.bytes() +
            s.model.bytes() + s.mask.pixels.size() + s.find_regions.bytes();
 }
 

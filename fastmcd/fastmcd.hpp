@@ -21,7 +21,9 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <variant>
+#include <vector>
 
 namespace fastmcd {
 
@@ -117,6 +119,10 @@ private:
     struct State;
     std::unique_ptr<State> state_;
 };
+
+// Names of the CPU levels that this processor can run, best first. A detector takes the first, or the one that the
+// environment variable FASTMCD_LEVEL names (std::invalid_argument if it is none of them).
+std::vector<std::string> levels();
 
 // grey = (77 R + 150 G + 29 B + 128) / 256 for rows of blue, green, red bytes `stride` apart; grey rows are contiguous.
 // Integers only, so that every caller sees the same bits. Within 1 level of 0.299 R + 0.587 G + 0.114 B.

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <stdexcept>
@@ -127,19 +128,20 @@ NB_MODULE(_fastmcd, m) {
         .def("reset", &Detector::reset)
         .def("bytes", &Detector::bytes);
     m.def("parameters", &parameter_table);
+    m.def("levels", &levels);
     m.def("grey", &grey, "bgr"_a.noconvert());
 
     // The parts, for the tests.
-    m.def("median", [](const Grey& frame) {
+    m.def("smooth", [](const Grey& frame) {
         const Image image = view(frame);
         Plane out(image.width, image.height);
-        Median{image.width}(image, out);
+        Smoother{image.width}(image, out);
         return image_array(out.view());
     }, "grey"_a.noconvert());
     m.def("estimate_motion", [](const Grey& current, const Grey& previous) {
         const Image a = view(current), b = view(previous);
         Pyramid now(a.width, a.height), then(b.width, b.height);
-        now.levels[0].pixels = pixels(a), then.levels[0].pixels = pixels(b);
+        now.levels[0] = copy_of(a), then.levels[0] = copy_of(b);
         now.build(), then.build();
         const Motion motion = MotionEstimator(a.width, a.height, {})(now, then);
         const auto& h = motion.homography;
@@ -151,16 +153,19 @@ NB_MODULE(_fastmcd, m) {
         .def("warp", [](Model& model, const std::array<double, 9>& h) { model.warp(h); })
         .def("update", [](Model& model, const Grey& frame) {
             const Image image = view(frame);
-            Plane plane(image.width, image.height), mask(image.width, image.height);
-            plane.pixels = pixels(image);
-            model.update(plane, mask);
+            Plane mask(image.width, image.height);
+            model.update(copy_of(image), mask);
             return image_array(mask.view());
         }, "grey"_a.noconvert())
         .def("mode", [](const Model& model, int which) {  // mean, variance, age
-            const Mode& mode = model.mode(which);
-            const auto plane = [&](const std::vector<float>& values) {
-                return owned(std::vector<float>(values), {std::size_t(model.rows()), std::size_t(model.columns())});
+            const auto values = [&](int k) {
+                std::vector<float> out;
+                for (int y = 0; y < model.rows(); ++y) {
+                    const float* row = model.plane(which, k).row(y);
+                    out.insert(out.end(), row, row + model.columns());
+                }
+                return owned(std::move(out), {std::size_t(model.rows()), std::size_t(model.columns())});
             };
-            return nb::make_tuple(plane(mode.mean), plane(mode.variance), plane(mode.age));
+            return nb::make_tuple(values(0), values(1), values(2));
         });
 }
