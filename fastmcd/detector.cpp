@@ -58,6 +58,7 @@ struct Detector::State {
     Regions find_regions;
     bool started = false;
     int lost = 0;  // frames since the last one of known motion
+    Homography last = kIdentity;  // motion
 };
 
 // The reference, against which motion is measured, stays while the camera does: then the model is not resampled either,
@@ -74,6 +75,7 @@ bool Detector::State::place(const Motion& motion) {
         model.warp(motion.homography);
     }
     lost = 0;
+    last = motion.homography;
     model.update(current.levels[0], mask);
     if (!still) std::swap(current, reference);
     return true;
@@ -97,7 +99,7 @@ Result Detector::detect(Image grey, Timings* timings) {
     s.current.build();
     spent.smooth_ms = watch.lap_ms();
 
-    const Motion motion = s.started ? s.estimate_motion(s.current, s.reference) : Motion{kIdentity, false, 0, 0};
+    const Motion motion = s.started ? s.estimate_motion(s.current, s.reference, s.last) : Motion{kIdentity, false, 0, 0};
     spent.motion_ms = watch.lap_ms();
 
     const bool placed = s.place(motion);
@@ -114,6 +116,7 @@ Result Detector::detect(Image grey, Timings* timings) {
 void Detector::reset() {
     state_->started = false;
     state_->lost = 0;
+    state_->last = kIdentity;
     state_->model.reset();
     state_->find_regions.reset();
 }

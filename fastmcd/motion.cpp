@@ -9,12 +9,18 @@ namespace {
 
 constexpr double kMinTexture = 1;      // grey levels per px, rms, in the direction where it is weakest
 constexpr int kMinPoints = 10;
+constexpr int kGuides = 32;            // points
+constexpr double kEnough = 0.6;        // share of points that must agree, or they are looked for more thoroughly
 constexpr double kExact = 0.3;         // px of the base level: a movement that would matter to the model
 constexpr double kAsGood = 0.8;        // rest explains this share of what the best homography does: the camera is still
 constexpr double kMaxChanged = 0.25;   // share of pixels, for a still frame without enough texture
 
 bool holds_window(const Plane& image, int x, int y) {  // one pixel wider: for gradients and interpolation
     return x > kRadius && y > kRadius && x + kRadius + 1 < image.width && y + kRadius + 1 < image.height;
+}
+
+Point full_size(Pixel p, double scale) {  // centre of a reduced pixel
+    return {(p.x + 0.5) * scale - 0.5, (p.y + 0.5) * scale - 0.5};
 }
 
 float median(std::vector<Shift>& shifts, float Shift::*part) {
@@ -37,7 +43,8 @@ MotionEstimator::MotionEstimator(int width, int height, const Params& params)
     lattice_rows_ = std::clamp(points_ / lattice_columns_, 1, block_rows_);
     tensors_.resize(3 * block_pitch_ * (block_rows_ + 2) + 2 * kLanes);
     texture_.resize(block_pitch_ * block_rows_);
-    for (auto* v : {&found_, &scaled_}) v->reserve(points_);
+    for (auto* v : {&found_, &guides_}) v->reserve(points_);
+    scaled_.resize(points_);
     for (auto* v : {&shifts_, &good_}) v->reserve(points_);
     tracked_.resize(points_);
 }
@@ -84,60 +91,101 @@ bool MotionEstimator::unchanged(const Plane& current, const Plane& previous) con
     return changed < kMaxChanged * current.width * current.height;
 }
 
-// Tracks the points from the coarsest level down. What is found at one level, for the nearest whole pixel there, is the
-// start for the next, so every window stays on whole pixels. Above the base a point that got lost, or whose window
+void MotionEstimator::track_level(const Pyramid& current, const Pyramid& previous, int level,
+                                  const std::vector<Pixel>& points) {
+    const Plane &image = current.levels[level], &target = previous.levels[level];
+    const int down = level - current.base, count = int(points.size());
+    for (int i = 0; i < count; ++i) scaled_[i] = {points[i].x >> down, points[i].y >> down};
+    const Tracking tracking{image.row(0), target.row(0), image.stride, image.width, image.height};
+    kernels_.motion.track(tracking, scaled_.data(), count, shifts_.data(), tracked_.data());
+}
+
+// Tracks points from the coarsest level down to the one above the base. What is found at one level, for the nearest whole
+// pixel there, is the start for the next, so every window stays on whole pixels. A point that got lost, or whose window
 // reaches over the edge, starts from the median of the others instead.
-void MotionEstimator::track(const Pyramid& current, const Pyramid& previous) {
-    const double scale = double(1 << current.base);
-    const int count = int(found_.size());
-    ransac_.clear();
-    shifts_.assign(found_.size(), Shift{0, 0});
-    scaled_.resize(found_.size());
-    for (int level = int(current.levels.size()) - 1; level >= current.base; --level) {
-        const Plane &image = current.levels[level], &target = previous.levels[level];
-        const int down = level - current.base;
-        for (int i = 0; i < count; ++i) scaled_[i] = {found_[i].x >> down, found_[i].y >> down};
-        const Tracking tracking{image.row(0), target.row(0), image.stride, image.width, image.height};
-        kernels_.motion.track(tracking, scaled_.data(), count, shifts_.data(), tracked_.data());
-        if (level == current.base) break;
+void MotionEstimator::descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points) {
+    shifts_.assign(points.size(), Shift{0, 0});
+    for (int level = int(current.levels.size()) - 1; level > current.base; --level) {
+        track_level(current, previous, level, points);
         good_.clear();
-        for (int i = 0; i < count; ++i)
+        for (std::size_t i = 0; i < shifts_.size(); ++i)
             if (tracked_[i]) good_.push_back(shifts_[i]);
         if (!good_.empty()) {
             const Shift middle{median(good_, &Shift::x), median(good_, &Shift::y)};
-            for (int i = 0; i < count; ++i)
+            for (std::size_t i = 0; i < shifts_.size(); ++i)
                 if (!tracked_[i]) shifts_[i] = middle;
         }
         for (Shift& shift : shifts_) shift.x *= 2, shift.y *= 2;
     }
-    for (int i = 0; i < count; ++i) {
-        if (!tracked_[i]) continue;
-        const Point from{(found_[i].x + 0.5) * scale - 0.5, (found_[i].y + 0.5) * scale - 0.5};  // of the reduced pixel
-        ransac_.add(from, {from.x + scale * double(shifts_[i].x), from.y + scale * double(shifts_[i].y)});
+}
+
+void MotionEstimator::start_from(const Homography& h, double scale, const std::vector<Pixel>& points) {
+    shifts_.clear();
+    for (const Pixel& p : points) {
+        const Point from = full_size(p, scale), to = project(h, from);
+        shifts_.push_back({float((to.x - from.x) / scale), float((to.y - from.y) / scale)});
     }
 }
 
-Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previous) {
-    const Plane& image = current.levels[current.base];
+// Tracks points at the base level from where they are thought to be, and fits the homography.
+Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points) {
     const double scale = double(1 << current.base);
-    find_points(image);
-    track(current, previous);
+    track_level(current, previous, current.base, points);
+    ransac_.clear();
+    for (std::size_t i = 0; i < points.size(); ++i) {
+        if (!tracked_[i]) continue;
+        const Point from = full_size(points[i], scale);
+        ransac_.add(from, {from.x + scale * double(shifts_[i].x), from.y + scale * double(shifts_[i].y)});
+    }
     Motion motion{kIdentity, false, ransac_.size(), 0};
-    Homography h;
-    if (motion.points >= kMinPoints) motion.inliers = ransac_(tolerance_ * scale, h);
-    if (motion.inliers >= kMinPoints && motion.inliers >= min_inliers_ * motion.points) {
-        const double exact = kExact * scale;
-        const bool still = ransac_.count_within(kIdentity, exact) >= kAsGood * ransac_.count_within(h, exact);
-        motion.homography = still ? kIdentity : h;
-        motion.known = true;
-    } else if (motion.points < kMinPoints) {
-        motion.known = unchanged(image, previous.levels[previous.base]);
+    if (motion.points >= kMinPoints) motion.inliers = ransac_(tolerance_ * scale, motion.homography);
+    motion.known = motion.inliers >= kMinPoints && motion.inliers >= min_inliers_ * motion.points;
+    return motion;
+}
+
+// A few points, the guides, show the way: from the likely motion straight on the base level, or else down the levels.
+// If most of the others then confirm it, that is the motion. If not, all points go down the levels each on its own.
+Motion MotionEstimator::follow(const Pyramid& current, const Pyramid& previous, const Homography& likely) {
+    const double scale = double(1 << current.base);
+    const auto agreed = [](const Motion& m, const std::vector<Pixel>& points) {
+        return m.known && m.inliers >= kEnough * double(points.size());
+    };
+    guides_.clear();
+    const std::size_t step = std::max<std::size_t>(1, found_.size() / kGuides);
+    for (std::size_t i = step / 2; i < found_.size(); i += step) guides_.push_back(found_[i]);
+
+    start_from(likely, scale, guides_);
+    Motion motion = arrive(current, previous, guides_);
+    if (!agreed(motion, guides_)) {
+        descend(current, previous, guides_);
+        motion = arrive(current, previous, guides_);
+    }
+    if (agreed(motion, guides_)) {
+        start_from(motion.homography, scale, found_);
+        motion = arrive(current, previous, found_);
+        if (agreed(motion, found_)) return motion;
+    }
+    descend(current, previous, found_);
+    return arrive(current, previous, found_);
+}
+
+Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely) {
+    const Plane& image = current.levels[current.base];
+    find_points(image);
+    Motion motion = follow(current, previous, likely);
+    if (motion.known) {
+        const double exact = kExact * double(1 << current.base);
+        const int moving = ransac_.count_within(motion.homography, exact);
+        if (ransac_.count_within(kIdentity, exact) >= kAsGood * moving) motion.homography = kIdentity;
+    } else {
+        motion.homography = kIdentity;
+        motion.known = motion.points < kMinPoints && unchanged(image, previous.levels[previous.base]);
     }
     return motion;
 }
 
 std::size_t MotionEstimator::bytes() const {
-    return (tensors_.size() + texture_.size()) * sizeof(float) + (found_.capacity() + scaled_.capacity()) * sizeof(Pixel) +
+    return (tensors_.size() + texture_.size()) * sizeof(float) + (found_.capacity() + guides_.capacity() + scaled_.size()) * sizeof(Pixel) +
            (shifts_.capacity() + good_.capacity()) * sizeof(Shift) + tracked_.size() + ransac_.bytes();
 }
 

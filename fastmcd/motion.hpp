@@ -13,15 +13,19 @@ class MotionEstimator {
 public:
     MotionEstimator(int width, int height, const Params& params);
 
-    // Maps pixel coordinates of `current` to those of `previous`.
-    Motion operator()(const Pyramid& current, const Pyramid& previous);
+    // Maps pixel coordinates of `current` to those of `previous`; `likely` is looked at first.
+    Motion operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely = kIdentity);
 
     std::size_t bytes() const;
 
 private:
     void find_points(const Plane& image);
     void best_of(int column, int row);
-    void track(const Pyramid& current, const Pyramid& previous);
+    void track_level(const Pyramid& current, const Pyramid& previous, int level, const std::vector<Pixel>& points);
+    void descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
+    void start_from(const Homography& h, double scale, const std::vector<Pixel>& points);
+    Motion arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
+    Motion follow(const Pyramid& current, const Pyramid& previous, const Homography& likely);
     bool unchanged(const Plane& current, const Plane& previous) const;
     float* tensor_row(int row) { return tensors_.data() + kLanes + (row + 1) * 3 * block_pitch_; }
 
@@ -32,7 +36,8 @@ private:
     int lattice_columns_ = 0, lattice_rows_ = 0;  // at most one point in each lattice cell
     std::ptrdiff_t block_pitch_ = 0;
     std::vector<float> tensors_, texture_;  // of blocks: xx, xy, yy; how well they can be tracked
-    std::vector<Pixel> found_, scaled_;     // at the base level; at the one being tracked
+    std::vector<Pixel> found_, guides_;     // at the base level; some of them
+    std::vector<Pixel> scaled_;             // at the level being tracked
     std::vector<Shift> shifts_, good_;      // of each point; of those tracked at this level
     std::vector<std::uint8_t> tracked_;
     Ransac ransac_;

@@ -50,9 +50,11 @@ ALWAYS Row pixels(const std::uint8_t* p) {
 }
 
 ALWAYS int total(Pairs v) {
-    int sum = 0;
-    for (int i = 0; i < 8; ++i) sum += v[i];
-    return sum;
+    using Four = std::int32_t __attribute__((vector_size(16)));
+    Four sum = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    sum += __builtin_shufflevector(sum, sum, 2, 3, 0, 1);
+    sum += __builtin_shufflevector(sum, sum, 1, 0, 3, 2);
+    return sum[0];
 }
 
 // ---- Texture ---------------------------------------------------------------------------------------------------------

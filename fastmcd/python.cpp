@@ -36,16 +36,19 @@ nb::ndarray<nb::numpy, T> owned(std::vector<T> values, std::initializer_list<std
     return nb::ndarray<nb::numpy, T>(kept->data(), shape, owner);
 }
 
-std::vector<std::uint8_t> pixels(Image image) {
-    std::vector<std::uint8_t> out;
-    out.reserve(std::size_t(image.width) * image.height);
-    for (int y = 0; y < image.height; ++y)
-        out.insert(out.end(), image.data + y * image.stride, image.data + y * image.stride + image.width);
-    return out;
+// height x width bytes that numpy owns, for fill(pointer) to write.
+template <class Fill>
+auto image_array(int height, int width, Fill fill) {
+    auto* kept = new std::uint8_t[std::size_t(height) * width];  // not zeroed first
+    const nb::capsule owner(kept, [](void* p) noexcept { delete[] static_cast<std::uint8_t*>(p); });
+    fill(kept);
+    return nb::ndarray<nb::numpy, std::uint8_t>(kept, {std::size_t(height), std::size_t(width)}, owner);
 }
 
 auto image_array(Image image) {
-    return owned(pixels(image), {std::size_t(image.height), std::size_t(image.width)});
+    return image_array(image.height, image.width, [&](std::uint8_t* out) {
+        for (int y = 0; y < image.height; ++y) std::copy_n(row(image, y), image.width, out + std::ptrdiff_t(y) * image.width);
+    });
 }
 
 auto box_array(std::span<const Object> objects, Box Object::*which) {
@@ -111,9 +114,9 @@ auto grey(const Colour& bgr) {
     const std::size_t height = bgr.shape(0), width = bgr.shape(1);
     if (bgr.stride(2) != 1 || (width > 1 && bgr.stride(1) != 3))
         throw nb::value_error("image's pixels are not adjacent in memory: pass numpy.ascontiguousarray(image)");
-    std::vector<std::uint8_t> out(width * height);
-    grey_from_bgr(bgr.data(), bgr.stride(0), int(width), int(height), out.data());
-    return owned(std::move(out), {height, width});
+    return image_array(int(height), int(width), [&](std::uint8_t* out) {
+        grey_from_bgr(bgr.data(), bgr.stride(0), int(width), int(height), out);
+    });
 }
 
 }  // namespace
