@@ -45,11 +45,18 @@ private:
 
 struct Detector::State {
     State(int width, int height, const Params& params)
-        : smooth(width), current(width, height), reference(width, height), estimate_motion(width, height, params),
+        : grey(std::size_t(width) * height), smooth(width), current(width, height), reference(width, height), estimate_motion(width, height, params),
           model(width, height, params), mask(width, height), find_regions(width, height, params) {}
 
     bool place(const Motion& motion);  // false: the frame could not be compared with the model
 
+    void smoothen(Image frame) { smooth(frame, current.levels[0]); }
+    void smoothen(Colour frame) {
+        grey_from_bgr(frame.data, frame.stride, frame.width, frame.height, grey.data());
+        smoothen(Image{grey.data(), frame.width, frame.height, frame.width});
+    }
+
+    std::vector<std::uint8_t> grey;  // only for frames in colour
     Smoother smooth;
     Pyramid current, reference;
     MotionEstimator estimate_motion;
@@ -87,15 +94,19 @@ Detector::~Detector() = default;
 Detector::Detector(Detector&&) noexcept = default;
 Detector& Detector::operator=(Detector&&) noexcept = default;
 
-Result Detector::detect(Image grey, Timings* timings) {
+Result Detector::detect(Image grey, Timings* timings) { return feed(grey, timings); }
+Result Detector::detect_bgr(Colour frame, Timings* timings) { return feed(frame, timings); }
+
+template <class Frame>
+Result Detector::feed(const Frame& frame, Timings* timings) {
     State& s = *state_;
-    if (grey.width != s.mask.width || grey.height != s.mask.height)
-        throw std::invalid_argument("frame is " + size(grey.width, grey.height) + ", detector was made for " +
+    if (frame.width != s.mask.width || frame.height != s.mask.height)
+        throw std::invalid_argument("frame is " + size(frame.width, frame.height) + ", detector was made for " +
                                     size(s.mask.width, s.mask.height));
     Stopwatch watch(timings != nullptr);
     Timings spent{};
 
-    s.smooth(grey, s.current.levels[0]);
+    s.smoothen(frame);
     s.current.build();
     spent.smooth_ms = watch.lap_ms();
 
@@ -123,7 +134,7 @@ void Detector::reset() {
 
 std::size_t Detector::bytes() const {
     const State& s = *state_;
-    return sizeof s + s.smooth.bytes() + s.current.bytes() + s.reference.bytes() + s.estimate_motion.bytes() +
+    return sizeof s + s.grey.size() + s.smooth.bytes() + s.current.bytes() + s.reference.bytes() + s.estimate_motion.bytes() +
            s.model.bytes() + s.mask.pixels.size() + s.find_regions.bytes();
 }
 

@@ -34,6 +34,13 @@ struct Image {
     std::ptrdiff_t stride;
 };
 
+// The same of blue, green and red bytes.
+struct Colour {
+    const std::uint8_t* data;
+    int width, height;
+    std::ptrdiff_t stride;
+};
+
 // Whole pixels, origin at the top left, always inside the frame.
 struct Box {
     int x, y, width, height;
@@ -54,7 +61,7 @@ struct Motion {
 };
 
 struct Timings {
-    double smooth_ms, motion_ms, model_ms, boxes_ms;
+    double smooth_ms, motion_ms, model_ms, boxes_ms;  // smooth: with turning colour to grey
 };
 
 // Views into the detector, valid until its next call.
@@ -111,11 +118,14 @@ public:
 
     // Feeds the next frame. std::invalid_argument if its size is another one. Timings are taken only if asked for.
     Result detect(Image grey, Timings* timings = nullptr);
+    Result detect_bgr(Colour frame, Timings* timings = nullptr);  // as if given what grey_from_bgr makes of it
 
     void reset();               // forget everything: the next frame is the first
     std::size_t bytes() const;  // memory held: below 40 per pixel, plus at most 64 KiB
 
 private:
+    template <class Frame>
+    Result feed(const Frame& frame, Timings* timings);
     struct State;
     std::unique_ptr<State> state_;
 };

@@ -20,12 +20,18 @@ using namespace fastmcd;
 namespace {
 
 using Grey = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::device::cpu>;
-using Colour = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
+using Pixels = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
 
 // Any row stride will do, but a row's bytes must lie side by side.
 Image view(const Grey& array) {
     if (array.stride(1) != 1 && array.shape(1) > 1)
         throw nb::value_error("frame's columns are not adjacent in memory: pass numpy.ascontiguousarray(frame)");
+    return {array.data(), int(array.shape(1)), int(array.shape(0)), std::ptrdiff_t(array.stride(0))};
+}
+
+Colour view(const Pixels& array) {
+    if (array.stride(2) != 1 || (array.shape(1) > 1 && array.stride(1) != 3))
+        throw nb::value_error("image's pixels are not adjacent in memory: pass numpy.ascontiguousarray(image)");
     return {array.data(), int(array.shape(1)), int(array.shape(0)), std::ptrdiff_t(array.stride(0))};
 }
 
@@ -60,12 +66,14 @@ auto box_array(std::span<const Object> objects, Box Object::*which) {
     return owned(std::move(out), {objects.size(), 4});
 }
 
-nb::dict detect(Detector& detector, const Grey& frame) {
-    const Image image = view(frame);
+template <class Array>
+nb::dict detect(Detector& detector, const Array& frame) {
+    const auto image = view(frame);
     Timings timings{};
     const Result result = [&] {
         nb::gil_scoped_release release;
-        return detector.detect(image, &timings);
+        if constexpr (std::is_same_v<Array, Grey>) return detector.detect(image, &timings);
+        else return detector.detect_bgr(image, &timings);
     }();
     std::vector<float> scores;
     for (const Object& object : result.objects) scores.push_back(object.score);
@@ -110,12 +118,10 @@ nb::dict parameter_table() {
     return table;
 }
 
-auto grey(const Colour& bgr) {
-    const std::size_t height = bgr.shape(0), width = bgr.shape(1);
-    if (bgr.stride(2) != 1 || (width > 1 && bgr.stride(1) != 3))
-        throw nb::value_error("image's pixels are not adjacent in memory: pass numpy.ascontiguousarray(image)");
-    return image_array(int(height), int(width), [&](std::uint8_t* out) {
-        grey_from_bgr(bgr.data(), bgr.stride(0), int(width), int(height), out);
+auto grey(const Pixels& array) {
+    const Colour bgr = view(array);
+    return image_array(bgr.height, bgr.width, [&](std::uint8_t* out) {
+        grey_from_bgr(bgr.data, bgr.stride, bgr.width, bgr.height, out);
     });
 }
 
@@ -127,7 +133,8 @@ NB_MODULE(_fastmcd, m) {
              [](Detector* self, int width, int height, const nb::dict& params) {
                  new (self) Detector(width, height, params_from(params));
              })
-        .def("detect", &detect, "grey"_a.noconvert())
+        .def("detect", &detect<Grey>, "frame"_a.noconvert())
+        .def("detect", &detect<Pixels>, "frame"_a.noconvert())
         .def("reset", &Detector::reset)
         .def("bytes", &Detector::bytes);
     m.def("parameters", &parameter_table);

@@ -83,6 +83,18 @@ def test_any_row_stride_gives_the_same_bits():
         assert (left.boxes == right.boxes).all() and (left.scores == right.scores).all()
 
 
+def test_colour_is_turned_to_grey():
+    a, b = fastmcd.Detector(WIDTH, HEIGHT), fastmcd.Detector(WIDTH, HEIGHT)
+    for frame, _ in square_scene(8):
+        bgr = np.dstack([frame, 255 - frame, frame // 2])
+        left, right = a.detect(bgr), b.detect(fastmcd.grey(bgr))
+        assert (left.mask == right.mask).all() and (left.homography == right.homography).all()
+    with pytest.raises(ValueError, match="not adjacent"):
+        a.detect(bgr[:, :, ::-1])
+    with pytest.raises(ValueError, match="frame is 200x149"):
+        a.detect(bgr[1:])
+
+
 def test_reset_forgets():
     frames = [frame for frame, _ in square_scene(6)]
     detector = fastmcd.Detector(WIDTH, HEIGHT)
@@ -166,16 +178,20 @@ def test_smoothing_is_a_median_of_columns_then_of_rows(shape):
 
 
 def test_every_level_gives_the_same_bits():
-    results = []
+    results = set()
+    code = (
+        "import hashlib; from tests.test_fastmcd import *\n"
+        "detector, bits = fastmcd.Detector(WIDTH, HEIGHT), hashlib.sha256()\n"
+        "for frame, _ in square_scene(20):\n"
+        "    r = detector.detect(frame)\n"
+        "    bits.update(r.mask.tobytes() + r.homography.tobytes() + r.scores.tobytes())\n"
+        "print(bits.hexdigest())"
+    )
     for level in _fastmcd.levels():
-        code = "import hashlib, sys; from tests.test_fastmcd import *\nd, h = fastmcd.Detector(WIDTH, HEIGHT), hashlib.sha256()\n"
-        code += "for frame, _ in square_scene(20):\n r = d.detect(frame); h.update(r.mask.tobytes() + r.homography.tobytes() + r.scores.tobytes())\n"
-        done = subprocess.run(
-            [sys.executable, "-c", code + "print(h.hexdigest())"], cwd=ROOT, env=os.environ | {"FASTMCD_LEVEL": level},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        results.append(done.stdout)
-    assert len(set(results)) == 1 and len(results[0]) == 65
+        env = os.environ | {"FASTMCD_LEVEL": level}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+        results.add(done.stdout)
+    assert len(results) == 1 and len(results.pop()) == 65
 
 
 def test_unknown_level_is_refused(monkeypatch):
