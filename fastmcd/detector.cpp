@@ -78,12 +78,10 @@ bool Detector::State::place(const Motion& motion) {
         if (started && ++lost <= kPatience) return false;
         model.reset(), find_regions.reset();
         started = true;
-    } else if (!still) {
-        model.warp(motion.homography);
     }
     lost = 0;
     last = motion.homography;
-    model.update(current.levels[0], mask);
+    model.update(current.levels[0], motion.homography, mask);
     if (!still) std::swap(current, reference);
     return true;
 }

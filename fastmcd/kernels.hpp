@@ -60,7 +60,7 @@ struct MotionKernels {
     void (*sums)(const MatchArrays& matches, const float h[9], float tolerance, double out[kSums]);
 };
 
-struct Planes {  // of the model, two modes x {mean, variance, age}
+struct Planes {  // of the model or of a row of it: two modes x {mean, variance, age}
     float* of[6];
 };
 
@@ -78,8 +78,7 @@ struct Warp {
 
 struct Learning {  // one row of cells
     const ModelConstants* constants;
-    Planes modes;
-    const float* means;  // of the frame's cells
+    Planes from, to;  // the row; may be the same
     const std::uint8_t* pixels;
     std::uint8_t* mask;
     std::ptrdiff_t stride, mask_stride;

@@ -38,11 +38,9 @@ public:
 
     void reset();  // every cell is new again
 
-    // Brings the model under the current frame; h maps current to previous pixel coordinates.
-    void warp(const Homography& h);
-
-    // Learns the frame and marks in mask (0 or 255) what was no background.
-    void update(const Plane& frame, Plane& mask);
+    // Brings the model under the frame (h maps its pixel coordinates to those of the one before), learns the frame, and
+    // marks in mask (0 or 255) what was no background.
+    void update(const Plane& frame, const Homography& h, Plane& mask);
 
     int columns() const { return columns_; }
     int rows() const { return rows_; }
@@ -52,14 +50,18 @@ public:
 
 private:
     using Light = std::array<float, 4>;  // change of grey level = l . (1, level / 128 - 1, x, y), x and y from -1 to 1
-    Light fit_light();
     Planes planes(std::vector<Grid<float>>& modes, int row);
+    Planes arrived(int row);
+    void take_sample(const Plane& frame);
+    Light fit_light();
 
     const Kernels& kernels_ = kernels();
     ModelConstants constants_;
-    int columns_, rows_;
-    std::vector<Grid<float>> modes_, warped_;
-    Grid<float> means_;  // of the frame's cells
+    int columns_, rows_, sample_step_;
+    std::vector<Grid<float>> modes_, next_;
+    std::vector<Grid<float>> line_;    // one row of the modes
+    std::vector<Grid<float>> sample_;  // every so many rows: mean and age of the background, mean of the frame
+    Homography cells_ = kIdentity;     // takes the frame's cells to the model's
     Grid<std::int32_t> marks_;
 };
 

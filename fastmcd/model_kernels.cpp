@@ -13,8 +13,10 @@ ALWAYS Floats select(Ints mask, Floats a, Floats b) { return mask ? a : b; }
 // e^-x for x >= 0 by the first terms of its series and four squarings, within 1e-6. The C library's differs in the last
 // bit between CPUs.
 ALWAYS Floats exp_minus(Floats x) {
-    const Floats y = lesser(x, spread(80)) / 16;
-    Floats e = 1 / (1 + y * (1 + y / 2 * (1 + y / 3 * (1 + y / 4 * (1 + y / 5 * (1 + y / 6 * (1 + y / 7)))))));
+    const Floats y = lesser(x, spread(80)) * (1.0f / 16);
+    Floats sum = 1 + y * (1.0f / 7);
+    for (int k = 6; k >= 1; --k) sum = 1 + y * (1.0f / float(k)) * sum;
+    Floats e = 1 / sum;
     for (int i = 0; i < 4; ++i) e *= e;
     return e;
 }
@@ -60,8 +62,8 @@ void warp(const Warp& row) {
     const Floats last_u = spread(float(row.columns - 1)), last_v = spread(float(row.rows - 1));
     for (int column = 0; column < row.columns; column += kFloats) {
         const Floats x = real(lanes() + column);
-        const Floats w = row.h[6] * x + row.h[7];
-        Floats u = (row.h[0] * x + row.h[1]) / w, v = (row.h[3] * x + row.h[4]) / w;
+        const Floats scale = 1 / (row.h[6] * x + row.h[7]);
+        Floats u = (row.h[0] * x + row.h[1]) * scale, v = (row.h[3] * x + row.h[4]) * scale;
         const Ints inside = (u >= 0) & (v >= 0) & (u <= last_u) & (v <= last_v);
         u = select(inside, u, Floats{}), v = select(inside, v, Floats{});
         const Ints left = whole(u), top = whole(v);
@@ -172,20 +174,20 @@ void learn(const Learning& row) {
         }
         lows = lesser(lows, Bytes(Ints(lows) >> 16)), highs = greater(highs, Bytes(Ints(highs) >> 16));
         lows = lesser(lows, Bytes(Ints(lows) >> 8)), highs = greater(highs, Bytes(Ints(highs) >> 8));
-        const Floats low = real(Ints(lows) & 255), high = real(Ints(highs) & 255), mean = load<Floats>(row.means + column);
+        const Floats low = real(Ints(lows) & 255), high = real(Ints(highs) & 255), mean = means_of(p, row.stride);
 
         const Floats offset = light + row.slope * real(lanes() + column);
         Mode modes[2];
         for (int m = 0; m < 2; ++m) {
-            const Floats level = load<Floats>(row.modes.of[3 * m] + column);
+            const Floats level = load<Floats>(row.from.of[3 * m] + column);
             modes[m] = {lesser(greater(level + (offset + row.gain * level), zero), white),
-                        load<Floats>(row.modes.of[3 * m + 1] + column), load<Floats>(row.modes.of[3 * m + 2] + column)};
+                        load<Floats>(row.from.of[3 * m + 1] + column), load<Floats>(row.from.of[3 * m + 2] + column)};
         }
         const Floats tolerance = teach(*row.constants, modes[0], modes[1], mean, low, high);
         for (int m = 0; m < 2; ++m) {
-            store(row.modes.of[3 * m] + column, modes[m].mean);
-            store(row.modes.of[3 * m + 1] + column, modes[m].variance);
-            store(row.modes.of[3 * m + 2] + column, modes[m].age);
+            store(row.to.of[3 * m] + column, modes[m].mean);
+            store(row.to.of[3 * m + 1] + column, modes[m].variance);
+            store(row.to.of[3 * m + 2] + column, modes[m].age);
         }
         const Floats difference = mean - modes[0].mean;
         const Ints contrast = whole(greater(difference, -difference));
@@ -202,7 +204,7 @@ void light(const float* mean, const float* age, const float* cell, int columns, 
             const Floats grey = load<Floats>(mean + column), level = grey * (1.0f / 128) - 1;
             const Floats change = load<Floats>(cell + column) - grey;
             const Floats place = real(lanes() + column), x = place * step - 1;
-            const Floats error = (change - (l[0] + l[1] * level + l[2] * x + l[3] * y)) / spread_levels;
+            const Floats error = (change - (l[0] + l[1] * level + l[2] * x + l[3] * y)) * (1 / spread_levels);
             const Floats near = 1 / (1 + error * error);
             const Ints use = (load<Floats>(age + column) > 1) & (place < float(columns));
             const Floats w = select(use, near * near, Floats{}), wl = w * level, wx = w * x, wy = w * y;

@@ -160,13 +160,12 @@ NB_MODULE(_fastmcd, m) {
     }, "current"_a.noconvert(), "previous"_a.noconvert());
     nb::class_<Model>(m, "Model")
         .def("__init__", [](Model* self, int width, int height) { new (self) Model(width, height, {}); })
-        .def("warp", [](Model& model, const std::array<double, 9>& h) { model.warp(h); })
-        .def("update", [](Model& model, const Grey& frame) {
+        .def("update", [](Model& model, const Grey& frame, const std::array<double, 9>& h) {
             const Image image = view(frame);
             Plane mask(image.width, image.height);
-            model.update(copy_of(image), mask);
+            model.update(copy_of(image), h, mask);
             return image_array(mask.view());
-        }, "grey"_a.noconvert())
+        }, "grey"_a.noconvert(), "homography"_a)
         .def("mode", [](const Model& model, int which) {  // mean, variance, age
             const auto values = [&](int k) {
                 std::vector<float> out;
