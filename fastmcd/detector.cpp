@@ -14,6 +14,7 @@ namespace fastmcd {
 namespace {
 
 constexpr int kMinSide = 32, kMaxWidth = 4096, kMaxHeight = 2160;
+constexpr int kSteady = 10;   // frames of rest, after which the camera is taken to stand on something firm
 constexpr int kPatience = 4;  // frames of unknown motion that are passed over: a jerk, or a lorry close by
 
 std::string size(int width, int height) { return std::to_string(width) + "x" + std::to_string(height); }
@@ -64,6 +65,7 @@ struct Detector::State {
     Plane mask;
     Regions find_regions;
     bool started = false;
+    int still_frames = 0;
     int lost = 0;  // frames since the last one of known motion
     Homography last = kIdentity;  // motion
 };
@@ -81,6 +83,7 @@ bool Detector::State::place(const Motion& motion) {
     }
     lost = 0;
     last = motion.homography;
+    still_frames = still ? std::min(still_frames + 1, kSteady + 1) : 0;
     model.update(current.levels[0], motion.homography, mask);
     if (!still) std::swap(current, reference);
     return true;
@@ -115,7 +118,7 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     spent.model_ms = watch.lap_ms();
 
     std::span<const Object> objects;
-    if (placed) objects = s.find_regions(s.mask, s.model.marks(), motion.homography);
+    if (placed) objects = s.find_regions(s.mask, s.model.marks(), motion.homography, s.still_frames > kSteady);
     else std::fill(s.mask.pixels.begin(), s.mask.pixels.end(), std::uint8_t(0));
     spent.boxes_ms = watch.lap_ms();
     if (timings) *timings = spent;
@@ -124,7 +127,7 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
 
 void Detector::reset() {
     state_->started = false;
-    state_->lost = 0;
+    state_->lost = state_->still_frames = 0;
     state_->last = kIdentity;
     state_->model.reset();
     state_->find_regions.reset();

@@ -19,8 +19,9 @@ public:
 
     void reset() { tracks_.clear(); }
 
-    // Cleans mask in place; marks are those of its cells, h takes current to previous coordinates. Best object first.
-    std::span<const Object> operator()(Plane& mask, const Grid<std::int32_t>& marks, const Homography& h);
+    // Cleans mask in place; marks are those of its cells, h takes current to previous coordinates, steady: the camera has
+    // stood still for a while. Best object first.
+    std::span<const Object> operator()(Plane& mask, const Grid<std::int32_t>& marks, const Homography& h, bool steady);
 
     std::size_t bytes() const;
 
@@ -29,6 +30,8 @@ private:
         int left, top, right, bottom;  // right and bottom are one past the end
         std::int64_t pixels, contrast;  // moving pixels; their cells' contrast, summed over them
         int age;                       // frames seen
+        int whole;                     // of a part: the region that it belongs to
+        bool split = false;
     };
 
     struct Run {  // of cells that are on, in a row
@@ -36,8 +39,10 @@ private:
     };
 
     void find_cells(const Grid<std::int32_t>& marks);
-    int label_runs();
-    void collect(const Grid<std::int32_t>& marks, int labels);
+    int label_runs(const Bits& bits, std::vector<Run>& runs);
+    int collect(const Bits& bits, std::vector<Run>& runs, const Grid<std::int32_t>& marks, std::vector<Region>& regions);
+    int split(int labels, const Grid<std::int32_t>& marks);
+    void keep(int labels);
     void add(Region& region, const Run& run, const Grid<std::int32_t>& marks) const;
     void merge();
     void follow(const Homography& h);
@@ -49,10 +54,10 @@ private:
     const Kernels& kernels_ = kernels();
     Params params_;
     int width_, height_, columns_, rows_, closing_;
-    Bits on_, inner_;
-    std::vector<Run> runs_;
+    Bits on_, cores_, inner_;
+    std::vector<Run> runs_, core_runs_;
     std::vector<int> parents_;
-    std::vector<Region> all_, regions_, tracks_;
+    std::vector<Region> all_, parts_, regions_, tracks_;
     std::vector<Object> objects_;
 };
 
