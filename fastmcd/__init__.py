@@ -2,7 +2,7 @@
 
     detector = fastmcd.Detector(width, height)
     for frame in video:
-        result = detector.detect(fastmcd.grey(frame))
+        result = detector.detect(frame)
 
 The method and every parameter are described in fastmcd.hpp.
 """
@@ -42,7 +42,7 @@ class Result:
 
 
 class Detector:
-    """A detector for grey frames of width x height (32x32 to 4096x2160), fed frame by frame.
+    """A detector for frames of width x height (32x32 to 4096x2160), fed frame by frame.
 
     Keywords are the names in PARAMS. Raises ValueError for a size or value out of range, TypeError for an unknown name.
     One thread at a time may use a detector; detectors share nothing.
@@ -51,13 +51,14 @@ class Detector:
     def __init__(self, width: int, height: int, **params: float):
         self._detector = _fastmcd.Detector(width, height, params)
 
-    def detect(self, grey: np.ndarray) -> Result:
+    def detect(self, frame: np.ndarray) -> Result:
         """The moving objects of the next frame.
 
-        grey: uint8 (H, W), rows at any stride, each row's bytes adjacent. Raises TypeError for another dtype or number
-        of axes, ValueError for another size or layout. The GIL is released meanwhile.
+        frame: uint8, grey (H, W), or blue, green, red (H, W, 3), which gives what grey(frame) gives. Rows at any stride,
+        each row's bytes adjacent. Raises TypeError for another dtype or number of axes, ValueError for another size or
+        layout. The GIL is released meanwhile.
         """
-        return Result(**self._detector.detect(grey))
+        return Result(**self._detector.detect(frame))
 
     def reset(self) -> None:
         """Nothing; forgets all frames so far."""

@@ -14,6 +14,7 @@ namespace fastmcd {
 namespace {
 
 constexpr int kMinSide = 32, kMaxWidth = 4096, kMaxHeight = 2160;
+constexpr int kSteady = 10;   // frames of rest, after which the camera is taken to stand on something firm
 constexpr int kPatience = 4;  // frames of unknown motion that are passed over: a jerk, or a lorry close by
 
 std::string size(int width, int height) { return std::to_string(width) + "x" + std::to_string(height); }
@@ -45,19 +46,28 @@ private:
 
 struct Detector::State {
     State(int width, int height, const Params& params)
-        : median(width), current(width, height), reference(width, height), estimate_motion(width, height, params),
+        : grey(std::size_t(width) * height), smooth(width), current(width, height), reference(width, height), estimate_motion(width, height, params),
           model(width, height, params), mask(width, height), find_regions(width, height, params) {}
 
     bool place(const Motion& motion);  // false: the frame could not be compared with the model
 
-    Median median;
+    void smoothen(Image frame) { smooth(frame, current.levels[0]); }
+    void smoothen(Colour frame) {
+        grey_from_bgr(frame.data, frame.stride, frame.width, frame.height, grey.data());
+        smoothen(Image{grey.data(), frame.width, frame.height, frame.width});
+    }
+
+    std::vector<std::uint8_t> grey;  // only for frames in colour
+    Smoother smooth;
     Pyramid current, reference;
     MotionEstimator estimate_motion;
     Model model;
     Plane mask;
     Regions find_regions;
     bool started = false;
+    int still_frames = 0;
     int lost = 0;  // frames since the last one of known motion
+    Homography last = kIdentity;  // motion
 };
 
 // The reference, against which motion is measured, stays while the camera does: then the model is not resampled either,
@@ -70,11 +80,11 @@ bool Detector::State::place(const Motion& motion) {
         if (started && ++lost <= kPatience) return false;
         model.reset(), find_regions.reset();
         started = true;
-    } else if (!still) {
-        model.warp(motion.homography);
     }
     lost = 0;
-    model.update(current.levels[0], mask);
+    last = motion.homography;
+    still_frames = still ? std::min(still_frames + 1, kSteady + 1) : 0;
+    model.update(current.levels[0], motion.homography, mask);
     if (!still) std::swap(current, reference);
     return true;
 }
@@ -85,26 +95,30 @@ Detector::~Detector() = default;
 Detector::Detector(Detector&&) noexcept = default;
 Detector& Detector::operator=(Detector&&) noexcept = default;
 
-Result Detector::detect(Image grey, Timings* timings) {
+Result Detector::detect(Image grey, Timings* timings) { return feed(grey, timings); }
+Result Detector::detect_bgr(Colour frame, Timings* timings) { return feed(frame, timings); }
+
+template <class Frame>
+Result Detector::feed(const Frame& frame, Timings* timings) {
     State& s = *state_;
-    if (grey.width != s.mask.width || grey.height != s.mask.height)
-        throw std::invalid_argument("frame is " + size(grey.width, grey.height) + ", detector was made for " +
+    if (frame.width != s.mask.width || frame.height != s.mask.height)
+        throw std::invalid_argument("frame is " + size(frame.width, frame.height) + ", detector was made for " +
                                     size(s.mask.width, s.mask.height));
     Stopwatch watch(timings != nullptr);
     Timings spent{};
 
-    s.median(grey, s.current.levels[0]);
+    s.smoothen(frame);
     s.current.build();
     spent.smooth_ms = watch.lap_ms();
 
-    const Motion motion = s.started ? s.estimate_motion(s.current, s.reference) : Motion{kIdentity, false, 0, 0};
+    const Motion motion = s.started ? s.estimate_motion(s.current, s.reference, s.last) : Motion{kIdentity, false, 0, 0};
     spent.motion_ms = watch.lap_ms();
 
     const bool placed = s.place(motion);
     spent.model_ms = watch.lap_ms();
 
     std::span<const Object> objects;
-    if (placed) objects = s.find_regions(s.mask, s.model.contrast(), motion.homography);
+    if (placed) objects = s.find_regions(s.mask, s.model.marks(), motion.homography, s.still_frames > kSteady);
     else std::fill(s.mask.pixels.begin(), s.mask.pixels.end(), std::uint8_t(0));
     spent.boxes_ms = watch.lap_ms();
     if (timings) *timings = spent;
@@ -113,14 +127,15 @@ Result Detector::detect(Image grey, Timings* timings) {
 
 void Detector::reset() {
     state_->started = false;
-    state_->lost = 0;
+    state_->lost = state_->still_frames = 0;
+    state_->last = kIdentity;
     state_->model.reset();
     state_->find_regions.reset();
 }
 
 std::size_t Detector::bytes() const {
     const State& s = *state_;
-    return sizeof s + s.median.bytes() + s.current.bytes() + s.reference.bytes() + s.estimate_motion.bytes() +
+    return sizeof s + s.grey.size() + s.smooth.bytes() + s.current.bytes() + s.reference.bytes() + s.estimate_motion.bytes() +
            s.model.bytes() + s.mask.pixels.size() + s.find_regions.bytes();
 }
 

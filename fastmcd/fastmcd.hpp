@@ -21,12 +21,21 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <variant>
+#include <vector>
 
 namespace fastmcd {
 
 // A view of one byte per pixel; rows lie `stride` bytes apart (stride >= width; a view owns nothing).
 struct Image {
+    const std::uint8_t* data;
+    int width, height;
+    std::ptrdiff_t stride;
+};
+
+// The same of blue, green and red bytes.
+struct Colour {
     const std::uint8_t* data;
     int width, height;
     std::ptrdiff_t stride;
@@ -52,7 +61,7 @@ struct Motion {
 };
 
 struct Timings {
-    double smooth_ms, motion_ms, model_ms, boxes_ms;
+    double smooth_ms, motion_ms, model_ms, boxes_ms;  // smooth: with turning colour to grey
 };
 
 // Views into the detector, valid until its next call.
@@ -109,14 +118,21 @@ public:
 
     // Feeds the next frame. std::invalid_argument if its size is another one. Timings are taken only if asked for.
     Result detect(Image grey, Timings* timings = nullptr);
+    Result detect_bgr(Colour frame, Timings* timings = nullptr);  // as if given what grey_from_bgr makes of it
 
     void reset();               // forget everything: the next frame is the first
     std::size_t bytes() const;  // memory held: below 40 per pixel, plus at most 64 KiB
 
 private:
+    template <class Frame>
+    Result feed(const Frame& frame, Timings* timings);
     struct State;
     std::unique_ptr<State> state_;
 };
+
+// Names of the CPU levels that this processor can run, best first. A detector takes the first, or the one that the
+// environment variable FASTMCD_LEVEL names (std::invalid_argument if it is none of them).
+std::vector<std::string> levels();
 
 // grey = (77 R + 150 G + 29 B + 128) / 256 for rows of blue, green, red bytes `stride` apart; grey rows are contiguous.
 // Integers only, so that every caller sees the same bits. Within 1 level of 0.299 R + 0.587 G + 0.114 B.

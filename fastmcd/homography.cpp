@@ -8,58 +8,14 @@
 namespace fastmcd {
 namespace {
 
-constexpr int kTrials = 500;            // at 35 % inliers still a 99.9 % chance of one clean sample
-constexpr double kMissChance = 0.002;   // stop when this improbable that every sample so far held an outlier
+constexpr int kTrials = 500;           // at 35 % inliers still a 99.9 % chance of one clean sample
+constexpr double kMissChance = 0.002;  // stop when this improbable that every sample so far held an outlier
 constexpr int kRefinements = 4;
-
-// Moves the points' centre to the origin and their mean distance to about 1: x' = (x - cx) * scale.
-struct Frame {
-    double cx = 0, cy = 0, scale = 1;
-    Point operator()(Point p) const { return {(p.x - cx) * scale, (p.y - cy) * scale}; }
-};
-
-Frame centred(std::span<const Match> matches, std::span<const double> weights, Point Match::*end) {
-    double sum = 0, x = 0, y = 0, spread = 0;
-    for (std::size_t i = 0; i < matches.size(); ++i) {
-        const Point p = matches[i].*end;
-        sum += weights[i], x += weights[i] * p.x, y += weights[i] * p.y;
-    }
-    Frame frame{x / sum, y / sum, 1};
-    for (std::size_t i = 0; i < matches.size(); ++i) {
-        const Point p = matches[i].*end;
-        spread += weights[i] * (std::abs(p.x - frame.cx) + std::abs(p.y - frame.cy));
-    }
-    frame.scale = sum / spread;
-    return frame;
-}
-
-// h = T^-1 g S for the normalised solution g (its last element 1), from-frame S and to-frame T; last element 1 again.
-bool denormalise(const double g[8], const Frame& s, const Frame& t, Homography& h) {
-    double m[9];
-    for (int i = 0; i < 3; ++i) {
-        const double a = g[3 * i], b = g[3 * i + 1], c = i < 2 ? g[3 * i + 2] : 1;
-        m[3 * i] = a * s.scale, m[3 * i + 1] = b * s.scale;
-        m[3 * i + 2] = c - (a * s.cx + b * s.cy) * s.scale;
-    }
-    for (int j = 0; j < 3; ++j) {
-        h[j] = m[j] / t.scale + t.cx * m[6 + j];
-        h[3 + j] = m[3 + j] / t.scale + t.cy * m[6 + j];
-        h[6 + j] = m[6 + j];
-    }
-    const double last = h[8];
-    for (double& v : h) v /= last;
-    return std::all_of(h.begin(), h.end(), [](double v) { return std::isfinite(v); });
-}
+constexpr float kNowhere = 1e3f;       // where padding leads to: no match
 
 std::array<Point, 4> corners(int width, int height) {
     const double right = width - 1, bottom = height - 1;
     return {{{0, 0}, {right, 0}, {0, bottom}, {right, bottom}}};
-}
-
-double squared_error(const Homography& h, const Match& match) {
-    const Point p = project(h, match.from);
-    const double dx = p.x - match.to.x, dy = p.y - match.to.y;
-    return dx * dx + dy * dy;
 }
 
 // SplitMix64 (Steele et al. 2014): the same samples on every machine.
@@ -74,6 +30,36 @@ struct Random {
     std::size_t below(std::size_t n) { return std::size_t((*this)() % n); }
 };
 
+Homography adjugate(const Homography& m) {
+    return {m[4] * m[8] - m[5] * m[7], m[2] * m[7] - m[1] * m[8], m[1] * m[5] - m[2] * m[4],
+            m[5] * m[6] - m[3] * m[8], m[0] * m[8] - m[2] * m[6], m[2] * m[3] - m[0] * m[5],
+            m[3] * m[7] - m[4] * m[6], m[1] * m[6] - m[0] * m[7], m[0] * m[4] - m[1] * m[3]};
+}
+
+// The map that takes (1,0,0), (0,1,0), (0,0,1) and (1,1,1) to four points.
+Homography basis(const std::array<Point, 4>& p) {
+    const Homography m = {p[0].x, p[1].x, p[2].x, p[0].y, p[1].y, p[2].y, 1, 1, 1};
+    const Homography a = adjugate(m);
+    Homography out;
+    for (int j = 0; j < 3; ++j) {
+        const double scale = a[3 * j] * p[3].x + a[3 * j + 1] * p[3].y + a[3 * j + 2];
+        for (int i = 0; i < 3; ++i) out[3 * i + j] = m[3 * i + j] * scale;
+    }
+    return out;
+}
+
+bool divided_by_last(Homography& h) {
+    const double last = h[8];
+    for (double& v : h) v /= last;
+    return std::all_of(h.begin(), h.end(), [](double v) { return std::isfinite(v); });
+}
+
+std::array<float, 9> single(const Homography& h) {
+    std::array<float, 9> out;
+    std::transform(h.begin(), h.end(), out.begin(), [](double v) { return float(v); });
+    return out;
+}
+
 }  // namespace
 
 Point project(const Homography& h, Point p) {
@@ -81,21 +67,11 @@ Point project(const Homography& h, Point p) {
     return {(h[0] * p.x + h[1] * p.y + h[2]) / w, (h[3] * p.x + h[4] * p.y + h[5]) / w};
 }
 
-bool fit(std::span<const Match> matches, std::span<const double> weights, Homography& h) {
-    const Frame s = centred(matches, weights, &Match::from), t = centred(matches, weights, &Match::to);
-    double normal[8][9] = {};  // sum of weight * r^T [r | target] over both equations r of each match
-    for (std::size_t i = 0; i < matches.size(); ++i) {
-        const Point p = s(matches[i].from), q = t(matches[i].to);
-        const double rows[2][9] = {{p.x, p.y, 1, 0, 0, 0, -q.x * p.x, -q.x * p.y, q.x},
-                                   {0, 0, 0, p.x, p.y, 1, -q.y * p.x, -q.y * p.y, q.y}};
-        for (const auto& r : rows)
-            for (int j = 0; j < 8; ++j)
-                for (int k = j; k < 9; ++k) normal[j][k] += weights[i] * r[j] * r[k];
-    }
-    for (int j = 0; j < 8; ++j)
-        for (int k = 0; k < j; ++k) normal[j][k] = normal[k][j];
-    double g[8];
-    return solve<8>(normal, g) && denormalise(g, s, t, h);
+Homography product(const Homography& a, const Homography& b) {
+    Homography out;
+    for (int i = 0; i < 3; ++i)
+        for (int j = 0; j < 3; ++j) out[3 * i + j] = a[3 * i] * b[j] + a[3 * i + 1] * b[3 + j] + a[3 * i + 2] * b[6 + j];
+    return out;
 }
 
 bool plausible(const Homography& h, int width, int height) {
@@ -122,43 +98,103 @@ double corner_shift(const Homography& h, int width, int height) {
     return shift;
 }
 
-int count_within(const Homography& h, std::span<const Match> matches, double tolerance) {
-    return int(std::count_if(matches.begin(), matches.end(),
-                             [&](const Match& m) { return squared_error(h, m) < tolerance * tolerance; }));
+Ransac::Ransac(int width, int height, int max_matches)
+    : width_(width), height_(height), unit_(std::max(width, height) / 2.0) {
+    for (auto* v : {&x_, &y_, &to_x_, &to_y_}) v->resize(max_matches + kLanes);
 }
 
-bool Ransac::search(std::span<const Match> matches, double tolerance, Homography& h) const {
-    constexpr std::array<double, 4> kEqual = {1, 1, 1, 1};
+void Ransac::add(Point from, Point to) {
+    const double cx = (width_ - 1) / 2.0, cy = (height_ - 1) / 2.0;
+    x_[count_] = float((from.x - cx) / unit_), y_[count_] = float((from.y - cy) / unit_);
+    to_x_[count_] = float((to.x - cx) / unit_), to_y_[count_] = float((to.y - cy) / unit_);
+    ++count_;
+}
+
+MatchArrays Ransac::arrays() {
+    const int padded = (count_ + kLanes - 1) / kLanes * kLanes;
+    for (int i = count_; i < padded; ++i) x_[i] = y_[i] = 0, to_x_[i] = to_y_[i] = kNowhere;
+    return {x_.data(), y_.data(), to_x_.data(), to_y_.data(), padded};
+}
+
+Homography Ransac::absolute(const Homography& relative) const {
+    const double cx = (width_ - 1) / 2.0, cy = (height_ - 1) / 2.0;
+    const Homography in = {1 / unit_, 0, -cx / unit_, 0, 1 / unit_, -cy / unit_, 0, 0, 1};
+    Homography h = product({unit_, 0, cx, 0, unit_, cy, 0, 0, 1}, product(relative, in));
+    divided_by_last(h);
+    return h;
+}
+
+int Ransac::count(const Homography& relative, double tolerance) {
+    return kernels_.motion.count(arrays(), single(relative).data(), float(tolerance / unit_));
+}
+
+int Ransac::count_within(const Homography& h, double tolerance) {
+    const double cx = (width_ - 1) / 2.0, cy = (height_ - 1) / 2.0;
+    const Homography out = {1 / unit_, 0, -cx / unit_, 0, 1 / unit_, -cy / unit_, 0, 0, 1};
+    return count(product(out, product(h, {unit_, 0, cx, 0, unit_, cy, 0, 0, 1})), tolerance);
+}
+
+bool Ransac::sample(Homography& h, const std::size_t which[4]) const {
+    std::array<Point, 4> from, to;
+    for (int k = 0; k < 4; ++k) {
+        const std::size_t i = which[k];
+        from[k] = {double(x_[i]), double(y_[i])}, to[k] = {double(to_x_[i]), double(to_y_[i])};
+    }
+    h = product(basis(to), adjugate(basis(from)));
+    return divided_by_last(h);  // points on a line, or one twice, give 0 / 0
+}
+
+bool Ransac::search(double tolerance, Homography& h) {
     Random random;
     int best = 0;
     double miss = 1;  // chance that no sample so far was free of outliers, were the best h the true one
     for (int trial = 0; trial < kTrials && miss > kMissChance; ++trial) {
-        std::array<Match, 4> sample;
-        for (Match& m : sample) m = matches[random.below(matches.size())];  // a repeated match makes fit() fail: next
+        std::size_t which[4];
+        for (std::size_t& i : which) i = random.below(std::size_t(count_));
         Homography candidate;
-        if (fit(sample, kEqual, candidate) && plausible(candidate, width_, height_)) {
-            const int count = count_within(candidate, matches, tolerance);
-            if (count > best) best = count, h = candidate;
+        if (sample(candidate, which)) {
+            const int hits = count(candidate, tolerance);
+            if (hits > best && plausible(absolute(candidate), width_, height_)) best = hits, h = candidate;
         }
-        const double share = double(best) / double(matches.size());
+        const double share = double(best) / double(count_);
         miss *= 1 - share * share * share * share;
     }
     return best >= 4;
 }
 
-int Ransac::operator()(std::span<const Match> matches, double tolerance, Homography& h) {
-    if (matches.size() < 4 || !search(matches, tolerance, h)) return 0;
-    const std::span<double> weights(weights_.data(), matches.size());
-    for (int i = 0; i < kRefinements; ++i) {
-        for (std::size_t k = 0; k < matches.size(); ++k) {  // Geman-McClure: smooth, and nil far out
-            const double w = 1 / (1 + squared_error(h, matches[k]) / (tolerance * tolerance));
-            weights[k] = w * w;
+// Weighted least squares of X w = a x + b y + c, Y w = d x + e y + f, w = g x + h y + 1 over all matches.
+bool Ransac::refit(const double sums[kSums], Homography& h) const {
+    constexpr int kIndex[3][3] = {{0, 1, 2}, {1, 3, 4}, {2, 4, 5}};  // of xx xy x, yx yy y, x y 1
+    const auto s = [&](int i, int j, int which) { return sums[6 * which + kIndex[i][j]]; };
+    double normal[8][9] = {};
+    for (int i = 0; i < 3; ++i)
+        for (int j = 0; j < 3; ++j) normal[i][j] = normal[3 + i][3 + j] = s(i, j, 0);
+    for (int i = 0; i < 3; ++i)
+        for (int half = 0; half < 2; ++half) {
+            for (int j = 0; j < 2; ++j) normal[3 * half + i][6 + j] = normal[6 + j][3 * half + i] = -s(i, j, 1 + half);
+            normal[3 * half + i][8] = s(i, 2, 1 + half);
         }
-        Homography refined;
-        if (!fit(matches, weights, refined) || !plausible(refined, width_, height_)) break;
-        h = refined;
+    for (int i = 0; i < 2; ++i) {
+        for (int j = 0; j < 2; ++j) normal[6 + i][6 + j] = s(i, j, 3);
+        normal[6 + i][8] = -s(i, 2, 3);
     }
-    return count_within(h, matches, tolerance);
+    h[8] = 1;
+    return solve<8>(normal, h.data());
+}
+
+int Ransac::operator()(double tolerance, Homography& h) {
+    Homography relative;
+    if (count_ < 4 || !search(tolerance, relative)) return 0;
+    const MatchArrays matches = arrays();
+    for (int i = 0; i < kRefinements; ++i) {
+        double sums[kSums];
+        kernels_.motion.sums(matches, single(relative).data(), float(tolerance / unit_), sums);
+        Homography refined;
+        if (!refit(sums, refined) || !plausible(absolute(refined), width_, height_)) break;
+        relative = refined;
+    }
+    h = absolute(relative);
+    return count(relative, tolerance);
 }
 
 }  // namespace fastmcd

@@ -3,8 +3,10 @@
 
 #include <array>
 #include <cstdint>
-#include <span>
 #include <vector>
+
+#include "fastmcd.hpp"
+#include "kernels.hpp"
 
 namespace fastmcd {
 
@@ -15,15 +17,8 @@ struct Point {
     double x, y;
 };
 
-struct Match {
-    Point from, to;
-};
-
 Point project(const Homography& h, Point p);
-
-// Weighted least squares over at least four matches (linear, in normalised coordinates, Hartley 1997).
-// False if the matches do not determine a homography.
-bool fit(std::span<const Match> matches, std::span<const double> weights, Homography& h);
+Homography product(const Homography& a, const Homography& b);  // first b, then a
 
 // True if a camera's motion between two frames of this size may look like that: finite, not mirrored, corners nearer
 // than the frame's longer side, and everywhere scaled by 1/2..2, sheared by less than 2:1 and barely tilted.
@@ -32,21 +27,38 @@ bool plausible(const Homography& h, int width, int height);
 // Largest movement of a frame's corner, in pixels.
 double corner_shift(const Homography& h, int width, int height);
 
-// Number of matches that h takes to within `tolerance` of where they are.
-int count_within(const Homography& h, std::span<const Match> matches, double tolerance);
-
-// RANSAC, then a refinement over all matches that lets those far beyond the tolerance count for nothing.
-// Deterministic. Returns the number of matches within the tolerance of h; 0 if no plausible h was found.
+// The homography that most matches agree on. Points are kept relative to the frame's middle, in halves of its longer
+// side, so that sums over them are well conditioned in single precision too.
 class Ransac {
 public:
-    Ransac(int width, int height, int max_matches) : width_(width), height_(height), weights_(max_matches) {}
-    int operator()(std::span<const Match> matches, double tolerance, Homography& h);
-    std::size_t bytes() const { return weights_.size() * sizeof(double); }
+    Ransac(int width, int height, int max_matches);
+
+    void clear() { count_ = 0; }
+    void add(Point from, Point to);
+    int size() const { return count_; }
+
+    // RANSAC, then a refinement over all matches that lets those far beyond the tolerance count for nothing.
+    // Deterministic. Returns the number of matches within the tolerance (px) of h; 0 if no plausible h was found.
+    int operator()(double tolerance, Homography& h);
+
+    // Number of matches that h takes to within the tolerance of where they are.
+    int count_within(const Homography& h, double tolerance);
+
+    std::size_t bytes() const { return 4 * x_.size() * sizeof(float); }
 
 private:
-    bool search(std::span<const Match> matches, double tolerance, Homography& h) const;
-    int width_, height_;
-    std::vector<double> weights_;
+    using Floats = std::array<float, 9>;
+    bool search(double tolerance, Homography& h);
+    bool sample(Homography& h, const std::size_t which[4]) const;
+    bool refit(const double sums[kSums], Homography& h) const;
+    int count(const Homography& relative, double tolerance);
+    MatchArrays arrays();
+    Homography absolute(const Homography& relative) const;
+
+    const Kernels& kernels_ = kernels();
+    int width_, height_, count_ = 0;
+    double unit_;  // px
+    std::vector<float> x_, y_, to_x_, to_y_;
 };
 
 }  // namespace fastmcd

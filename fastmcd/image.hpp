@@ -1,38 +1,61 @@
-// Owned images, the 5x5 median and the pyramid.
+// Owned images, smoothing and the pyramid.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "fastmcd.hpp"
+#include "kernels.hpp"
 
 namespace fastmcd {
 
+inline std::ptrdiff_t rounded_up(std::ptrdiff_t n, std::ptrdiff_t step) { return (n + step - 1) / step * step; }
+
+// Rows lie a multiple of 64 bytes apart and there is a multiple of four of them, with room around for whole vectors.
 struct Plane {
     int width = 0, height = 0;
+    std::ptrdiff_t stride = 0;
     std::vector<std::uint8_t> pixels;
 
     Plane() = default;
-    Plane(int w, int h) : width(w), height(h), pixels(std::size_t(w) * h) {}
-    std::uint8_t* row(int y) { return pixels.data() + std::ptrdiff_t(y) * width; }
-    const std::uint8_t* row(int y) const { return pixels.data() + std::ptrdiff_t(y) * width; }
-    Image view() const { return {pixels.data(), width, height, width}; }
+    Plane(int w, int h)
+        : width(w), height(h), stride(rounded_up(w, kSlack)), pixels(2 * kSlack + stride * rounded_up(h, kCell)) {}
+    std::uint8_t* row(int y) { return pixels.data() + kSlack + y * stride; }
+    const std::uint8_t* row(int y) const { return pixels.data() + kSlack + y * stride; }
+    Image view() const { return {row(0), width, height, stride}; }
 };
 
 inline const std::uint8_t* row(Image image, int y) { return image.data + y * image.stride; }
 
-// 5x5 median, borders repeated (the same bytes as cv2.medianBlur). Width and height at least 16.
-class Median {
+// Repeats the last pixels to the end of the rows, and the last row to a multiple of four: so the cells of the model that
+// the frame's edge cuts are whole.
+void repeat_edges(Plane& plane);
+Plane copy_of(Image image);  // with edges repeated
+
+// Each pixel becomes the median of five in its column, then that of five in its row (borders repeated): nearly the 5x5
+// median at a tenth of its cost. Edges are repeated in the target. Width at least 16.
+class Smoother {
 public:
-    explicit Median(int width) : columns_(5 * (std::size_t(width) + 4)) {}
+    explicit Smoother(int width) : line_(width + 4 + kSlack) {}
     void operator()(Image source, Plane& target);
-    std::size_t bytes() const { return columns_.size(); }
+    std::size_t bytes() const { return line_.size(); }
 
 private:
-    std::vector<std::uint8_t> columns_;  // each column's five pixels, sorted: five rows, two pixels wider on each side
+    const Kernels& kernels_ = kernels();
+    std::vector<std::uint8_t> line_;
 };
 
-// Halves both sides: each pixel is the rounded mean of four. An odd last row or column is left out.
-void halve(Image source, Plane& target);
+// A smoothed frame and its halvings: each pixel is the rounded mean of four; an odd last row or column is left out.
+// Tracking starts at the smallest level and ends at `base`, the first that is at most 512 pixels wide and high: the cost
+// stays bounded, and a tenth of its pixel is precise enough for 4-pixel cells.
+struct Pyramid {
+    Pyramid(int width, int height);
+    void build();  // from levels[0]
+    std::size_t bytes() const;
+
+    std::vector<Plane> levels;
+    int base = 0;
+};
 
 }  // namespace fastmcd

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "fastmcd.hpp"
@@ -12,12 +13,23 @@
 
 namespace fastmcd {
 
-inline constexpr int kCell = 4;  // px: side of a cell; the last column and row may be cut by the frame's edge
-
 inline int cells(int pixels) { return (pixels + kCell - 1) / kCell; }
 
-struct Mode {
-    std::vector<float> mean, variance, age;
+// Something for each cell, in rows that whole vectors may be read from and written to.
+template <class T>
+class Grid {
+public:
+    Grid(int columns, int rows)
+        : pitch_(rounded_up(columns, kLanes) + kLanes), values_(kLanes + pitch_ * (rows + 2)) {}
+    T* row(int y) { return values_.data() + kLanes + (y + 1) * pitch_; }  // -1 to rows
+    const T* row(int y) const { return values_.data() + kLanes + (y + 1) * pitch_; }
+    std::ptrdiff_t pitch() const { return pitch_; }
+    std::size_t bytes() const { return values_.size() * sizeof(T); }
+    void fill(T value) { std::fill(values_.begin(), values_.end(), value); }
+
+private:
+    std::ptrdiff_t pitch_;
+    std::vector<T> values_;
 };
 
 class Model {
@@ -26,42 +38,31 @@ public:
 
     void reset();  // every cell is new again
 
-    // Brings the model under the current frame; h maps current to previous pixel coordinates.
-    void warp(const Homography& h);
-
-    // Learns the frame and marks in mask (0 or 255) what was no background.
-    void update(const Plane& frame, Plane& mask);
+    // Brings the model under the frame (h maps its pixel coordinates to those of the one before), learns the frame, and
+    // marks in mask (0 or 255) what was no background.
+    void update(const Plane& frame, const Homography& h, Plane& mask);
 
     int columns() const { return columns_; }
     int rows() const { return rows_; }
-    const Mode& mode(int m) const { return modes_[m]; }  // 0 apparent, 1 candidate
-    const std::vector<std::uint8_t>& contrast() const { return contrast_; }  // |cell - background|, grey levels
+    const Grid<float>& plane(int mode, int which) const { return modes_[3 * mode + which]; }  // mean, variance, age
+    const Grid<std::int32_t>& marks() const { return marks_; }
     std::size_t bytes() const;
 
 private:
-    struct Cell {  // what a cell of the frame looks like
-        float mean;
-        std::uint8_t low, high;
-    };
-    struct Light {  // change of grey level by level and place
-        std::array<double, 4> l;
-        double at(double level, double x, double y) const {  // x and y from -1 to 1 over the frame
-            return l[0] + l[1] * (level / 128 - 1) + l[2] * x + l[3] * y;
-        }
-    };
-    void measure(const Plane& frame);
-    Light fit_light() const;
-    void compensate();
-    Cell measure(const Plane& frame, int column, int row) const;
-    float learn(std::size_t i, const Cell& cell);
-    void blend(int m, std::size_t i, const Cell& cell);
+    using Light = std::array<float, 4>;  // change of grey level = l . (1, level / 128 - 1, x, y), x and y from -1 to 1
+    Planes planes(std::vector<Grid<float>>& modes, int row);
+    Planes arrived(int row);
+    void take_sample(const Plane& frame);
+    Light fit_light();
 
-    Params params_;
-    int columns_, rows_;
-    std::array<Mode, 2> modes_, warped_;
-    std::vector<Cell> cells_;
-    std::vector<std::uint8_t> contrast_;
-    std::vector<std::uint8_t> low_, high_;  // of one row of cells, per pixel: background is low..high
+    const Kernels& kernels_ = kernels();
+    ModelConstants constants_;
+    int columns_, rows_, sample_step_;
+    std::vector<Grid<float>> modes_, next_;
+    std::vector<Grid<float>> line_;    // one row of the modes
+    std::vector<Grid<float>> sample_;  // every so many rows: mean and age of the background, mean of the frame
+    Homography cells_ = kIdentity;     // takes the frame's cells to the model's
+    Grid<std::int32_t> marks_;
 };
 
 }  // namespace fastmcd

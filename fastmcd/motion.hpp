@@ -9,52 +9,37 @@
 
 namespace fastmcd {
 
-// A smoothed frame and its halvings. Tracking starts at the smallest level and ends at `base`, the first that is at
-// most 512 pixels wide and high: the cost stays bounded, and a tenth of its pixel is precise enough for 4-pixel cells.
-struct Pyramid {
-    Pyramid(int width, int height);
-    void build();  // from levels[0]
-    std::size_t bytes() const;
-
-    std::vector<Plane> levels;
-    int base = 0;
-};
-
-struct Shift {
-    float x, y;
-};
-
 class MotionEstimator {
 public:
     MotionEstimator(int width, int height, const Params& params);
 
-    // Maps pixel coordinates of `current` to those of `previous`.
-    Motion operator()(const Pyramid& current, const Pyramid& previous);
+    // Maps pixel coordinates of `current` to those of `previous`; `likely` is looked at first.
+    Motion operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely = kIdentity);
 
     std::size_t bytes() const;
 
 private:
     void find_points(const Plane& image);
     void best_of(int column, int row);
-    void track(const Pyramid& current, const Pyramid& previous);
+    void track_level(const Pyramid& current, const Pyramid& previous, int level, const std::vector<Pixel>& points);
+    void descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
+    void start_from(const Homography& h, double scale, const std::vector<Pixel>& points);
+    Motion arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
+    Motion follow(const Pyramid& current, const Pyramid& previous, const Homography& likely);
     bool unchanged(const Plane& current, const Plane& previous) const;
+    float* tensor_row(int row) { return tensors_.data() + kLanes + (row + 1) * 3 * block_pitch_; }
 
-    struct Tensor {
-        int xx, xy, yy;  // sums of products of gradients
-    };
-    struct Pixel {
-        int x, y;
-    };
-
-    int width_, height_, points_;
+    const Kernels& kernels_ = kernels();
+    int points_;
     double tolerance_, min_inliers_;
-    int block_columns_ = 0, block_rows_ = 0;      // blocks of 4x4 pixels of the base level
+    int block_columns_ = 0, block_rows_ = 0;      // of the base level
     int lattice_columns_ = 0, lattice_rows_ = 0;  // at most one point in each lattice cell
-    std::vector<Tensor> tensors_;
-    std::vector<Pixel> found_;
-    std::vector<Shift> shifts_, good_;  // of each point; of those tracked at this level
-    std::vector<std::size_t> lost_;     // points that were not
-    std::vector<Match> matches_;
+    std::ptrdiff_t block_pitch_ = 0;
+    std::vector<float> tensors_, texture_;  // of blocks: xx, xy, yy; how well they can be tracked
+    std::vector<Pixel> found_, guides_;     // at the base level; some of them
+    std::vector<Pixel> scaled_;             // at the level being tracked
+    std::vector<Shift> shifts_, good_;      // of each point; of those tracked at this level
+    std::vector<std::uint8_t> tracked_;
     Ransac ransac_;
 };
 

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <stdexcept>
@@ -19,12 +20,18 @@ using namespace fastmcd;
 namespace {
 
 using Grey = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::device::cpu>;
-using Colour = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
+using Pixels = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
 
 // Any row stride will do, but a row's bytes must lie side by side.
 Image view(const Grey& array) {
     if (array.stride(1) != 1 && array.shape(1) > 1)
         throw nb::value_error("frame's columns are not adjacent in memory: pass numpy.ascontiguousarray(frame)");
+    return {array.data(), int(array.shape(1)), int(array.shape(0)), std::ptrdiff_t(array.stride(0))};
+}
+
+Colour view(const Pixels& array) {
+    if (array.stride(2) != 1 || (array.shape(1) > 1 && array.stride(1) != 3))
+        throw nb::value_error("image's pixels are not adjacent in memory: pass numpy.ascontiguousarray(image)");
     return {array.data(), int(array.shape(1)), int(array.shape(0)), std::ptrdiff_t(array.stride(0))};
 }
 
@@ -35,16 +42,19 @@ nb::ndarray<nb::numpy, T> owned(std::vector<T> values, std::initializer_list<std
     return nb::ndarray<nb::numpy, T>(kept->data(), shape, owner);
 }
 
-std::vector<std::uint8_t> pixels(Image image) {
-    std::vector<std::uint8_t> out;
-    out.reserve(std::size_t(image.width) * image.height);
-    for (int y = 0; y < image.height; ++y)
-        out.insert(out.end(), image.data + y * image.stride, image.data + y * image.stride + image.width);
-    return out;
+// height x width bytes that numpy owns, for fill(pointer) to write.
+template <class Fill>
+auto image_array(int height, int width, Fill fill) {
+    auto* kept = new std::uint8_t[std::size_t(height) * width];  // not zeroed first
+    const nb::capsule owner(kept, [](void* p) noexcept { delete[] static_cast<std::uint8_t*>(p); });
+    fill(kept);
+    return nb::ndarray<nb::numpy, std::uint8_t>(kept, {std::size_t(height), std::size_t(width)}, owner);
 }
 
 auto image_array(Image image) {
-    return owned(pixels(image), {std::size_t(image.height), std::size_t(image.width)});
+    return image_array(image.height, image.width, [&](std::uint8_t* out) {
+        for (int y = 0; y < image.height; ++y) std::copy_n(row(image, y), image.width, out + std::ptrdiff_t(y) * image.width);
+    });
 }
 
 auto box_array(std::span<const Object> objects, Box Object::*which) {
@@ -56,12 +66,14 @@ auto box_array(std::span<const Object> objects, Box Object::*which) {
     return owned(std::move(out), {objects.size(), 4});
 }
 
-nb::dict detect(Detector& detector, const Grey& frame) {
-    const Image image = view(frame);
+template <class Array>
+nb::dict detect(Detector& detector, const Array& frame) {
+    const auto image = view(frame);
     Timings timings{};
     const Result result = [&] {
         nb::gil_scoped_release release;
-        return detector.detect(image, &timings);
+        if constexpr (std::is_same_v<Array, Grey>) return detector.detect(image, &timings);
+        else return detector.detect_bgr(image, &timings);
     }();
     std::vector<float> scores;
     for (const Object& object : result.objects) scores.push_back(object.score);
@@ -106,13 +118,11 @@ nb::dict parameter_table() {
     return table;
 }
 
-auto grey(const Colour& bgr) {
-    const std::size_t height = bgr.shape(0), width = bgr.shape(1);
-    if (bgr.stride(2) != 1 || (width > 1 && bgr.stride(1) != 3))
-        throw nb::value_error("image's pixels are not adjacent in memory: pass numpy.ascontiguousarray(image)");
-    std::vector<std::uint8_t> out(width * height);
-    grey_from_bgr(bgr.data(), bgr.stride(0), int(width), int(height), out.data());
-    return owned(std::move(out), {height, width});
+auto grey(const Pixels& array) {
+    const Colour bgr = view(array);
+    return image_array(bgr.height, bgr.width, [&](std::uint8_t* out) {
+        grey_from_bgr(bgr.data, bgr.stride, bgr.width, bgr.height, out);
+    });
 }
 
 }  // namespace
@@ -123,23 +133,25 @@ NB_MODULE(_fastmcd, m) {
              [](Detector* self, int width, int height, const nb::dict& params) {
                  new (self) Detector(width, height, params_from(params));
              })
-        .def("detect", &detect, "grey"_a.noconvert())
+        .def("detect", &detect<Grey>, "frame"_a.noconvert())
+        .def("detect", &detect<Pixels>, "frame"_a.noconvert())
         .def("reset", &Detector::reset)
         .def("bytes", &Detector::bytes);
     m.def("parameters", &parameter_table);
+    m.def("levels", &levels);
     m.def("grey", &grey, "bgr"_a.noconvert());
 
     // The parts, for the tests.
-    m.def("median", [](const Grey& frame) {
+    m.def("smooth", [](const Grey& frame) {
         const Image image = view(frame);
         Plane out(image.width, image.height);
-        Median{image.width}(image, out);
+        Smoother{image.width}(image, out);
         return image_array(out.view());
     }, "grey"_a.noconvert());
     m.def("estimate_motion", [](const Grey& current, const Grey& previous) {
         const Image a = view(current), b = view(previous);
         Pyramid now(a.width, a.height), then(b.width, b.height);
-        now.levels[0].pixels = pixels(a), then.levels[0].pixels = pixels(b);
+        now.levels[0] = copy_of(a), then.levels[0] = copy_of(b);
         now.build(), then.build();
         const Motion motion = MotionEstimator(a.width, a.height, {})(now, then);
         const auto& h = motion.homography;
@@ -148,19 +160,21 @@ NB_MODULE(_fastmcd, m) {
     }, "current"_a.noconvert(), "previous"_a.noconvert());
     nb::class_<Model>(m, "Model")
         .def("__init__", [](Model* self, int width, int height) { new (self) Model(width, height, {}); })
-        .def("warp", [](Model& model, const std::array<double, 9>& h) { model.warp(h); })
-        .def("update", [](Model& model, const Grey& frame) {
+        .def("update", [](Model& model, const Grey& frame, const std::array<double, 9>& h) {
             const Image image = view(frame);
-            Plane plane(image.width, image.height), mask(image.width, image.height);
-            plane.pixels = pixels(image);
-            model.update(plane, mask);
+            Plane mask(image.width, image.height);
+            model.update(copy_of(image), h, mask);
             return image_array(mask.view());
-        }, "grey"_a.noconvert())
+        }, "grey"_a.noconvert(), "homography"_a)
         .def("mode", [](const Model& model, int which) {  // mean, variance, age
-            const Mode& mode = model.mode(which);
-            const auto plane = [&](const std::vector<float>& values) {
-                return owned(std::vector<float>(values), {std::size_t(model.rows()), std::size_t(model.columns())});
+            const auto values = [&](int k) {
+                std::vector<float> out;
+                for (int y = 0; y < model.rows(); ++y) {
+                    const float* row = model.plane(which, k).row(y);
+                    out.insert(out.end(), row, row + model.columns());
+                }
+                return owned(std::move(out), {std::size_t(model.rows()), std::size_t(model.columns())});
             };
-            return nb::make_tuple(plane(mode.mean), plane(mode.variance), plane(mode.age));
+            return nb::make_tuple(values(0), values(1), values(2));
         });
 }

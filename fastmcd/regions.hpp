@@ -5,24 +5,13 @@
 #include <span>
 #include <vector>
 
+#include "bits.hpp"
 #include "fastmcd.hpp"
 #include "homography.hpp"
 #include "image.hpp"
+#include "model.hpp"
 
 namespace fastmcd {
-
-// A window's sums at every place of a grid of bytes, sides 2 * radius + 1, cut at the edges. In place.
-class WindowSums {
-public:
-    WindowSums(int columns, int rows);
-    void operator()(const std::vector<std::uint8_t>& grid, int radius);
-    int operator[](std::size_t i) const { return sums_[i]; }
-    std::size_t bytes() const { return (sums_.size() + rows_sum_.size()) * sizeof(std::int32_t); }
-
-private:
-    int columns_, rows_;
-    std::vector<std::int32_t> sums_, rows_sum_;
-};
 
 class Regions {
 public:
@@ -30,8 +19,9 @@ public:
 
     void reset() { tracks_.clear(); }
 
-    // Cleans mask in place; contrast is that of each cell, h takes current to previous coordinates. Best object first.
-    std::span<const Object> operator()(Plane& mask, const std::vector<std::uint8_t>& contrast, const Homography& h);
+    // Cleans mask in place; marks are those of its cells, h takes current to previous coordinates, steady: the camera has
+    // stood still for a while. Best object first.
+    std::span<const Object> operator()(Plane& mask, const Grid<std::int32_t>& marks, const Homography& h, bool steady);
 
     std::size_t bytes() const;
 
@@ -40,25 +30,34 @@ private:
         int left, top, right, bottom;  // right and bottom are one past the end
         std::int64_t pixels, contrast;  // moving pixels; their cells' contrast, summed over them
         int age;                       // frames seen
+        int whole;                     // of a part: the region that it belongs to
+        bool split = false;
     };
 
-    void grow(int radius);
-    void shrink(int radius);
-    void find_cells(const Plane& mask);
-    int label_cells();
-    void collect(const Plane& mask, const std::vector<std::uint8_t>& contrast, int labels);
+    struct Run {  // of cells that are on, in a row
+        int row, first, end, label;
+    };
+
+    void find_cells(const Grid<std::int32_t>& marks);
+    int label_runs(const Bits& bits, std::vector<Run>& runs);
+    int collect(const Bits& bits, std::vector<Run>& runs, const Grid<std::int32_t>& marks, std::vector<Region>& regions);
+    int split(int labels, const Grid<std::int32_t>& marks);
+    void keep(int labels);
+    void add(Region& region, const Run& run, const Grid<std::int32_t>& marks) const;
     void merge();
     void follow(const Homography& h);
-    void clean(Plane& mask) const;
+    void clean(Plane& mask);
+    void fill(Plane& mask, int row, int first, int end, std::uint8_t value) const;
     Object describe(const Region& region) const;
     int root(int label);
 
+    const Kernels& kernels_ = kernels();
     Params params_;
     int width_, height_, columns_, rows_, closing_;
-    std::vector<std::uint8_t> counts_, on_;
-    WindowSums sums_;
-    std::vector<std::int32_t> labels_, parents_;
-    std::vector<Region> all_, regions_, tracks_;
+    Bits on_, cores_, inner_;
+    std::vector<Run> runs_, core_runs_;
+    std::vector<int> parents_;
+    std::vector<Region> all_, parts_, regions_, tracks_;
     std::vector<Object> objects_;
 };
 

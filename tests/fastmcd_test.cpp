@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <limits>
 #include <random>
@@ -160,8 +161,8 @@ void finds_a_known_motion() {
              {like(0, 1, 5.3, -2.7), like(0, 1, -17, 9), like(2, 1, 0, 0), like(-1, 1.04, 3, 1), like(0, 0.96, 0, 0),
               Homography{1, 0.01, 2, 0, 1, 1, 2e-5, -1e-5, 1}}) {
             Pyramid previous(width, height), current(width, height);
-            previous.levels[0].pixels = seen(width, height, kIdentity).pixels;
-            current.levels[0].pixels = seen(width, height, truth).pixels;  // what is at p now was at (truth p)
+            previous.levels[0] = copy_of(seen(width, height, kIdentity).view());
+            current.levels[0] = copy_of(seen(width, height, truth).view());  // what is at p now was at (truth p)
             previous.build(), current.build();
             const Motion motion = MotionEstimator(width, height, {})(current, previous);
             CHECK(motion.known && motion.inliers > motion.points / 2);
@@ -182,36 +183,51 @@ void implausible_homographies_are_refused() {
     CHECK(!plausible(shift(400, 0), 320, 240));
     CHECK(!plausible(similarity(320, 240, 0, 3, 0, 0), 320, 240));
     CHECK(!plausible({1, 0, 0, 0, 1, 0, 0.01, 0, 1}, 320, 240));       // tilted
-    std::vector<Match> line;
-    for (int i = 0; i < 40; ++i) line.push_back({{i * 5., i * 5.}, {i * 5. + 1, i * 5.}});
+    Ransac line(320, 240, 40);
+    for (int i = 0; i < 40; ++i) line.add({i * 5., i * 5.}, {i * 5. + 1, i * 5.});
     Homography h;
-    CHECK(Ransac(320, 240, 40)(line, 1, h) == 0);  // points on one line fix no homography
+    CHECK(line(1, h) == 0);  // points on one line fix no homography
 }
 
-void warp_moves_cells() {
+void model_moves_with_the_camera() {
     const int width = 67, height = 54;  // the last column and row of cells are cut
-    Params params;
-    Model model(width, height, params);
-    Plane frame(width, height), mask(width, height);
-    model.reset();
-    for (int t = 0; t < 5; ++t) {
-        frame.pixels = seen(width, height, shift(0.3 * t, 0)).pixels;
-        model.update(frame, mask);
-    }
-    const std::array<Mode, 2> before = {model.mode(0), model.mode(1)};
-    model.warp(kIdentity);
-    for (int m = 0; m < 2; ++m) {
-        CHECK(model.mode(m).mean == before[m].mean);
-        CHECK(model.mode(m).variance == before[m].variance);
-    }
-    model.warp(shift(2 * kCell, -kCell));  // this frame's cell (i, j) was at (i + 2, j - 1)
+    const auto frame = [](double x, double y) { return copy_of(seen(width, height, shift(x, y)).view()); };
+    Model model(width, height, {});
+    Plane mask(width, height);
+    for (int t = 0; t < 5; ++t) model.update(frame(0, 0), kIdentity, mask);
+    const Model before = model;
+    model.update(frame(2 * kCell, -kCell), shift(2 * kCell, -kCell), mask);  // cell (i, j) was at (i + 2, j - 1)
     for (int j = 0; j < model.rows(); ++j)
-        for (int i = 0; i < model.columns(); ++i) {
-            const std::size_t here = std::size_t(j) * model.columns() + i, there = here + 2 - model.columns();
+        for (int i = 0; i + 1 < model.columns() && j + 1 < model.rows(); ++i) {
             const bool came_from_outside = i + 2 >= model.columns() || j < 1;
-            CHECK(model.mode(0).age[here] == (came_from_outside ? 0 : before[0].age[there]));
-            if (!came_from_outside) CHECK(model.mode(0).mean[here] == before[0].mean[there]);
+            CHECK(model.plane(0, 2).row(j)[i] == (came_from_outside ? 1 : 6));
+            if (!came_from_outside && i + 3 < model.columns())
+                CHECK(std::abs(model.plane(0, 0).row(j)[i] - before.plane(0, 0).row(j - 1)[i + 2]) < 0.1);
+            CHECK(moved(model.marks().row(j)[i]) == 0);
         }
+}
+
+// Every level that this processor has gives the same bits.
+void levels_agree() {
+    for (const auto& [width, height] : {std::pair{240, 180}, {95, 71}, {33, 47}}) {
+        std::vector<Detector> detectors;
+        for (const std::string& level : levels()) {
+            setenv("FASTMCD_LEVEL", level.c_str(), 1);
+            detectors.emplace_back(width, height);
+        }
+        unsetenv("FASTMCD_LEVEL");
+        std::mt19937 random(5);
+        for (int t = 0; t < 20; ++t) {
+            Frame frame = seen(width, height, similarity(width, height, 0.7 * t, 1 + 0.01 * t, 2.3 * t, -1.2 * t));
+            put_square(frame, 2 + t / 2, 9 + t / 2, 20);
+            for (auto& p : frame.pixels) p = std::uint8_t(std::clamp(int(p) + int(random() % 9) - 4 + t, 0, 255));
+            const Result best = detectors[0].detect(frame.view());
+            for (std::size_t i = 1; i < detectors.size(); ++i) CHECK(same(best, detectors[i].detect(frame.view())));
+        }
+    }
+    setenv("FASTMCD_LEVEL", "mmx", 1);
+    CHECK(throws([] { Detector(64, 64); }, "FASTMCD_LEVEL is 'mmx'"));
+    unsetenv("FASTMCD_LEVEL");
 }
 
 // A textured square crosses a panning, turning view of the world.
@@ -339,7 +355,8 @@ int main() {
     rows_at_any_stride();
     finds_a_known_motion();
     implausible_homographies_are_refused();
-    warp_moves_cells();
+    model_moves_with_the_camera();
+    levels_agree();
     one_object_is_one_box();
     small_objects_are_dropped();
     still_scene_gives_no_box();

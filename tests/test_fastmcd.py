@@ -83,6 +83,18 @@ def test_any_row_stride_gives_the_same_bits():
         assert (left.boxes == right.boxes).all() and (left.scores == right.scores).all()
 
 
+def test_colour_is_turned_to_grey():
+    a, b = fastmcd.Detector(WIDTH, HEIGHT), fastmcd.Detector(WIDTH, HEIGHT)
+    for frame, _ in square_scene(8):
+        bgr = np.dstack([frame, 255 - frame, frame // 2])
+        left, right = a.detect(bgr), b.detect(fastmcd.grey(bgr))
+        assert (left.mask == right.mask).all() and (left.homography == right.homography).all()
+    with pytest.raises(ValueError, match="not adjacent"):
+        a.detect(bgr[:, :, ::-1])
+    with pytest.raises(ValueError, match="frame is 200x149"):
+        a.detect(bgr[1:])
+
+
 def test_reset_forgets():
     frames = [frame for frame, _ in square_scene(6)]
     detector = fastmcd.Detector(WIDTH, HEIGHT)
@@ -155,11 +167,37 @@ def test_grey_is_within_a_level_of_the_standard_weights():
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (33, 47), (64, 35), (101, 203)])
-def test_median_is_opencvs(shape):
+def test_smoothing_is_a_median_of_columns_then_of_rows(shape):
     rng = np.random.default_rng(1)
     for top in (2, 7, 256):
         frame = rng.integers(0, top, shape, dtype=np.uint8)
-        assert (_fastmcd.median(frame) == cv2.medianBlur(frame, 5)).all()
+        wide = np.pad(frame, 2, mode="edge")
+        columns = np.median([wide[i : i + shape[0]] for i in range(5)], axis=0)
+        rows = np.median([columns[:, i : i + shape[1]] for i in range(5)], axis=0)
+        assert (_fastmcd.smooth(frame) == rows).all()
+
+
+def test_every_level_gives_the_same_bits():
+    results = set()
+    code = (
+        "import hashlib; from tests.test_fastmcd import *\n"
+        "detector, bits = fastmcd.Detector(WIDTH, HEIGHT), hashlib.sha256()\n"
+        "for frame, _ in square_scene(20):\n"
+        "    r = detector.detect(frame)\n"
+        "    bits.update(r.mask.tobytes() + r.homography.tobytes() + r.scores.tobytes())\n"
+        "print(bits.hexdigest())"
+    )
+    for level in _fastmcd.levels():
+        env = os.environ | {"FASTMCD_LEVEL": level}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+        results.add(done.stdout)
+    assert len(results) == 1 and len(results.pop()) == 65
+
+
+def test_unknown_level_is_refused(monkeypatch):
+    monkeypatch.setenv("FASTMCD_LEVEL", "mmx")
+    with pytest.raises(ValueError, match="FASTMCD_LEVEL is 'mmx'.*use one of: .*baseline"):
+        fastmcd.Detector(64, 64)
 
 
 MOTIONS = [(0, 1, 6.3, -3.6), (0, 1, -13, 8), (2.5, 1, 1, 2), (-1, 1.05, 0, 4), (0, 0.95, -2, 0)]
@@ -225,7 +263,8 @@ class PlainModel:
         j, i = np.mgrid[: self.rows, : self.cols]
         x, y = 2 * i / self.cols - 1, 2 * j / self.rows - 1
         level = self.modes[0, 0]
-        use = (self.modes[0, 2] > 1) & ((i + j) % 2 == 0)
+        step = max(1, self.rows // 16)
+        use = (self.modes[0, 2] > 1) & (j % step == step // 2)
         features = np.stack([np.ones_like(level), level / 128 - 1, x, y], -1)
         line = np.zeros(4)
         for spread in (32, 16, 8) if use.any() else ():
@@ -249,7 +288,8 @@ class PlainModel:
         self.modes[m, :, j, i] = mean, variance, min(age + 1, self.OLDEST)
 
     def update(self, frame):
-        frame = frame.astype(float)
+        height, width = frame.shape
+        frame = np.pad(frame.astype(float), ((0, -height % 4), (0, -width % 4)), mode="edge")
         blocks = {(j, i): frame[4 * j : 4 * j + 4, 4 * i : 4 * i + 4] for j, i in np.ndindex(self.rows, self.cols)}
         self.follow_light(np.array([b.mean() for b in blocks.values()]).reshape(self.rows, self.cols))
         mask = np.zeros(frame.shape, np.uint8)
@@ -268,7 +308,7 @@ class PlainModel:
             self.blend(0 if near[0] else 1, j, i, block)
             far = (block - cell[0, 0]) ** 2 > self.THRESHOLD * variance
             mask[4 * j : 4 * j + 4, 4 * i : 4 * i + 4] = 255 * (far & (age > 1))
-        return mask
+        return mask[:height, :width]
 
 
 def test_model_follows_its_description():
@@ -279,9 +319,8 @@ def test_model_follows_its_description():
         frame = seen(scene, np.linalg.matrix_power(h, t), width, height)
         frame[10 + t : 28 + t, 4 * t : 4 * t + 20] = 250
         if t:
-            ours.warp(h.ravel().tolist())
             plain.warp(h)
-        mask = ours.update(frame)
+        mask = ours.update(frame, (h if t else np.eye(3)).ravel().tolist())
         assert (mask != plain.update(frame)).mean() < 0.003  # single decisions fall either way
         for m in range(2):
             for mine, theirs in zip(ours.mode(m), plain.modes[m], strict=True):

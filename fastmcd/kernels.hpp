@@ -1,0 +1,122 @@
+// The loops that a frame's time goes into. Compiled once per CPU level (simd.hpp), and all levels give the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace fastmcd {
+
+// Every row that a kernel reads or writes by whole vectors may be read and written up to this many bytes past its end.
+inline constexpr int kSlack = 64;
+inline constexpr int kLanes = 16;  // cells (and matches) that every level handles together: rows of them are padded to this
+inline constexpr int kCell = 4;    // px: side of a cell of the background model
+
+struct ImageKernels {
+    void (*grey)(const std::uint8_t* bgr, int count, std::uint8_t* out);
+    // Median of five rows, then of five neighbours in the result; at the ends the outermost repeat. At least 16 pixels.
+    // line: room for width + 4 + kSlack bytes.
+    void (*smooth)(const std::uint8_t* const rows[5], int width, std::uint8_t* line, std::uint8_t* out);
+    void (*halve)(const std::uint8_t* a, const std::uint8_t* b, int width, std::uint8_t* out);  // width: of out
+};
+
+struct Pixel {
+    int x, y;
+};
+
+struct Shift {
+    float x, y;
+};
+
+inline constexpr int kRadius = 5;  // px: the tracked window is 11 x 11
+inline constexpr int kBlock = 4;   // px: side of the blocks whose texture is compared
+
+struct Tracking {  // one level of both pyramids
+    const std::uint8_t *image, *target;
+    std::ptrdiff_t stride;
+    int width, height;
+};
+
+// Matches, one array per coordinate, relative to the frame's middle; padded to whole vectors by ones that never fit.
+struct MatchArrays {
+    const float *x, *y, *to_x, *to_y;
+    int padded;
+};
+
+inline constexpr int kSums = 24;  // of the weighted products that a homography's normal equations consist of
+
+struct MotionKernels {
+    // Structure tensors of the blocks of a row of blocks, summed over 4x4 pixels: three rows xx, xy, yy, `pitch` apart.
+    // rows[0] to rows[5]: the pixels' four rows, with one above and one below. Gradients are times 2.
+    void (*tensors)(const std::uint8_t* const rows[6], int blocks, float* out, std::ptrdiff_t pitch);
+    // Smaller eigenvalue of the tensors summed over 3x3 blocks; rows as written by tensors, one above and one below.
+    void (*texture)(const float* const rows[3], std::ptrdiff_t pitch, int blocks, float* out);
+    // Lucas-Kanade for each point from its shift on. tracked: 0 if the window left the image, had no texture or did not
+    // fit; then shifts stay.
+    void (*track)(const Tracking& level, const Pixel* points, int count, Shift* shifts, std::uint8_t* tracked);
+    int (*count)(const MatchArrays& matches, const float h[9], float tolerance);
+    // Geman-McClure weights for errors under h; sums over matches of weight * {xx, xy, x, yy, y, 1} * {1, X, Y, XX + YY}.
+    void (*sums)(const MatchArrays& matches, const float h[9], float tolerance, double out[kSums]);
+};
+
+struct Planes {  // of the model or of a row of it: two modes x {mean, variance, age}
+    float* of[6];
+};
+
+struct ModelConstants {
+    float max_age, match, threshold, initial_variance, min_variance, decay_variance, decay_rate;
+};
+
+struct Warp {
+    const ModelConstants* constants;
+    Planes from, to;  // from: the whole model; to: the row
+    std::ptrdiff_t pitch;
+    int columns, rows;
+    float h[9];  // from cells to cells; h[1], h[4], h[7] have the row's part of the sums already
+};
+
+struct Learning {  // one row of cells
+    const ModelConstants* constants;
+    Planes from, to;  // the row; may be the same
+    const std::uint8_t* pixels;
+    std::uint8_t* mask;
+    std::ptrdiff_t stride, mask_stride;
+    std::int32_t* marks;
+    int columns;
+    float light, gain, slope;  // change of level in column i: light + gain * level + slope * i
+};
+
+// A cell's marks: pixels that moved (0..16), which columns (4 bits) and rows (4 bits) hold them, |cell - background|.
+inline int moved(std::int32_t mark) { return mark & 255; }
+inline int moved_columns(std::int32_t mark) { return mark >> 8 & 15; }
+inline int moved_rows(std::int32_t mark) { return mark >> 12 & 15; }
+inline int contrast(std::int32_t mark) { return mark >> 16; }
+
+inline constexpr int kLightSums = 14;  // of 4 x 5 symmetric normal equations
+
+struct ModelKernels {
+    void (*warp)(const Warp& row);
+    void (*means)(const std::uint8_t* pixels, std::ptrdiff_t stride, int columns, float* out);
+    void (*learn)(const Learning& row);
+    // Adds a row's settled cells to the normal equations of change = l . (1, level, column, row), 16 lanes each.
+    void (*light)(const float* mean, const float* age, const float* cell, int columns, float step, float y,
+                  const float l[4], float spread, float sums[kLightSums][kLanes]);
+    // bits: whether the cell and its surroundings moved enough. above, here, below: marks; they may be read one before
+    // the row and up to 16 past it, and hold 0 there.
+    void (*seeds)(const std::int32_t* above, const std::int32_t* here, const std::int32_t* below, int columns,
+                  int least_here, int least_around, std::uint64_t* bits);
+};
+
+struct Kernels {
+    const char* name;
+    const ImageKernels& image;
+    const MotionKernels& motion;
+    const ModelKernels& model;
+};
+
+// The best that this processor can run, or the one that the environment's FASTMCD_LEVEL names.
+// std::invalid_argument if that is unknown or not supported here.
+const Kernels& kernels();
+
+}  // namespace fastmcd
