@@ -196,7 +196,7 @@ def main(argv=None):
     torch.set_num_threads(1)  # a handful of small crops is read faster by one thread than by many
     device = torch.device("cpu")
     latent = lenet.LeNet5().eval()
-    model = xnor.prepare(args, latent, args.pretrained, lenet.SHAPE, lenet.MEAN, lenet.STD, device)
+    model = xnor.prepare(args, latent, args.arch, args.pretrained, lenet.SHAPE, lenet.MEAN, lenet.STD, device)
     scene = make_scene(args.seed, args.frames)
     args.save.mkdir(parents=True, exist_ok=True)
     with VideoWriter(args.save / "demo.mp4", FPS, (WIDTH, HEIGHT)) as writer, BinOp(latent).binarized():
