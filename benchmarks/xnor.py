@@ -1,6 +1,6 @@
 """Prints how fast packed networks predict, beside PyTorch and onnxruntime, from uint8 pixels to class scores.
 
-    python benchmarks/xnor.py [--arch nin vgg LeNet_5] [--batch 1 8 128] [--threads 1 2] [--plot FILE]
+    python benchmarks/xnor.py [--arch nin vgg resnet20 LeNet_5] [--batch 1 8 128] [--threads 1 2] [--plot FILE]
 
 All in one process, by turns: each round times every runtime once, so that a busy machine hurts all alike. Printed: the
 median of the rounds in ms per image, its quartiles, and how many times slower than the best packed kernel it is. Then each
@@ -24,26 +24,31 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from util import checkpoint, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.files import atomic_write  # noqa: E402
-from util.folding import chain  # noqa: E402
+from util.folding import Shortcut, chain  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 
-SCRIPTS = {"nin": "CIFAR_10", "vgg": "CIFAR_10", "LeNet_5": "MNIST"}
+SCRIPTS = {"nin": "CIFAR_10", "vgg": "CIFAR_10", "resnet20": "CIFAR_10", "LeNet_5": "MNIST"}
 
 
 def load(arch):
-    """Return (script module, trained model in evaluation mode)."""
+    """Return (script module, model in evaluation mode), trained where there are weights of it."""
     path = ROOT / SCRIPTS[arch] / "main.py"
     spec = importlib.util.spec_from_file_location(f"{SCRIPTS[arch]}_main", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     model = script.MODELS[arch]().eval()
-    checkpoint.load_into(model, path.parent / "models" / f"{arch}.best.pth.tar", arch)
+    weights = path.parent / "models" / f"{arch}.best.pth.tar"
+    if weights.exists():
+        checkpoint.load_into(model, weights, arch)
+    else:
+        print(f"{arch} is untrained ({weights.relative_to(ROOT)} is missing): as fast, but it classifies nothing")
     return script, model.to(memory_format=torch.channels_last)
 
 
@@ -79,18 +84,27 @@ class FloatTwin(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        layers = []
-        for layer in chain(model):
+        self.layers, self.shortcuts = nn.ModuleList(), {}
+        for i, layer in enumerate(chain(model)):
             if isinstance(layer, BinConv2d):
-                layers += [layer.conv, nn.ReLU()]
+                layer = nn.Sequential(layer.conv, layer.activation)
             elif isinstance(layer, BinLinear):
-                layers += [nn.Flatten(), layer.linear, nn.ReLU()]
-            elif not isinstance(layer, nn.BatchNorm2d):
-                layers.append(layer)
-        self.layers = nn.Sequential(*layers, nn.Flatten())
+                layer = nn.Sequential(nn.Flatten(), layer.linear, nn.ReLU())
+            elif isinstance(layer, Shortcut):
+                self.shortcuts[i] = layer
+            elif isinstance(layer, nn.Linear):
+                layer = nn.Sequential(nn.Flatten(), layer)
+            self.layers.append(nn.Identity() if isinstance(layer, nn.BatchNorm2d | Shortcut) else layer)
 
     def forward(self, x):
-        return self.layers(x)
+        maps = [x]
+        for i, layer in enumerate(self.layers):
+            y = layer(maps[-1])
+            if i in self.shortcuts:
+                past = F.avg_pool2d(maps[self.shortcuts[i].source], self.shortcuts[i].size)
+                y = y + torch.cat([past] * (y.shape[1] // past.shape[1]), 1)
+            maps.append(y)
+        return maps[-1].flatten(1)
 
 
 def rounds_of(functions, batch, seconds):

@@ -12,7 +12,7 @@ from util import checkpoint, xnor
 from util.cli import InputError
 
 pytest.importorskip("util._xnor", reason="the native build is not there")
-from tests.test_xnor import NETWORKS, mnist, pixels, unsettle  # noqa: E402
+from tests.test_xnor import NETWORKS, mnist, pixels, predict, unsettle  # noqa: E402
 
 MOST_BYTES = {"nin": 205_000, "LeNet_5": 80_000, "vgg": 670_000, "resnet20": 65_000}
 
@@ -35,6 +35,21 @@ def test_a_packed_file_holds_the_network_to_the_last_bit(packed):
     again = xnor.load(path, arch)
     assert torch.equal(again(images), frozen(images)) and again.arch == arch
     assert again.save(path.with_suffix(".again")) == size and path.with_suffix(".again").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(("arch", "most_bytes"), [("nin", 215_000), ("resnet20", 70_000)])
+def test_binary_weights_with_float_activations_are_bits_in_the_file(arch, most_bytes, tmp_path):
+    network, shape, mean, std = NETWORKS[arch]
+    torch.manual_seed(8)
+    model = unsettle(network(estimator="none"))
+    frozen = xnor.freeze(model, shape, mean, std, f"{arch}_bwn")
+    assert frozen.save(tmp_path / "x.xnor") <= most_bytes
+    images = pixels(2, shape)
+    again = xnor.load(tmp_path / "x.xnor", f"{arch}_bwn")(images)
+    x = (images.float() / 255 - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
+    expected = predict(model, x)
+    assert torch.equal(again, frozen(images)) and torch.equal(again.argmax(1), expected.argmax(1))
+    torch.testing.assert_close(again / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
 
 
 def test_another_network_is_refused(packed):
@@ -73,6 +88,7 @@ def forge(path, head, tensors):
     [{"step": "add", "map": 1, "size": 1}], [{"step": "add", "map": -1, "size": 1}], [{"step": "add", "map": 0, "size": 0}],
     [{"step": "add", "map": 0, "size": 2}], [{"step": "add", "map": 0, "size": 1 << 31}], [{"step": "add", "map": 0, "size": "1"}],
     [{"step": "prelu", "slope": [2]}], [{"step": "sign", "scale": [1], "threshold": [1]}, {"step": "add", "map": 1, "size": 1}],
+    [{"step": "conv", "weight": [1, 1, 3, 3], "scale": [1], "shift": [1], "relu": False, "stride": 1, "padding": 0}],  # 9 weights, 8 bits
     "conv", None, [],
 ])  # fmt: skip
 def test_forged_files_are_refused_or_harmless(steps, tmp_path):
@@ -81,7 +97,8 @@ def test_forged_files_are_refused_or_harmless(steps, tmp_path):
     forge(
         tmp_path / "x.xnor",
         head,
-        {"00.scale": ones, "00.shift": ones, "00.negative": np.ones(1, np.uint8), "00.threshold": np.ones(1, np.int32)},
+        {"00.scale": ones, "00.shift": ones, "00.negative": np.ones(1, np.uint8), "00.threshold": np.ones(1, np.int32),
+         "00.weight": np.ones(1, np.uint8)},
     )
     if steps == []:
         assert xnor.load(tmp_path / "x.xnor")(torch.zeros(1, 1, 4, 4)).shape == (1, 16)

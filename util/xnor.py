@@ -97,15 +97,18 @@ class Frozen(nn.Module):
 def _packed(key: str, value: np.ndarray) -> np.ndarray:
     if key == "negative":
         return np.packbits(value)
+    if key == "weight" and (np.abs(value) == 1).all():  # of a layer with 1-bit weights alone
+        return np.packbits(value < 0)
     return value.reshape(-1)[:1] if (value == value.reshape(-1)[0]).all() else value  # equal values are stored once
 
 
 def _unpacked(key: str, value: np.ndarray, shape: list[int]) -> np.ndarray:
-    count = math.prod(shape)
-    if not 0 < count <= 2**26 or (key == "negative" and value.size != (count + 7) // 8):
+    count, bits = math.prod(shape), key == "negative" or key == "weight" and value.dtype == np.uint8
+    if not 0 < count <= 2**26 or (bits and value.size != (count + 7) // 8):
         raise ValueError(f"{key} of {shape}, but {value.size} values")
-    if key == "negative":
-        return np.unpackbits(value, count=count).reshape(shape)
+    if bits:
+        negative = np.unpackbits(value, count=count).reshape(shape)
+        return negative if key == "negative" else np.where(negative, np.float32(-1), np.float32(1))
     return np.ascontiguousarray(np.broadcast_to(value, shape))
 
 
