@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from util import checkpoint, data, naming, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
-from util.cli import InputError, Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
+from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
 from util.layers import BatchNorm2d, BinConv2d  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -170,14 +170,6 @@ def preprocess(images):
     return data.normalize(images, MEAN, STD).contiguous(memory_format=torch.channels_last)
 
 
-def load_teacher(path, count):
-    """Return the teacher's logits, float32 (count, 10), for the training images in their order."""
-    logits = checkpoint.load_tensors(path).get("logits")
-    if logits is None or logits.shape[1:] != (len(CLASSES),) or len(logits) < count:
-        raise InputError(f"{path}: holds no logits for {count} images; write them with PyTorch_CIFAR10/main.py --logits")
-    return logits[:count].float()
-
-
 def to_images(crops):
     """Return uint8 (N, 3, 32, 32) from a list of RGB crops (H, W, 3) of any size."""
     small = [cv2.resize(crop, (32, 32), interpolation=cv2.INTER_AREA) for crop in crops]
@@ -259,7 +251,7 @@ def train(model, args, device, bin_op):
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    taught = load_teacher(args.teacher, len(images))[kept] if args.teacher else None
+    taught = training.load_teacher(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
     training.keep_memory()
     args.rank, args.processes = training.join_processes(device)
     args.bf16 = training.fast_bf16(device)

@@ -111,7 +111,7 @@ def test_a_teacher_is_listened_to(home, images, capsys):
     teacher = home / "teacher.safetensors"
     save_file({"logits": 10 * F.one_hot((labels + 1) % 10, 10).half()}, teacher)  # says the next class
     logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
-    taught = main.load_teacher(teacher, 20)
+    taught = training.load_teacher(teacher, 20, 10)
     expected = 0.1 * F.cross_entropy(logits, labels)
     p, log_q = (taught / main.HEAT).softmax(1), (logits / main.HEAT).log_softmax(1)
     expected = expected + 0.9 * main.HEAT**2 * (p * (p.log() - log_q)).sum(1).mean()

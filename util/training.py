@@ -91,6 +91,14 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor]) -> 
         norm.momentum = momentum
 
 
+def load_teacher(path: Path, count: int, classes: int) -> torch.Tensor:
+    """Return a teacher's logits, float32 (count, classes), for the training images in their order; raises InputError without them."""
+    logits = checkpoint.load_tensors(path).get("logits")
+    if logits is None or logits.shape[1:] != (classes,) or len(logits) < count:
+        raise InputError(f"{path}: holds no logits for {count} images; write them with PyTorch_CIFAR10/main.py --logits")
+    return logits[:count].float()
+
+
 class Log:
     """One run of training in `directory`: ARCH.last.pth.tar (to resume), ARCH.best.pth.tar, ARCH.log.csv, ARCH.curve.png.
 
