@@ -330,6 +330,13 @@ void float_affine(const float* x, const float* scale, const float* shift, bool r
     for (int i = 0; i < n; ++i) y[i] = after(x[i], scale[i], shift[i], floor);
 }
 
+void prelu(const float* x, const float* slope, int n, float* y) {
+    for (int i = 0; i < n; ++i) {  // no branch, which would be guessed wrong half the time: this form is vectorized at every level
+        const float below = x[i] < 0 ? x[i] : 0.0f, above = x[i] < 0 ? 0.0f : x[i];
+        y[i] = above + below * slope[i];
+    }
+}
+
 // ---- The limit -------------------------------------------------------------------------------------------------------
 // The compiler must not see that every round is the same, and must keep the sums in registers.
 #if LOOKUP && defined(XNOR_NEON)
@@ -375,7 +382,7 @@ double spin(int rounds) {
 #define XNOR_TABLE(level)                                                                                                          \
     extern const Kernels XNOR_JOIN(kernels_, level);                                                                               \
     const Kernels XNOR_JOIN(kernels_, level){XNOR_TEXT(level), WORD_BYTES, LOAD_BYTES, LANES, FLOATS, depth_of, pack, binary, real, count_bits, \
-                                             float_bits, count_affine, float_affine, spin};
+                                             float_bits, count_affine, float_affine, prelu, spin};
 XNOR_TABLE(XNOR_LEVEL)
 
 }  // namespace xnor

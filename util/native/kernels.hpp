@@ -39,6 +39,7 @@ struct Kernels {
     // y = (taps - 2 count) * scale + shift, or x * scale + shift; below zero becomes zero if relu.
     void (*count_affine)(const std::uint16_t* counts, int taps, const float* scale, const float* shift, bool relu, int n, float* y);
     void (*float_affine)(const float* x, const float* scale, const float* shift, bool relu, int n, float* y);
+    void (*prelu)(const float* x, const float* slope, int n, float* y);  // x * slope where x < 0
     // Does nothing but the level's xnor-popcount-add, in registers, `rounds` times; returns the binary multiply-accumulates done.
     double (*spin)(int rounds);
 };

@@ -353,8 +353,8 @@ void Network::prelu(std::span<const float> slope) {
     Map& in = m.need(false, "prelu");
     Map& out = m.add(in.shape, false);
     const int n = in.shape.channels;
-    m.each_pixel(out, [&in, &out, n, slope = m.constant(slope, n, 1.0f, "slope")](int y, int x) {
-        std::transform(in.at(y, x), in.at(y, x) + n, slope.data(), out.at(y, x), [](float v, float s) { return v < 0 ? v * s : v; });
+    m.each_pixel(out, [&m, &in, &out, n, slope = m.constant(slope, n, 1.0f, "slope")](int y, int x) {
+        m.k.prelu(in.at(y, x), slope.data(), n, out.at(y, x));
     });
 }
 
