@@ -75,7 +75,7 @@ def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
     more = ["--batch-size", "16", "--epochs", "1", "--seed", "3"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(tmp_path / "driver.py"), *arguments(images, *more)]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.count("epoch   1") == 1, done.stderr[-2000:]
+    assert done.returncode == 0 and done.stdout.count("epoch   1") == done.stdout.count("written: ") == 1, done.stderr[-2000:]
     found = torch.load(tmp_path / "models" / "resnet20.last.pth.tar", weights_only=True)["state_dict"]
 
     # The same step by hand: each half's gradient by itself, then their mean.

@@ -23,7 +23,7 @@ from util.files import atomic_write
 
 COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
 # A resumed run must agree with the first on these; its length may change.
-SETTINGS = ["arch", "lr", "batch_size", "seed", "limit", "pretrained"]
+SETTINGS = ["arch", "lr", "batch_size", "seed", "limit", "pretrained", "teacher"]
 LARGEST = 6e6  # bytes of a file of weights; a larger network's binarized weights are kept as bits
 
 
@@ -110,8 +110,8 @@ class Log:
     def __init__(self, directory: Path, arch: str, args, model: nn.Module, optimizer: torch.optim.Optimizer):
         self.directory, self.arch, self.model, self.optimizer = directory, arch, model, optimizer
         self.first, self.processes = args.rank == 0, args.processes
-        self.settings = {name: getattr(args, name) for name in SETTINGS}
-        self.settings["pretrained"] = args.pretrained and str(args.pretrained)  # torch.load(weights_only=True) reads no Path
+        given = {name: getattr(args, name, None) for name in SETTINGS}
+        self.settings = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}  # files hold no Path
         self.epoch, self.step, self.total, self.seconds, self.rows, self.best = 0, 0, 0.0, 0.0, [], None
         self.last_path = directory / f"{arch}.last.pth.tar"
         self.best_path = directory / f"{arch}.best.pth.tar"
@@ -158,7 +158,7 @@ class Log:
         """Return whether any process was asked to stop; all get the same answer, or one would wait for the others for ever."""
         if self.processes == 1:
             return self._stop
-        stop = torch.tensor(float(self._stop))
+        stop = torch.tensor(float(self._stop), device=next(self.model.parameters()).device)
         distributed.all_reduce(stop)
         return stop.item() > 0
 
@@ -200,6 +200,8 @@ class Log:
 
     def finish(self, accuracy: float) -> None:
         """Print the test `accuracy` (in [0, 1]); keep weights, log and curve if the run is the best so far."""
+        if not self.first:
+            return
         held_out = 100 * self.best["held_out_accuracy"]
         print(f"epoch {self.best['epoch']} (held out {held_out:.2f} %): {100 * accuracy:.2f} % of the test images right")
         if self.best_path.exists():
