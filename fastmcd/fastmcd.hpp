@@ -83,7 +83,7 @@ struct Params {
     double match = 1;               // 0.5..20 variances: a cell this near its background teaches it. More: absorbs more
     double threshold = 3.5;         // 1..50 variances: beyond: foreground. More: quieter, thinner objects
     double initial_variance = 400;  // 1..10000: of a cell just seen for the first time
-    double min_variance = 25;       // 1..1000: floor, the noise that is always expected. More: blinder in dark scenes
+    double min_variance = 36;       // 1..1000: floor, the noise that is always expected. More: blinder in dark scenes
     double decay_variance = 2500;   // 100..65025: above this a cell is unreliable and loses age
     double decay_rate = 0.001;      // 0..1 per variance: how fast it does
     // Regions and boxes.
