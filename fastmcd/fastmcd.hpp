@@ -6,7 +6,7 @@
 //         for (const fastmcd::Object& object : result.objects) use(object.box, object.crop, object.score);
 //     }
 //
-// Each frame is smoothed (5x5 median), registered to the one before it (textured points tracked by Lucas-Kanade,
+// Each frame is smoothed (nearly a 5x5 median), registered to the one before it (textured points tracked by Lucas-Kanade,
 // then a RANSAC homography), and compared with a background model that is carried along under that homography:
 // one Gaussian per 4x4 pixel cell, and a second one as the candidate that may replace it. What does not fit the
 // background becomes the mask, and the mask's connected regions become boxes.
@@ -121,7 +121,7 @@ public:
     Result detect_bgr(Colour frame, Timings* timings = nullptr);  // as if given what grey_from_bgr makes of it
 
     void reset();               // forget everything: the next frame is the first
-    std::size_t bytes() const;  // memory held: below 40 per pixel, plus at most 64 KiB
+    std::size_t bytes() const;  // memory held: below 24 per pixel, plus at most 128 KiB
 
 private:
     template <class Frame>
