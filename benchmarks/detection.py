@@ -1,6 +1,6 @@
-"""Prints how well the detector finds what moves, beside OpenCV's MOG2, on sequences with ground truth.
+"""Prints how well the detector finds what moves, beside OpenCV's MOG2 and KNN, on sequences with ground truth.
 
-    python benchmarks/detection.py SEQUENCE... [--param NAME=VALUE]... [--pictures DIR] [--no-mog2]
+    python benchmarks/detection.py SEQUENCE... [--param NAME=VALUE]... [--pictures DIR] [--no-rivals]
 
 SEQUENCE is a directory with input/ and groundtruth/ as in CDnet (also ROI.bmp and temporalROI.txt) or DAVIS. P, R and
 F are over pixels by the CDnet protocol: 0 (static) and 50 (shadow) against 255 (moving), inside the regions of
@@ -24,6 +24,7 @@ import fastmcd  # noqa: E402
 
 STATIC, SHADOW, MOVING = 0, 50, 255
 MIN_TRUE_AREA = 50  # px: smaller regions of the truth are crumbs
+RIVALS = {"MOG2": cv2.createBackgroundSubtractorMOG2, "KNN": cv2.createBackgroundSubtractorKNN}
 STAGES = ("smooth", "motion", "model", "boxes")
 
 
@@ -113,14 +114,14 @@ def picture(bgr: np.ndarray, mask: np.ndarray, boxes: np.ndarray, truth: np.ndar
     return np.hstack([out, cv2.cvtColor(mask, cv2.COLOR_GRAY2BGR)])
 
 
-def run(directory: Path, params: dict[str, float], pictures: Path | None, mog2: bool) -> dict[str, Score]:
-    """{'fastMCD': Score, 'MOG2': Score} of one sequence."""
-    scores = {"fastMCD": Score(), **({"MOG2": Score()} if mog2 else {})}
-    detector, rival = None, cv2.createBackgroundSubtractorMOG2()
+def run(directory: Path, params: dict[str, float], pictures: Path | None, rivals: dict) -> dict[str, Score]:
+    """{'fastMCD': Score, name of a rival: Score} of one sequence."""
+    scores = {name: Score() for name in ("fastMCD", *rivals)}
+    detector, rivals = None, {name: make() for name, make in rivals.items()}
     for number, (bgr, truth, region) in enumerate(read(directory)):
         detector = detector or fastmcd.Detector(bgr.shape[1], bgr.shape[0], **params)
         start = time.perf_counter()
-        result = detector.detect(fastmcd.grey(bgr))
+        result = detector.detect(bgr)
         scores["fastMCD"].ms.append(1e3 * (time.perf_counter() - start))
         scores["fastMCD"].stages.append([result.timings[stage] for stage in STAGES])
         if truth is not None:
@@ -129,12 +130,12 @@ def run(directory: Path, params: dict[str, float], pictures: Path | None, mog2: 
             pictures.mkdir(parents=True, exist_ok=True)
             view = picture(bgr, result.mask, result.boxes, truth)
             cv2.imwrite(str(pictures / f"{directory.name}_{number:04d}.png"), view)
-        if mog2:
+        for name, rival in rivals.items():
             start = time.perf_counter()
             mask = (rival.apply(bgr) > 200).astype(np.uint8)  # 127 is shadow
-            scores["MOG2"].ms.append(1e3 * (time.perf_counter() - start))
+            scores[name].ms.append(1e3 * (time.perf_counter() - start))
             if truth is not None:
-                add(scores["MOG2"], mask, components(mask, MIN_TRUE_AREA), truth, region)
+                add(scores[name], mask, components(mask, MIN_TRUE_AREA), truth, region)
     return scores
 
 
@@ -150,7 +151,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("sequences", nargs="+", type=Path, metavar="SEQUENCE")
     parser.add_argument("--param", action="append", type=param, default=[], metavar="NAME=VALUE", help="detector's")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write every tenth frame with its boxes there")
-    parser.add_argument("--no-mog2", action="store_true", help="leave the rival out")
+    parser.add_argument("--no-rivals", action="store_true", help="only the detector")
     args = parser.parse_args(argv)
     for directory in args.sequences:
         if not ((directory / "input").is_dir() and (directory / "groundtruth").is_dir()):
@@ -164,7 +165,7 @@ def main(argv=None) -> None:
     stages = "  ".join(f"{stage:>6}" for stage in STAGES)
     print(f"{'sequence':<24}{'method':<10}P     R     F      boxR  boxP  {'ms':>6}  {stages}")
     for directory in args.sequences:
-        for method, score in run(directory, dict(args.param), args.pictures, not args.no_mog2).items():
+        for method, score in run(directory, dict(args.param), args.pictures, {} if args.no_rivals else RIVALS).items():
             print(f"{directory.name:<24}{method:<10}{score.row()}", flush=True)
 
 

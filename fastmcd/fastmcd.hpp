@@ -6,7 +6,7 @@
 //         for (const fastmcd::Object& object : result.objects) use(object.box, object.crop, object.score);
 //     }
 //
-// Each frame is smoothed (5x5 median), registered to the one before it (textured points tracked by Lucas-Kanade,
+// Each frame is smoothed (nearly a 5x5 median), registered to the one before it (textured points tracked by Lucas-Kanade,
 // then a RANSAC homography), and compared with a background model that is carried along under that homography:
 // one Gaussian per 4x4 pixel cell, and a second one as the candidate that may replace it. What does not fit the
 // background becomes the mask, and the mask's connected regions become boxes.
@@ -83,7 +83,7 @@ struct Params {
     double match = 1;               // 0.5..20 variances: a cell this near its background teaches it. More: absorbs more
     double threshold = 3.5;         // 1..50 variances: beyond: foreground. More: quieter, thinner objects
     double initial_variance = 400;  // 1..10000: of a cell just seen for the first time
-    double min_variance = 25;       // 1..1000: floor, the noise that is always expected. More: blinder in dark scenes
+    double min_variance = 36;       // 1..1000: floor, the noise that is always expected. More: blinder in dark scenes
     double decay_variance = 2500;   // 100..65025: above this a cell is unreliable and loses age
     double decay_rate = 0.001;      // 0..1 per variance: how fast it does
     // Regions and boxes.
@@ -121,7 +121,7 @@ public:
     Result detect_bgr(Colour frame, Timings* timings = nullptr);  // as if given what grey_from_bgr makes of it
 
     void reset();               // forget everything: the next frame is the first
-    std::size_t bytes() const;  // memory held: below 40 per pixel, plus at most 64 KiB
+    std::size_t bytes() const;  // memory held: below 24 per pixel, plus at most 128 KiB
 
 private:
     template <class Frame>

@@ -15,18 +15,60 @@ ALWAYS V median5(V a, V b, V c, V d, V e) {  // neither the least of two least o
 }
 
 template <class V>
+ALWAYS V second5(V a, V b, V c, V d, V e) {  // greatest but one
+    const V ab = greater(a, b), cd = greater(c, d);
+    const V four = greater(lesser(ab, cd), greater(lesser(a, b), lesser(c, d)));
+    return greater(four, lesser(greater(ab, cd), e));
+}
+
+template <class V>
+ALWAYS V fourth5(V a, V b, V c, V d, V e) {  // least but one
+    const V ab = lesser(a, b), cd = lesser(c, d);
+    const V four = lesser(greater(ab, cd), lesser(greater(a, b), greater(c, d)));
+    return lesser(four, greater(lesser(ab, cd), e));
+}
+
+template <class V>
+ALWAYS void order(V& a, V& b) {
+    const V low = lesser(a, b);
+    b = greater(a, b), a = low;
+}
+
+template <class V>
+ALWAYS void sort5(V& a, V& b, V& c, V& d, V& e) {
+    order(a, b), order(d, e), order(c, e), order(c, d), order(a, d);
+    order(a, c), order(b, e), order(b, d), order(b, c);
+}
+
+// With the columns of the 5x5 neighbourhood sorted, and then the rows, the middle of 25 lies on or beside the diagonal from
+// the greatest of the least to the least of the greatest: its median is nearly that of all.
+template <class V>
 ALWAYS void smooth_by(const std::uint8_t* const rows[5], int width, std::uint8_t* line, std::uint8_t* out) {
     constexpr int n = sizeof(V);
+    const std::ptrdiff_t pitch = width + 4 + kSlack;
     for (int x = 0;; x = x + 2 * n < width ? x + n : width - n) {  // the last step overlaps the one before
-        store(line + 2 + x, median5(load<V>(rows[0] + x), load<V>(rows[1] + x), load<V>(rows[2] + x),
-                                    load<V>(rows[3] + x), load<V>(rows[4] + x)));
+        V v[5];
+        for (int k = 0; k < 5; ++k) v[k] = load<V>(rows[k] + x);
+        sort5(v[0], v[1], v[2], v[3], v[4]);
+        for (int k = 0; k < 5; ++k) store(line + k * pitch + 2 + x, v[k]);
         if (x == width - n) break;
     }
-    line[0] = line[1] = line[2];
-    line[width + 2] = line[width + 3] = line[width + 1];
-    for (int x = 0; x < width; x += n)
-        store(out + x, median5(load<V>(line + x), load<V>(line + x + 1), load<V>(line + x + 2), load<V>(line + x + 3),
-                               load<V>(line + x + 4)));
+    for (int k = 0; k < 5; ++k) {
+        std::uint8_t* p = line + k * pitch;
+        p[0] = p[1] = p[2];
+        p[width + 2] = p[width + 3] = p[width + 1];
+    }
+    for (int x = 0; x < width; x += n) {
+        const auto at = [&](int k, int i) { return load<V>(line + k * pitch + x + i); };
+        const auto all = [&](int k, auto f) { return f(at(k, 0), at(k, 1), at(k, 2), at(k, 3), at(k, 4)); };
+        const V values[5] = {
+            all(0, [](V a, V b, V c, V d, V e) { return greater(greater(greater(a, b), greater(c, d)), e); }),
+            all(1, [](V a, V b, V c, V d, V e) { return second5(a, b, c, d, e); }),
+            all(2, [](V a, V b, V c, V d, V e) { return median5(a, b, c, d, e); }),
+            all(3, [](V a, V b, V c, V d, V e) { return fourth5(a, b, c, d, e); }),
+            all(4, [](V a, V b, V c, V d, V e) { return lesser(lesser(lesser(a, b), lesser(c, d)), e); })};
+        store(out + x, median5(values[0], values[1], values[2], values[3], values[4]));
+    }
 }
 
 void smooth(const std::uint8_t* const rows[5], int width, std::uint8_t* line, std::uint8_t* out) {

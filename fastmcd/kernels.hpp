@@ -15,8 +15,8 @@ inline constexpr int kCell = 4;    // px: side of a cell of the background model
 
 struct ImageKernels {
     void (*grey)(const std::uint8_t* bgr, int count, std::uint8_t* out);
-    // Median of five rows, then of five neighbours in the result; at the ends the outermost repeat. At least 16 pixels.
-    // line: room for width + 4 + kSlack bytes.
+    // Median, nearly, of five by five pixels; at the ends the outermost repeat. At least 16 pixels.
+    // line: room for 5 * (width + 4 + kSlack) bytes.
     void (*smooth)(const std::uint8_t* const rows[5], int width, std::uint8_t* line, std::uint8_t* out);
     void (*halve)(const std::uint8_t* a, const std::uint8_t* b, int width, std::uint8_t* out);  // width: of out
 };
