@@ -65,7 +65,7 @@ class Detector:
         self._detector.reset()
 
     def bytes(self) -> int:
-        """Memory held, in bytes: below 40 per pixel, plus at most 64 KiB."""
+        """Memory held, in bytes: below 24 per pixel, plus at most 128 KiB."""
         return self._detector.bytes()
 
 

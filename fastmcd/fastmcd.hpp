@@ -121,7 +121,7 @@ public:
     Result detect_bgr(Colour frame, Timings* timings = nullptr);  // as if given what grey_from_bgr makes of it
 
     void reset();               // forget everything: the next frame is the first
-    std::size_t bytes() const;  // memory held: below 40 per pixel, plus at most 64 KiB
+    std::size_t bytes() const;  // memory held: below 24 per pixel, plus at most 128 KiB
 
 private:
     template <class Frame>

@@ -137,7 +137,7 @@ def test_parameters():
 
 def test_memory_is_bounded():
     for width, height in [(32, 32), (320, 240), (1921, 1081)]:
-        assert fastmcd.Detector(width, height).bytes() < 40 * width * height + 65536
+        assert fastmcd.Detector(width, height).bytes() < 24 * width * height + 131072
 
 
 def test_detectors_in_threads_do_not_disturb_each_other():
