@@ -1,6 +1,7 @@
 # make demo             render a clip, detect and name what moves in it          (make demo CLIP=path: a real clip, CIFAR-10 network)
 # make test             the whole test suite, C++ and Python
 # make bench SEQUENCES="DIR DIR"   quality and speed of the detector on sequences with ground truth (CDnet, DAVIS), beside MOG2
+# make bench-speed      speed of the detector by frame size, stage and CPU level, beside MOG2
 # make bench-xnor       speed of packed networks beside PyTorch (and onnxruntime where installed), layer by layer
 # make bench-cost CLIPS="FILE DIR"  what binarizing costs: accuracy, names of objects in clips, time and file size, beside float networks
 # make bench-training   images per second of a training step, beside XNOR-Net-PyTorch's plain loop
@@ -19,7 +20,7 @@ OUT ?= out
 
 TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-lenet train-airbench train-mobilenet
 
-.PHONY: demo test bench bench-xnor bench-cost bench-training $(TRAININGS) lint sanitize native clean
+.PHONY: demo test bench bench-speed bench-xnor bench-cost bench-training $(TRAININGS) lint sanitize native clean
 .DELETE_ON_ERROR:
 
 demo: native
@@ -35,6 +36,9 @@ test: native $(VENV)/.tests
 
 bench: native
 	$(PY) benchmarks/detection.py $(SEQUENCES)
+
+bench-speed: native
+	$(PY) benchmarks/detection.py --speed
 
 bench-xnor: native
 	$(PY) benchmarks/xnor.py --plot $(OUT)

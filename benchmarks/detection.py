@@ -1,19 +1,27 @@
-"""Prints how well the detector finds what moves, beside OpenCV's MOG2 and KNN, on sequences with ground truth.
+"""Prints how well the detector finds what moves, and how fast, beside other methods.
 
-    python benchmarks/detection.py SEQUENCE... [--param NAME=VALUE]... [--pictures DIR] [--no-rivals]
+    python benchmarks/detection.py SEQUENCE... [--peers NAME...] [--param NAME=VALUE]... [--pictures DIR]
+    python benchmarks/detection.py --speed [SEQUENCE]
 
 SEQUENCE is a directory with input/ and groundtruth/ as in CDnet (also ROI.bmp and temporalROI.txt) or DAVIS. P, R and
 F are over pixels by the CDnet protocol: 0 (static) and 50 (shadow) against 255 (moving), inside the regions of
 interest; other levels do not count. Box recall and precision are at IoU 0.5 against the connected regions of 255. DAVIS
 labels one object and has no frames to warm up, so its rows are good for comparing only. ms are medians per frame, BGR
-in, one thread; the stages are the detector's own.
+in, one thread; the stages are the detector's own. Peers: MOG2 and KNN are OpenCV's; CNT and GSOC need
+opencv-contrib-python, SuBSENSE needs pybgs. --pictures writes a sheet of the best and worst frames of each sequence.
+
+--speed times the detector on every CPU level, and MOG2, by turns on the same frames: a sequence's, resized, or those of
+a made scene (panning camera, two moving objects).
 """
 
 import argparse
+import os
 import re
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -21,11 +29,29 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fastmcd  # noqa: E402
+from fastmcd import _fastmcd  # noqa: E402
+from util.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 
 STATIC, SHADOW, MOVING = 0, 50, 255
 MIN_TRUE_AREA = 50  # px: smaller regions of the truth are crumbs
-RIVALS = {"MOG2": cv2.createBackgroundSubtractorMOG2, "KNN": cv2.createBackgroundSubtractorKNN}
 STAGES = ("smooth", "motion", "model", "boxes")
+SIZES = ((320, 240), (640, 480), (1280, 720), (1920, 1080))
+WARM_UP = 10  # frames that are not timed
+
+
+def pybgs_subsense():
+    import pybgs
+
+    return pybgs.SuBSENSE()
+
+
+PEERS: dict[str, Callable] = {
+    "MOG2": cv2.createBackgroundSubtractorMOG2,
+    "KNN": cv2.createBackgroundSubtractorKNN,
+    "CNT": lambda: cv2.bgsegm.createBackgroundSubtractorCNT(),
+    "GSOC": lambda: cv2.bgsegm.createBackgroundSubtractorGSOC(),
+    "SuBSENSE": pybgs_subsense,
+}
 
 
 @dataclass
@@ -41,12 +67,14 @@ class Score:
     ms: list[float] = field(default_factory=list)
     stages: list[list[float]] = field(default_factory=list)
 
+    def f(self) -> float:
+        return 2 * self.tp / max(1, 2 * self.tp + self.fp + self.fn)
+
     def row(self) -> str:
         precision, recall = self.tp / max(1, self.tp + self.fp), self.tp / max(1, self.tp + self.fn)
-        f = 2 * self.tp / max(1, 2 * self.tp + self.fp + self.fn)
         boxes = f"{self.right_boxes / max(1, self.true_boxes):.2f}  {self.right_boxes / max(1, self.found_boxes):.2f}"
         stages = "  ".join(f"{v:6.2f}" for v in np.median(self.stages, axis=0)) if self.stages else ""
-        return f"{precision:.2f}  {recall:.2f}  {f:.3f}  {boxes}  {np.median(self.ms):6.2f}  {stages}"
+        return f"{precision:.2f}  {recall:.2f}  {self.f():.3f}  {boxes}  {np.median(self.ms):6.2f}  {stages}"
 
 
 def components(mask: np.ndarray, min_area: int) -> np.ndarray:
@@ -114,29 +142,102 @@ def picture(bgr: np.ndarray, mask: np.ndarray, boxes: np.ndarray, truth: np.ndar
     return np.hstack([out, cv2.cvtColor(mask, cv2.COLOR_GRAY2BGR)])
 
 
-def run(directory: Path, params: dict[str, float], pictures: Path | None, rivals: dict) -> dict[str, Score]:
-    """{'fastMCD': Score, name of a rival: Score} of one sequence."""
-    scores = {name: Score() for name in ("fastMCD", *rivals)}
-    detector, rivals = None, {name: make() for name, make in rivals.items()}
+def sheet(views: list[tuple[float, np.ndarray]], count: int = 4) -> np.ndarray:
+    """The views of the best scores in the left column, and those of the worst in the right one, the very worst first."""
+    ordered = [view for _, view in sorted(views, key=lambda pair: pair[0])]
+    half = min(count, (len(ordered) + 1) // 2)
+    return np.hstack([np.vstack(ordered[-half:][::-1]), np.vstack(ordered[:half])])
+
+
+def timed(call: Callable, frame: np.ndarray) -> tuple[object, float]:
+    """What call(frame) returns, and the ms that it took."""
+    start = time.perf_counter()
+    result = call(frame)
+    return result, 1e3 * (time.perf_counter() - start)
+
+
+def run(directory: Path, params: dict[str, float], pictures: Path | None, peers: Iterable[str]) -> dict[str, Score]:
+    """{'fastMCD': Score, peer: Score ...} of one sequence."""
+    scores = {name: Score() for name in ("fastMCD", *peers)}
+    detector, rivals, views = None, {name: PEERS[name]() for name in peers}, []
     for number, (bgr, truth, region) in enumerate(read(directory)):
         detector = detector or fastmcd.Detector(bgr.shape[1], bgr.shape[0], **params)
-        start = time.perf_counter()
-        result = detector.detect(bgr)
-        scores["fastMCD"].ms.append(1e3 * (time.perf_counter() - start))
+        result, ms = timed(detector.detect, bgr)
+        scores["fastMCD"].ms.append(ms)
         scores["fastMCD"].stages.append([result.timings[stage] for stage in STAGES])
         if truth is not None:
             add(scores["fastMCD"], result.mask, result.boxes, truth, region)
-        if pictures and number % 10 == 9:
-            pictures.mkdir(parents=True, exist_ok=True)
-            view = picture(bgr, result.mask, result.boxes, truth)
-            cv2.imwrite(str(pictures / f"{directory.name}_{number:04d}.png"), view)
+        if pictures and truth is not None and number % 5 == 4 and (truth == MOVING).any():
+            frame_score = Score()
+            add(frame_score, result.mask, result.boxes, truth, region)
+            views.append((frame_score.f(), picture(bgr, result.mask, result.boxes, truth)))
         for name, rival in rivals.items():
-            start = time.perf_counter()
-            mask = (rival.apply(bgr) > 200).astype(np.uint8)  # 127 is shadow
-            scores[name].ms.append(1e3 * (time.perf_counter() - start))
+            mask, ms = timed(rival.apply, bgr)
+            scores[name].ms.append(ms)
             if truth is not None:
+                mask = (mask > 200).astype(np.uint8)  # 127 is shadow
                 add(scores[name], mask, components(mask, MIN_TRUE_AREA), truth, region)
+    if views:
+        pictures.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(pictures / f"{directory.name}.png"), sheet(views))
     return scores
+
+
+def made_scene(width: int, height: int, frames: int) -> list[np.ndarray]:
+    """BGR frames of a panning, trembling camera over textured ground on which two objects move."""
+    path = camera_path(frames, start=(60, 60), pan=(1.3, 0.4), shake=0.5)
+    size, ground = height // 4, texture(width + 2 * frames + 120, height + frames + 120, seed=1)
+    movers = [
+        Mover(digit_sprite(3, size=size), lambda t: (60 + 0.3 * width + 4 * t, 60 + 0.3 * height)),
+        Mover(digit_sprite(8, size=size), lambda t: (60 + 0.8 * width - 3 * t, 60 + 0.7 * height)),
+    ]
+    return [frame.image for frame in Scene(width, height, ground, path, movers)]
+
+
+def detectors(width: int, height: int) -> dict[str, fastmcd.Detector]:
+    """CPU level -> a detector that uses it."""
+    before, out = os.environ.get("FASTMCD_LEVEL"), {}
+    for level in _fastmcd.levels():
+        os.environ["FASTMCD_LEVEL"] = level
+        out[level] = fastmcd.Detector(width, height)
+    os.environ.pop("FASTMCD_LEVEL")
+    os.environ.update({"FASTMCD_LEVEL": before} if before else {})
+    return out
+
+
+def speed(frames: list[np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{'MOG2' or CPU level: (ms of each frame, ms of each frame and stage)}, after the warm-up."""
+    height, width = frames[0].shape[:2]
+    ours, rival = detectors(width, height), PEERS["MOG2"]()
+    ms, stages = {name: [] for name in ("MOG2", *ours)}, {name: [] for name in ours}
+    for frame in frames:
+        ms["MOG2"].append(timed(rival.apply, frame)[1])
+        for level, detector in ours.items():
+            result, spent = timed(detector.detect, frame)
+            ms[level].append(spent)
+            stages[level].append([result.timings[stage] for stage in STAGES])
+    return {name: (np.array(ms[name][WARM_UP:]), np.array(stages.get(name, [])[WARM_UP:])) for name in ms}
+
+
+def print_speed(sequence: Path | None, sizes: Iterable[tuple[int, int]], count: int) -> None:
+    print(f"{'size':<11}{'method':<10}{'ms':>7} {'quartiles':>15}  {'MOG2 / ours':>11}  {'  '.join(f'{s:>6}' for s in STAGES)}")
+    vga = None
+    for width, height in sizes:
+        if sequence:
+            first = [bgr for (bgr, _, _), _ in zip(read(sequence), range(count), strict=False)]
+            frames = [cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA) for bgr in first]
+        else:
+            frames = made_scene(width, height, count)
+        figures = speed(frames)
+        reference = np.median(figures["MOG2"][0])
+        vga = reference if (width, height) == (640, 480) else vga
+        for name, (ms, stages) in figures.items():
+            low, middle, high = np.percentile(ms, (25, 50, 75))
+            parts = "  ".join(f"{v:6.3f}" for v in np.median(stages, axis=0)) if len(stages) else ""
+            print(f"{f'{width}x{height}':<11}{name:<10}{middle:7.3f} {f'{low:.3f}-{high:.3f}':>15}  {reference / middle:11.1f}  {parts}")
+        if vga and (width, height) == (1920, 1080):
+            best = np.median(list(figures.values())[1][0])
+            print(f"{width}x{height} on the best level takes {best / vga:.2f} of MOG2's time at 640x480")
 
 
 def param(text: str) -> tuple[str, float]:
@@ -146,13 +247,31 @@ def param(text: str) -> tuple[str, float]:
     return name, float(value)
 
 
+def peer(text: str) -> str:
+    if text not in PEERS:
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(PEERS)}")
+    try:
+        PEERS[text]()
+    except (ImportError, AttributeError):
+        package = "pybgs" if text == "SuBSENSE" else "opencv-contrib-python"
+        raise argparse.ArgumentTypeError(f"{text} is not installed here; it needs {package}") from None
+    return text
+
+
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sequences", nargs="+", type=Path, metavar="SEQUENCE")
+    parser.add_argument("sequences", nargs="*", type=Path, metavar="SEQUENCE")
+    parser.add_argument("--peers", nargs="*", action="append", type=peer, metavar="NAME", help=f"of {', '.join(PEERS)} (default: MOG2)")
     parser.add_argument("--param", action="append", type=param, default=[], metavar="NAME=VALUE", help="detector's")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write every tenth frame with its boxes there")
-    parser.add_argument("--no-rivals", action="store_true", help="only the detector")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write a sheet of hits and misses of each sequence there")
+    parser.add_argument("--speed", action="store_true", help="times by size, stage and CPU level instead of quality")
+    parser.add_argument("--frames", type=int, default=60, help=f"of --speed; the first {WARM_UP} are not timed (default: 60)")
     args = parser.parse_args(argv)
+    args.peers = ["MOG2"] if args.peers is None else list(dict.fromkeys(chain(*args.peers)))
+    if args.speed and (len(args.sequences) > 1 or args.frames <= WARM_UP):
+        parser.error(f"--speed takes one SEQUENCE or none, and --frames over {WARM_UP}")
+    if not args.speed and not args.sequences:
+        parser.error("nothing to do: give a SEQUENCE or --speed")
     for directory in args.sequences:
         if not ((directory / "input").is_dir() and (directory / "groundtruth").is_dir()):
             parser.error(f"{directory} is no sequence: it needs the directories input/ and groundtruth/")
@@ -162,10 +281,12 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     args = parse_args(argv)
     cv2.setNumThreads(1)
+    if args.speed:
+        return print_speed(next(iter(args.sequences), None), SIZES, args.frames)
     stages = "  ".join(f"{stage:>6}" for stage in STAGES)
     print(f"{'sequence':<24}{'method':<10}P     R     F      boxR  boxP  {'ms':>6}  {stages}")
     for directory in args.sequences:
-        for method, score in run(directory, dict(args.param), args.pictures, {} if args.no_rivals else RIVALS).items():
+        for method, score in run(directory, dict(args.param), args.pictures, args.peers).items():
             print(f"{directory.name:<24}{method:<10}{score.row()}", flush=True)
 
 

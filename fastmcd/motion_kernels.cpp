@@ -152,7 +152,7 @@ ALWAYS Fit compare(const Window& w, const std::uint8_t* corner, std::ptrdiff_t s
 }
 
 ALWAYS float residual(const Signed difference[kSide], int sum) {  // mean absolute, brightness left out, grey levels
-    const auto level = std::int16_t(sum / kArea);
+    const std::int16_t level = std::int16_t(sum / kArea);  // a name of its own: with UBSan gcc sees an int otherwise
     const Signed ones = used(), mean = Signed{} + level;
     Pairs deviation{};
     for (int i = 0; i < kSide; ++i) {
