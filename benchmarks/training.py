@@ -42,6 +42,7 @@ def plain(build, images, labels):
 
 def ours(build, images, labels):
     """Return a function that does one step as CIFAR_10/main.py --compile does."""
+    torch.compiler.reset()  # each function is compiled for a few shapes at most
     model = build().to(memory_format=torch.channels_last)
     optimizer, bin_op = torch.optim.Adam(model.parameters(), fused=True), BinOp(model, compiled=True)
     compiled, x = torch.compile(model, dynamic=False), images.contiguous(memory_format=torch.channels_last)

@@ -237,7 +237,7 @@ def plot(results, arch, path):
             0.8 / len(groups),
             label=f"batch {batch}, {threads} thread(s)",
         )
-    axes.set(xscale="log", xlabel="ms per image, uint8 pixels to class scores", title=f"{arch} on {cpu()}")
+    axes.set(xscale="log", xlabel="ms per image, uint8 pixels to class scores", title=f"{arch} on {cpu().split(' (avx')[0]}")
     axes.set_yticks(np.arange(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
