@@ -179,7 +179,7 @@ def to_images(crops):
 # ---- Train, evaluate, classify ---------------------------------------------------------------------------------------
 def image_size(args, epoch):
     """Small images first: the net learns most at a quarter of the cost; the last epochs are at full size."""
-    return next(size for share, size in args.sizes if epoch <= round(share * args.epochs) or share == 1)
+    return next(size for share, size in args.sizes if epoch <= round(share * args.epochs))
 
 
 def loss_of(logits, labels, taught):
@@ -242,8 +242,7 @@ def make_detector(width, height):
     """Return a function from a BGR frame, uint8 (height, width, 3), to what moves in it (fastmcd.Result)."""
     import fastmcd  # here, since only --video needs the native build
 
-    detector = fastmcd.Detector(width, height)
-    return lambda frame: detector.detect(fastmcd.grey(frame))
+    return fastmcd.Detector(width, height).detect
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def find_and_read(scene, classify, writer):
     detector = fastmcd.Detector(scene.width, scene.height)
     score, trails, poster, spent = Score(), Trails(), Poster(), defaultdict(list)
     for frame in tqdm(scene, "demo", unit=" frames", leave=False, disable=None):
-        result = detector.detect(fastmcd.grey(frame.image))
+        result = detector.detect(frame.image)
         start = time.perf_counter()
         crops = [frame.image[y : y + h, x : x + w, ::-1] for x, y, w, h in result.crops]
         labels, probabilities = classify(crops) if crops else ([], [])

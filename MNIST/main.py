@@ -206,8 +206,7 @@ def make_detector(width, height):
     """Return a function from a BGR frame, uint8 (height, width, 3), to what moves in it (fastmcd.Result)."""
     import fastmcd  # here, since only --video needs the native build
 
-    detector = fastmcd.Detector(width, height)
-    return lambda frame: detector.detect(fastmcd.grey(frame))
+    return fastmcd.Detector(width, height).detect
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------

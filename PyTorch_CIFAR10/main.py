@@ -141,7 +141,8 @@ def train_epoch(model, step_model, images, labels, log, args, device):
     for i in log.steps(len(batches), f"epoch {epoch}"):
         step, steps = (epoch - 1) * len(batches) + i, args.epochs * len(batches)
         training.set_lr(log.optimizer, args.lr * recipe.schedule(step / steps))
-        generator, batch = training.seed_step(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
+        generator, batch = training.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
+        torch.manual_seed(generator.initial_seed())  # dropout's
         x = recipe.augment(images[batch], batch, epoch, generator)
         log.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
@@ -179,8 +180,7 @@ def make_detector(width, height):
     """Return a function from a BGR frame, uint8 (height, width, 3), to what moves in it (fastmcd.Result)."""
     import fastmcd  # here, since only --video needs the native build
 
-    detector = fastmcd.Detector(width, height)
-    return lambda frame: detector.detect(fastmcd.grey(frame))
+    return fastmcd.Detector(width, height).detect
 
 
 def halved(state):
