@@ -8,7 +8,6 @@ binarized ones in CIFAR_10/models/, packed. Time is from uint8 pixels to class s
 times every network once, so that a busy machine hurts all alike; medians. File: as it ships, a packed network as --export writes it.
 """
 
-import importlib.util
 import math
 import platform
 import sys
@@ -27,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "PyTorch_CIFAR10")]
 import networks  # noqa: E402
 
+from tests.scripts import load_script  # noqa: E402
 from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
@@ -48,14 +48,6 @@ class Network:
     logits: Callable
     ms: dict[int, float] = field(default_factory=dict)  # batch size -> per image
     labels: dict[str, torch.Tensor] = field(default_factory=dict)  # name of a set of images -> (N,)
-
-
-def script(room):
-    """Return the module of room/main.py."""
-    spec = importlib.util.spec_from_file_location(f"{room}_main", ROOT / room / "main.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # ---- Networks --------------------------------------------------------------------------------------------------------
@@ -122,7 +114,7 @@ def crops_of(clip, most):
     video = open_video(clip)
     detector = fastmcd.Detector(video.width, video.height)
     for frame in tqdm(video, f"detecting in {video.name}", video.frame_count, unit=" frames", leave=False, disable=None):
-        for x, y, width, height in detector.detect(fastmcd.grey(frame)).crops:
+        for x, y, width, height in detector.detect(frame).crops:
             sample.add(np.ascontiguousarray(frame[y : y + height, x : x + width, ::-1]))
     return sample.items
 
@@ -265,7 +257,7 @@ def parse_args(argv=None):
 @torch.inference_mode()
 def main(argv=None):
     args = parse_args(argv)
-    one_bit, full = script("CIFAR_10"), script("PyTorch_CIFAR10")
+    one_bit, full = load_script("CIFAR_10/main.py"), load_script("PyTorch_CIFAR10/main.py")
     if min(args.most, args.every) < 1:
         raise InputError(f"--most {args.most} --every {args.every}: both are at least 1")
     if args.label not in one_bit.CLASSES:

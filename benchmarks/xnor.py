@@ -11,7 +11,6 @@ its int8 network is the float one quantized on random images: a rival in speed o
 
 import argparse
 import contextlib
-import importlib.util
 import logging
 import os
 import platform
@@ -28,6 +27,7 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from tests.scripts import load_script  # noqa: E402
 from util import checkpoint, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.files import atomic_write  # noqa: E402
@@ -39,12 +39,9 @@ SCRIPTS = {"nin": "CIFAR_10", "vgg": "CIFAR_10", "resnet20": "CIFAR_10", "LeNet_
 
 def load(arch):
     """Return (script module, model in evaluation mode), trained where there are weights of it."""
-    path = ROOT / SCRIPTS[arch] / "main.py"
-    spec = importlib.util.spec_from_file_location(f"{SCRIPTS[arch]}_main", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(f"{SCRIPTS[arch]}/main.py")
     model = script.MODELS[arch]().eval()
-    weights = path.parent / "models" / f"{arch}.best.pth.tar"
+    weights = ROOT / SCRIPTS[arch] / "models" / f"{arch}.best.pth.tar"
     if weights.exists():
         checkpoint.load_into(model, weights, arch)
     else:

@@ -9,7 +9,7 @@ from util.cli import InputError
 
 pytest.importorskip("util._xnor", reason="not built")
 bench = load_script("benchmarks/binarization_cost.py")
-CLASSES = bench.script("CIFAR_10").CLASSES
+CLASSES = load_script("CIFAR_10/main.py").CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_table_and_picture_have_every_network_and_figures_that_can_be_counted(im
 
 def test_float_and_binary_networks_name_what_their_own_scripts_name(images, clip, capsys):
     found = bench.main([str(clip), "--data", str(images), "--float", "airbench", "--seconds", "0"])
-    scripts = {"airbench": bench.script("PyTorch_CIFAR10"), "nin": bench.script("CIFAR_10")}
+    scripts = {"airbench": load_script("PyTorch_CIFAR10/main.py"), "nin": load_script("CIFAR_10/main.py")}
     for network in found:
         if network.name in scripts and network.arithmetic != "bf16":
             arguments = ["--arch", network.name, "--cpu", "--multi_fastMCD", str(clip), "--save", str(clip / network.name)]

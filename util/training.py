@@ -1,4 +1,4 @@
-"""What every training needs and nobody wants to read: the log, the curve, checkpoints, several processes, batch norm at the end."""
+"""What every training needs and nobody wants to read: the log, the curve, checkpoints, several processes."""
 import contextlib
 import csv
 import ctypes
@@ -7,12 +7,11 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -47,13 +46,6 @@ def fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in checks)
 
 
-def seed_step(*numbers: int) -> torch.Generator:
-    """Return generator(*numbers), after torch's own random numbers (dropout) have been seeded by it."""
-    found = generator(*numbers)
-    torch.manual_seed(found.initial_seed())
-    return found
-
-
 def keep_memory() -> None:
     """Make the C library keep what is freed: the tensors of the next step take it, instead of pages that the system must clear first."""
     with contextlib.suppress(OSError, AttributeError):  # other C libraries have no mallopt
@@ -74,21 +66,6 @@ def step_model(model: nn.Module, args) -> nn.Module:
     if args.processes > 1:
         model = DistributedDataParallel(model)
     return torch.compile(model, dynamic=False) if args.compile else model
-
-
-@torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Return nothing; every batch norm's running mean and variance become the averages over `batches`, what the model takes in training."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average
-    model.train()
-    for batch in batches:
-        model(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def load_teacher(path: Path, count: int, classes: int) -> torch.Tensor:
