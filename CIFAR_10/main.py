@@ -232,17 +232,15 @@ def evaluate(model, images, labels, device, bin_op):
 
 @torch.no_grad()
 def classify(model, crops, device):
-    """Return (labels, probabilities), both (N,), for a list of RGB crops; the caller holds the weights binarized."""
-    probabilities = model(preprocess(to_images(crops).to(device))).softmax(1)
-    best = probabilities.max(1)
-    return best.indices.tolist(), best.values.tolist()
+    """Return logits, float32 (N, 10), for a list of RGB crops; the caller holds the weights binarized."""
+    return model(preprocess(to_images(crops).to(device))).float().cpu()
 
 
-def make_detector(width, height):
-    """Return a function from a BGR frame, uint8 (height, width, 3), to what moves in it (fastmcd.Result)."""
-    import fastmcd  # here, since only --video needs the native build
+def load_fastmcd():
+    """Return the detector's package: here, since only --video needs the native build."""
+    import fastmcd
 
-    return fastmcd.Detector(width, height).detect
+    return fastmcd
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
@@ -288,7 +286,7 @@ def main(argv=None):
         return accuracy
     if names:
         with bin_op.binarized():
-            return naming.run(args, lambda crops: classify(model, crops, device), make_detector, CLASSES, ALSO_RIGHT)
+            return naming.run(args, lambda crops: classify(model, crops, device), CLASSES, ALSO_RIGHT, load_fastmcd)
 
 
 if __name__ == "__main__":

@@ -139,7 +139,8 @@ def find_and_read(scene, classify, writer):
         result = detector.detect(frame.image)
         start = time.perf_counter()
         crops = [frame.image[y : y + h, x : x + w, ::-1] for x, y, w, h in result.crops]
-        labels, probabilities = classify(crops) if crops else ([], [])
+        best = classify(crops).softmax(1).max(1) if crops else None
+        labels, probabilities = (best.indices.tolist(), best.values.tolist()) if crops else ([], [])
         for stage, ms in {**result.timings, "classify": 1000 * (time.perf_counter() - start)}.items():
             spent[stage].append(ms)
         matched = score.add(frame.truth, result.boxes, labels)

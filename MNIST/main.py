@@ -194,19 +194,18 @@ def evaluate(model, images, labels, device, bin_op):
 
 @torch.no_grad()
 def classify(model, crops, device):
-    """Return (labels, probabilities), both (N,), for a list of RGB crops; the caller holds the weights binarized."""
+    """Return logits, float32 (N, 10), for a list of RGB crops; the caller holds the weights binarized."""
     images = preprocess(to_images(crops).to(device))
     # One by one in PyTorch: the last bits of its sums depend on the size of the batch, which a video and a directory don't share.
     together = len(images) if isinstance(model, xnor.Frozen) else 1
-    best = torch.cat([model(part) for part in images.split(together)]).softmax(1).max(1)
-    return best.indices.tolist(), best.values.tolist()
+    return torch.cat([model(part) for part in images.split(together)]).float().cpu()
 
 
-def make_detector(width, height):
-    """Return a function from a BGR frame, uint8 (height, width, 3), to what moves in it (fastmcd.Result)."""
-    import fastmcd  # here, since only --video needs the native build
+def load_fastmcd():
+    """Return the detector's package: here, since only --video needs the native build."""
+    import fastmcd
 
-    return fastmcd.Detector(width, height).detect
+    return fastmcd
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
@@ -248,7 +247,7 @@ def main(argv=None):
         return accuracy
     if names:
         with bin_op.binarized():
-            return naming.run(args, lambda crops: classify(model, crops, device), make_detector, CLASSES, {})
+            return naming.run(args, lambda crops: classify(model, crops, device), CLASSES, {}, load_fastmcd)
 
 
 if __name__ == "__main__":

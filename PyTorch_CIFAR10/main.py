@@ -170,17 +170,15 @@ def evaluate(model, images, labels, device, std):
 
 @torch.no_grad()
 def classify(model, crops, device, std):
-    """Return (labels, probabilities), both (N,), for a list of RGB crops."""
-    probabilities = model(preprocess(to_images(crops).to(device), std)).softmax(1)
-    best = probabilities.max(1)
-    return best.indices.tolist(), best.values.tolist()
+    """Return logits, float32 (N, 10), for a list of RGB crops."""
+    return model(preprocess(to_images(crops).to(device), std)).float().cpu()
 
 
-def make_detector(width, height):
-    """Return a function from a BGR frame, uint8 (height, width, 3), to what moves in it (fastmcd.Result)."""
-    import fastmcd  # here, since only --video needs the native build
+def load_fastmcd():
+    """Return the detector's package: here, since only --video needs the native build."""
+    import fastmcd
 
-    return fastmcd.Detector(width, height).detect
+    return fastmcd
 
 
 def halved(state):
@@ -253,7 +251,7 @@ def main(argv=None):
     if not names:
         return train(model, args, device)
     model.eval()
-    return naming.run(args, lambda crops: classify(model, crops, device, args.std), make_detector, CLASSES, ALSO_RIGHT)
+    return naming.run(args, lambda crops: classify(model, crops, device, args.std), CLASSES, ALSO_RIGHT, load_fastmcd)
 
 
 if __name__ == "__main__":

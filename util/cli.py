@@ -36,6 +36,7 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence
     verb.add_argument("--multi_fastMCD", type=Path, metavar="DIR", help="name all objects in the detector's results")
     verb.add_argument("--video", metavar="FILE|DIR|N", help="detect and name in a video, a directory of frames or camera N")
     parser.add_argument("--label", type=_label_of(classes), metavar="0-9|NAME", help="what the objects are: report the share named so")
+    parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help="network")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to use or to start from (default: the best of training)")

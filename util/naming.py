@@ -1,25 +1,22 @@
-"""From regions to names: what `--fastMCD`, `--multi_fastMCD` and `--video` do once a network can classify crops."""
+"""From regions to names: what `--fastMCD` and `--multi_fastMCD` do (and through util.watch `--video`) once a network can classify crops."""
 import csv
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
+from util import watch
 from util.cli import InputError
 from util.files import atomic_write
-from util.pictures import VideoWriter, annotate, contact_sheet
-from util.results import ResultsWriter, read_results
-from util.video import open_video
+from util.pictures import contact_sheet
+from util.results import read_results
 
-Classifier = Callable[[list[np.ndarray]], tuple[list[int], list[float]]]  # RGB crops -> labels, probabilities
+Classifier = Callable[[list[np.ndarray]], torch.Tensor]  # RGB crops -> logits, float32 (N, classes)
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "label", "probability"]
 BATCH = 128  # crops classified at once
-THUMBNAILS = 96  # at most, on a contact sheet
 
 
 class Predictions:
@@ -49,78 +46,36 @@ class Predictions:
             lines.append(f"{label:<12}{count:>8}{count / len(self.rows):>9.1%}{mean:>19.2f}")
         return "\n".join(lines)
 
-    def share_right(self, label: int, also_right: Iterable[int]) -> str:
-        """Return a line that says how many objects were named `label` or one of `also_right`."""
-        names = [self.classes[i] for i in (label, *also_right)]
+    def share_right(self, names: Sequence[str]) -> str:
+        """Return a line that says how many objects were named one of `names`."""
         right = sum(row[6] in names for row in self.rows)
         return f"{' or '.join(names)}: {right} of {len(self.rows)} objects, {right / max(1, len(self.rows)):.1%}"
 
 
-class Clock:
-    """Seconds spent per stage; str() gives the mean milliseconds per frame, stage by stage."""
-
-    def __init__(self):
-        self.seconds, self.frames = defaultdict(float), 0
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - start
-
-    def each(self, stage: str, items: Iterable) -> Iterator:
-        """Yield `items`, counting each as a frame and the time that it took to come as `stage`."""
-        iterator = iter(items)
-        while True:
-            with self(stage):
-                item = next(iterator, None)
-            if item is None:
-                return
-            self.frames += 1
-            yield item
-
-    def __str__(self):
-        stages = {stage: 1000 * seconds / max(1, self.frames) for stage, seconds in self.seconds.items()}
-        return ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items()) + f", all {sum(stages.values()):.2f}"
-
-
-class Sampler:
-    """Keeps an even sample of a stream of unknown length: every item at first, then every 2nd, every 4th, …"""
-
-    def __init__(self, most: int = THUMBNAILS):
-        self.items, self.most, self.step, self.seen = [], most, 1, 0
-
-    def add(self, item: object) -> None:
-        if self.seen % self.step == 0:
-            self.items.append(item)
-        self.seen += 1
-        if len(self.items) > self.most:
-            self.items = self.items[::2]
-            self.step *= 2
-
-
-def run(args, classify: Classifier, make_detector: Callable, classes: Sequence[str], also_right: dict[int, set[int]]) -> Predictions:
-    """Return the predictions for what `args` asks: a directory of the detector's results, or a video (see util.cli).
+def run(
+    args, classify: Classifier, classes: Sequence[str], also_right: dict[int, set[int]], load_fastmcd: Callable, calibration=(1.0, 0.0)
+) -> Predictions | watch.Summary:
+    """Return what was named: the Predictions for a directory of the detector's results, the watch.Summary of a video (see util.cli).
 
     Prints a table and writes predictions.csv: into `--save`, else into the results directory, else (a video) into the current one.
-    `make_detector(width, height)` returns a function from a BGR frame to the result of fastmcd.Detector.detect.
+    load_fastmcd: returns the package fastmcd, only called for a video. calibration: (temperature, unknown_below) of the network.
     """
-    predictions = Predictions(classes)
+    right = [classes[i] for i in (args.label, *sorted(also_right.get(args.label, ())))] if args.label is not None else []
+    if args.video:
+        return watch.run(args, classify, classes, right, load_fastmcd, calibration)
     directory = args.fastMCD or args.multi_fastMCD
-    path = (args.save or directory or Path()) / "predictions.csv"
+    path = (args.save or directory) / "predictions.csv"
+    predictions = Predictions(classes)
     try:
-        if args.video:
-            _name_video(args, predictions, classify, make_detector)
-        else:
-            _name_directory(args, directory, predictions, classify)
-    except (KeyboardInterrupt, InputError):  # a cut-off video: what could be read is kept
+        _name_directory(args, directory, predictions, classify)
+    except (KeyboardInterrupt, InputError):  # what could be read is kept
         if predictions.rows:
             predictions.write(path)
         raise
     if predictions.rows:
         print(predictions.table())
-    if args.label is not None:
-        print(predictions.share_right(args.label, also_right.get(args.label, set())))
+    if right:
+        print(predictions.share_right(right))
     predictions.write(path)
     print(f"written: {path}")
     return predictions
@@ -131,39 +86,10 @@ def _name_directory(args, directory: Path, predictions: Predictions, classify: C
     captions = []
     for start in tqdm(range(0, len(detections), BATCH), "naming", unit="batch", leave=False, disable=None):
         batch = detections[start : start + BATCH]
-        for d, label, probability in zip(batch, *classify([d.image for d in batch]), strict=True):
+        best = classify([d.image for d in batch]).softmax(1).max(1)
+        for d, label, probability in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True):
             captions.append(predictions.add(d.frame, d.object, (d.x, d.y, d.width, d.height), label, probability))
     print(f"{directory}: {len(detections)} objects in {len({d.frame for d in detections})} frames")
     if args.save and detections:
         args.save.mkdir(parents=True, exist_ok=True)
         contact_sheet([d.image for d in detections], captions, args.save / "contact_sheet.png", directory.name)
-
-
-def _name_video(args, predictions: Predictions, classify: Classifier, make_detector: Callable) -> None:
-    video = open_video(args.video)
-    detect = make_detector(video.width, video.height)
-    clock = Clock()
-    thumbnails = Sampler()
-    with ExitStack() as stack:
-        results = args.save and stack.enter_context(ResultsWriter(args.save, source=args.video))
-        annotated = args.save and stack.enter_context(VideoWriter(args.save / "annotated.mp4", video.fps, (video.width, video.height)))
-        total = min(filter(None, [args.limit, video.frame_count]), default=None)
-        frames = tqdm(clock.each("decode", islice(video, args.limit)), "naming", total, unit=" frames", leave=False, disable=None)
-        for number, frame in enumerate(frames, 1):
-            with clock("detect"):
-                result = detect(frame)
-            crops = [np.ascontiguousarray(frame[y : y + h, x : x + w, ::-1]) for x, y, w, h in result.crops]
-            with clock("classify"):
-                names = zip(*classify(crops), strict=True) if crops else []
-            captions = [predictions.add(number, i, box, *name) for i, (box, name) in enumerate(zip(result.boxes, names, strict=True))]
-            if args.save:
-                with clock("write"):
-                    results.add(number, frame, result)
-                    annotated.write(annotate(frame, result.boxes, captions))
-                    for crop, caption in zip(crops, captions, strict=True):
-                        thumbnails.add((crop, caption))
-    print(f"{video.name}: {len(predictions.rows)} objects in {len({row[0] for row in predictions.rows})} of {clock.frames} frames")
-    print(f"ms per frame: {clock}")
-    if args.save and thumbnails.items:
-        title = f"{Path(video.name).name}: {len(thumbnails.items)} of {len(predictions.rows)} objects"
-        contact_sheet(*zip(*thumbnails.items, strict=True), args.save / "contact_sheet.png", title)

@@ -26,9 +26,11 @@ CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("vp09",), ".avi": ("MJPG",)}
 
 
 def colour_of(text: str) -> tuple[int, int, int]:
-    """The RGB colour of a label; a number at the end of the text ("car 93%") does not count."""
+    """The RGB colour of a label; a number at the end of the text and a track before it ("#7 car 93%") do not count."""
     words = text.split()
-    label = " ".join(words[:-1]) if len(words) > 1 and words[-1].strip("%.").replace(".", "").isdecimal() else text
+    words = words[1:] if len(words) > 1 and words[0].startswith("#") else words
+    words = words[:-1] if len(words) > 1 and words[-1].strip("%.").replace(".", "").isdecimal() else words
+    label = " ".join(words)
     return PALETTE[(zlib.crc32(label.encode()) * SALT >> 16) % len(PALETTE)]
 
 
@@ -121,6 +123,21 @@ class VideoWriter:
         count = max(0, int(cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT)))
         if count < self.frames - 1:
             raise InputError(f"{self.path}: only {count} of {self.frames} frames were written; is the disk full?")
+
+
+class Sampler:
+    """Keeps an even sample of a stream of unknown length: every item at first, then every 2nd, every 4th, …"""
+
+    def __init__(self, most: int = MOST_THUMBNAILS):
+        self.items, self.most, self.step, self.seen = [], most, 1, 0
+
+    def add(self, item: object) -> None:
+        if self.seen % self.step == 0:
+            self.items.append(item)
+        self.seen += 1
+        if len(self.items) > self.most:
+            self.items = self.items[::2]
+            self.step *= 2
 
 
 def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str = "") -> Path:

@@ -1,7 +1,10 @@
 """Objects with an identity: sightings of one frame joined into tracks, each with one dependable name."""
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from util.evidence import Evidence
 
 UNKNOWN = "unknown"  # the name of what none of the classes fits
 
@@ -45,3 +48,113 @@ class Moment:
     result: object  # fastmcd.Result
     sightings: list[Sighting]
     ended: list[Track] = field(default_factory=list)  # tracks not seen for too long
+
+
+class Life:
+    """What is known so far of an object that may become a track."""
+
+    def __init__(self, moment: Moment, classes: int, calibration):
+        self.number = 0  # until it is confirmed
+        self.first, self.start, self.sightings = moment.number, moment.seconds, 0
+        self.evidence = Evidence(classes, *calibration)
+        self.best = {}  # class or None for unknown -> (worth, crop, frame, box): the name may still change
+
+    def add(self, moment: Moment, sighting: Sighting, logits: np.ndarray) -> None:
+        self.last, self.end = moment.number, moment.seconds
+        self.sightings += 1
+        self.evidence.add(logits, sighting.score)
+        label, probability = self.evidence.name()
+        x, y, width, height = sighting.crop
+        worth = probability * min(width, height)
+        for key in {label, "any"}:
+            if key not in self.best or worth > self.best[key][0]:
+                crop = np.ascontiguousarray(moment.frame[y : y + height, x : x + width, ::-1])
+                self.best[key] = worth, crop, moment.number, sighting.box
+
+    def track(self, classes: Sequence[str]) -> Track:
+        label, probability = self.evidence.name()
+        _, crop, frame, box = self.best.get(label, self.best["any"])
+        name = UNKNOWN if label is None else classes[label]
+        ages = self.first, self.last, self.start, self.end
+        return Track(self.number, name, probability, *ages, self.sightings, crop, frame, box)
+
+
+class Tracker:
+    """Joins sightings into tracks, frame by frame: BoT-SORT (arXiv:2206.14651) of the library `trackers`.
+
+    Before boxes are matched, the tracks are moved by the detector's homography, so a camera in motion breaks none.
+    classes: names. calibration: (temperature, unknown_below), see util.evidence. min_sightings: a track counts, and gets
+    its number, from so many on; less is flicker. lost_seconds: an object unseen for longer has ended. fps: frames per second.
+    """
+
+    def __init__(self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, overlap=0.2):
+        from trackers import BoTSORTTracker  # here: it takes a second
+
+        self.classes, self.calibration, self.min_sightings, self.lost_seconds = classes, calibration, min_sightings, lost_seconds
+        self._tracker = BoTSORTTracker(
+            lost_track_buffer=round(30 * lost_seconds), frame_rate=fps, minimum_consecutive_frames=1, enable_cmc=False,
+            track_activation_threshold=0, high_conf_det_threshold=0,  # the detector's own threshold has been passed
+            minimum_iou_threshold_first_assoc=overlap, minimum_iou_threshold_unconfirmed_assoc=overlap,
+        )  # fmt: skip
+        self._tracker.enable_cmc, self._tracker.cmc = True, _CameraMotion()
+        self._lives: dict[int, Life] = {}
+        self._count = 0
+
+    def update(self, moment: Moment, logits: np.ndarray) -> None:
+        """Fill in the sightings' tracks and names and the tracks that have ended; logits: float (sightings, classes)."""
+        ids = self._identities(moment)
+        for sighting, row, identity in zip(moment.sightings, logits, ids, strict=True):
+            if identity < 0:  # not seen twice yet
+                alone = Evidence(len(self.classes), *self.calibration)
+                alone.add(row, sighting.score)
+                self._name(sighting, alone)
+                continue
+            life = self._lives.get(identity) or self._lives.setdefault(identity, Life(moment, len(self.classes), self.calibration))
+            life.add(moment, sighting, row)
+            if not life.number and life.sightings >= self.min_sightings:
+                self._count += 1
+                life.number = self._count
+            sighting.track = life.number
+            self._name(sighting, life.evidence)
+        ended = [i for i, life in self._lives.items() if moment.seconds - life.end > self.lost_seconds]
+        moment.ended = self._end(ended)
+
+    def finish(self) -> list[Track]:
+        """Return the tracks that have not ended yet, and forget them."""
+        return self._end(list(self._lives))
+
+    def _end(self, identities: list[int]) -> list[Track]:
+        lives = [self._lives.pop(i) for i in identities]
+        return [life.track(self.classes) for life in lives if life.number]
+
+    def _name(self, sighting: Sighting, evidence: Evidence) -> None:
+        label, sighting.probability = evidence.name()
+        sighting.label = UNKNOWN if label is None else self.classes[label]
+
+    def _identities(self, moment: Moment) -> np.ndarray:
+        """Return the tracker's number for each sighting, -1 for none."""
+        import supervision
+
+        boxes = np.array([s.box for s in moment.sightings], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        scores = np.ones(len(boxes), np.float32)
+        given = supervision.Detections(boxes, confidence=scores, data={"place": np.arange(len(boxes))})
+        tracked = self._tracker.update(given, moment.result.homography, moment.seconds)
+        ids = np.full(len(boxes), -1)
+        if len(tracked):
+            ids[tracked.data["place"]] = tracked.tracker_id
+        return ids
+
+
+class _CameraMotion:
+    """Stands in for the library's own estimate of the camera's motion: takes the detector's homography as its frame."""
+
+    def estimate(self, homography: np.ndarray, boxes: object = None) -> np.ndarray:
+        """Return float (2, 3), the affine map nearest to the way from the previous frame to the current one at (0, 0)."""
+        forward = np.linalg.inv(homography)
+        forward /= forward[2, 2]
+        # d((Ax + t) / (px + 1)) / dx at 0 = A - t p
+        return np.c_[forward[:2, :2] - np.outer(forward[:2, 2], forward[2, :2]), forward[:2, 2]]
+
+    def reset(self) -> None:
+        pass

@@ -1,0 +1,107 @@
+"""Settings files, presets and zones: what is read, what is refused, and that the documented file is true."""
+import re
+import tomllib
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.scripts import ROOT
+from util.cli import InputError
+from util.settings import NUMBERS, OTHERS, load_settings, preset_names
+from util.zones import make_zones
+
+CLASSES = ["automobile", "truck", "dog"]
+
+
+def test_defaults_presets_and_files_are_layers(tmp_path):
+    plain = load_settings(None, CLASSES)
+    assert plain["detector"] == {} and plain["tracks"]["min_sightings"] == 5 and plain["names"]["unknown_below"] is None
+    assert load_settings("traffic", CLASSES)["names"]["only"] == ["automobile", "truck"]
+    (tmp_path / "a.toml").write_text('preset = "traffic"\n[tracks]\nmin_sightings = 9\n[detector]\nmin_area = 0.01\n')
+    mixed = load_settings(str(tmp_path / "a.toml"), CLASSES)
+    assert mixed["tracks"] == {"min_sightings": 9, "lost_seconds": 2.0, "overlap": 0.2}
+    assert mixed["detector"] == {"min_area": 0.01} and mixed["names"]["only"] == ["automobile", "truck"]
+    assert load_settings(None, CLASSES) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tracks = 3", "expected the tables"),
+        ("[nonsense]\na = 1", "expected the tables"),
+        ("tracks.nonsense = 1", "it has min_sightings"),
+        ("tracks.min_sightings = 2.5", "whole number from 1"),
+        ("tracks.min_sightings = true", "whole number from 1"),
+        ("tracks.lost_seconds = -1", "number from 0"),
+        ("tracks.lost_seconds = nan", "number from 0"),
+        ('names.only = ["lorry"]', "expected some of automobile"),
+        ("names.only = 3", "expected some of automobile"),
+        ("zones.ignore = 3", "image file or polygons"),
+        ('detector.min_area = "big"', "expected a number"),
+        ('preset = "moon"', "expected one of"),
+        ("preset = 3", "expected one of"),
+        ("tracks = [", "no TOML file"),
+    ],
+)
+def test_what_cannot_be_used_is_named(tmp_path, text, message):
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        load_settings(str(tmp_path / "a.toml"), CLASSES)
+    assert "a.toml" in str(error.value)
+
+
+def test_neither_file_nor_preset(tmp_path):
+    with pytest.raises(InputError, match="presets are drone hand-held static traffic"):
+        load_settings(str(tmp_path / "none.toml"), CLASSES)
+    (tmp_path / "binary.toml").write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match="no TOML file"):
+        load_settings(str(tmp_path / "binary.toml"), CLASSES)
+
+
+def test_the_documented_settings_are_all_and_their_defaults_true():
+    fastmcd = pytest.importorskip("fastmcd")
+    text = (ROOT / "docs" / "settings.toml").read_text()
+    given = tomllib.loads(text)
+    assert given["detector"] == {name: default for name, (default, _) in fastmcd.PARAMS.items()}
+    assert all(f"# {help}" in text for _, help in fastmcd.PARAMS.values())
+    for table, keys in NUMBERS.items():
+        assert {key: value for key, (value, _, _) in keys.items() if value is not None}.items() <= given[table].items()
+        assert all(re.search(rf"^(# )?{key} = ", text, re.MULTILINE) for key in keys)
+    assert all(keys.items() <= given[table].items() for table, keys in OTHERS.items())
+    load_settings(str(ROOT / "docs" / "settings.toml"), CLASSES)
+
+
+def test_presets_fit_the_detector():
+    fastmcd = pytest.importorskip("fastmcd")
+    for name in preset_names():
+        fastmcd.Detector(64, 48, **load_settings(name, CLASSES)["detector"])
+
+
+def test_zones_keep_boxes_that_lie_mostly_inside(tmp_path):
+    boxes = np.array([[0, 0, 10, 10], [45, 0, 10, 10], [46, 0, 10, 10], [80, 80, 20, 20]])
+    left = [[[0, 0], [49, 0], [49, 99], [0, 99]]]
+    assert make_zones(100, 100, [], []).keep(boxes).all()
+    assert make_zones(100, 100, left, []).keep(boxes).tolist() == [True, True, False, False]
+    assert make_zones(100, 100, [], left).keep(boxes).tolist() == [False, True, True, True]
+    image = np.zeros((100, 100), np.uint8)
+    image[:, :50] = 255
+    cv2.imwrite(str(tmp_path / "zone.png"), image)
+    (tmp_path / "a.toml").write_text('zones.watch = "zone.png"')
+    zones = load_settings(str(tmp_path / "a.toml"), CLASSES)["zones"]
+    assert make_zones(100, 100, **zones).keep(boxes).tolist() == [True, True, False, False]
+    with pytest.raises(InputError, match="100x100 pixels, the video 64x48"):
+        make_zones(64, 48, **zones)
+    with pytest.raises(InputError, match="nothing is left"):
+        make_zones(100, 100, left, left)
+
+
+@pytest.mark.parametrize("polygon", [[1, 2, 3], [[0, 0], [1, 1]], [["a", 0], [1, 1], [2, 2]], [[0, 0], [1e9, 0], [5, 5]], [[0, 0], [1]]])
+def test_odd_polygons_are_refused(polygon):
+    with pytest.raises(InputError, match="polygons"):
+        make_zones(100, 100, [polygon], [])
+
+
+def test_a_missing_zone_image_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.png"):
+        make_zones(100, 100, str(tmp_path / "none.png"), [])

@@ -1,0 +1,149 @@
+"""From a video to named tracks: the files of a run, interruption, settings and zones at work."""
+import argparse
+import csv
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from util import naming, watch
+from util.cli import InputError
+
+CLASSES = ["dark", "light"]
+
+
+@dataclass
+class Result:
+    boxes: np.ndarray
+    crops: np.ndarray
+    scores: np.ndarray
+    mask: np.ndarray
+    homography: np.ndarray
+    motion_known: bool = True
+    timings: dict = None
+
+
+class Detector:
+    """Stands in for the detector: two boxes from the third frame on, one of them moving to the right."""
+
+    def __init__(self, width, height, **params):
+        if params.pop("min_area", 0) > 1 or params:
+            raise ValueError(f"cannot take {params}")
+        self.size, self.count = (height, width), 0
+
+    def detect(self, frame):
+        self.count += 1
+        boxes = [[4 + self.count % 8, 6, 20, 10], [40, 20, 8, 16]] if self.count > 2 else []
+        boxes = np.array(boxes, np.int32).reshape(-1, 4)
+        mask = np.zeros(self.size, np.uint8)
+        return Result(boxes, boxes + [-2, -2, 4, 4], np.linspace(0.9, 0.5, len(boxes)), mask, np.eye(3), timings={})
+
+
+def classify(crops):
+    """Names crops by their mean brightness."""
+    return torch.tensor([[0.0, crop.mean() / 25 - 5] for crop in crops])
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Twelve frames, left side light, right side dark."""
+    (tmp_path / "clip").mkdir()
+    for i in range(12):
+        frame = np.random.default_rng(i).integers(0, 60, (48, 64, 3), np.uint8)
+        frame[:, :32] += 180
+        cv2.imwrite(str(tmp_path / "clip" / f"{i:03d}.png"), frame)
+    return tmp_path / "clip"
+
+
+def run(classify=classify, calibration=(1.0, 0.0), **given):
+    defaults = {"fastMCD": None, "multi_fastMCD": None, "label": None, "save": None, "limit": None, "settings": None}
+    args = argparse.Namespace(**{**defaults, **given})
+    return naming.run(args, classify, CLASSES, {1: {0}}, lambda: SimpleNamespace(Detector=Detector), calibration)
+
+
+def rows_of(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_video_gives_named_tracks_and_all_files(clip, tmp_path, capsys):
+    summary = run(video=str(clip), save=tmp_path / "out", label=0)
+    assert summary.tracks == {"light": 1, "dark": 1} and summary.sightings == {"light": 10, "dark": 10}
+    out = capsys.readouterr().out
+    assert "20 objects in 10 of 12 frames" in out and "dark: 10 of 20 objects, 50.0%; 1 of 2 tracks, 50.0%" in out
+    assert {"annotated.mp4", "contact_sheet.png", "detections.csv", "predictions.csv"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    rows = rows_of(tmp_path / "out" / "predictions.csv")
+    assert [row["track"] for row in rows if row["label"] == "light"] == [""] * 5 + ["1"] * 5
+    assert rows[0] | {"probability": ""} == dict(
+        frame="3", object="0", x="7", y="6", width="20", height="10", label="light", probability="", track=""
+    )
+
+
+def test_predictions_go_into_the_current_directory_without_save(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(video=str(clip))
+    assert len(rows_of(tmp_path / "predictions.csv")) == 20
+
+
+def test_what_no_class_fits_is_unknown(clip, tmp_path):
+    summary = run(video=str(clip), save=tmp_path / "out", calibration=(1e6, 0.6))
+    assert summary.tracks == {"unknown": 2} and summary.sightings == {"unknown": 20}
+
+
+def test_settings_and_zones_are_obeyed(clip, tmp_path):
+    right_half = [[36, 0], [64, 0], [64, 48], [36, 48]]
+    (tmp_path / "my.toml").write_text(f'tracks.min_sightings = 3\nnames.only = ["light"]\nzones.ignore = [{right_half}]\n')
+    summary = run(video=str(clip), save=tmp_path / "out", settings=str(tmp_path / "my.toml"))
+    assert summary.sightings == {"light": 10} and summary.tracks == {"light": 1}
+    assert [row["track"] for row in rows_of(tmp_path / "out" / "predictions.csv")][:4] == ["", "", "", "1"]
+    assert len(rows_of(tmp_path / "out" / "detections.csv")) == 10
+    (tmp_path / "my.toml").write_text("detector.nonsense = 2\n")
+    with pytest.raises(InputError, match="nonsense"):
+        run(video=str(clip), settings=str(tmp_path / "my.toml"))
+
+
+def test_interruption_keeps_what_was_done_and_ends_the_tracks(clip, tmp_path):
+    calls = []
+
+    def interrupted(crops):
+        calls.append(crops)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return classify(crops)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted, video=str(clip), save=tmp_path / "out")
+    assert len(rows_of(tmp_path / "out" / "predictions.csv")) == len(rows_of(tmp_path / "out" / "detections.csv")) == 14
+    assert (tmp_path / "out" / "annotated.mp4").exists() and (tmp_path / "out" / "contact_sheet.png").exists()
+
+
+def test_a_cut_off_video_is_refused_but_what_was_read_is_kept(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+    for i in range(60):
+        writer.write(np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    whole = (tmp_path / "clip.avi").read_bytes()
+    (tmp_path / "clip.avi").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="of the 60 announced frames"):
+        run(video=str(tmp_path / "clip.avi"), save=tmp_path / "out")
+    rows = len(rows_of(tmp_path / "out" / "predictions.csv"))
+    assert 20 < rows == len(rows_of(tmp_path / "out" / "detections.csv")) < 110
+    assert (tmp_path / "out" / "annotated.mp4").exists()
+
+
+def test_nothing_found_still_gives_files_and_no_sheet(clip, tmp_path, capsys):
+    run(video=str(clip), save=tmp_path / "out", limit=2, label=1)
+    assert "0 of 0 objects, 0.0%" in capsys.readouterr().out
+    assert rows_of(tmp_path / "out" / "predictions.csv") == []
+    assert not (tmp_path / "out" / "contact_sheet.png").exists()
+
+
+def test_clock_counts_frames_and_stages():
+    clock = watch.Clock()
+    for _ in clock.each("decode", range(4)):
+        with clock("detect"):
+            pass
+    assert clock.frames == 4 and set(clock.seconds) == {"decode", "detect"} and "all" in str(clock)

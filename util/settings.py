@@ -1,0 +1,83 @@
+"""Settings of the video path: a TOML file or a preset by name (docs/settings.toml has every one, with its default and meaning)."""
+import tomllib
+from pathlib import Path
+
+from util.cli import InputError
+
+PRESETS = Path(__file__).with_name("presets.toml")
+# table -> key -> (default, lowest, highest); [detector] holds what fastmcd.PARAMS names, and the detector checks it.
+NUMBERS = {
+    "tracks": {"min_sightings": (5, 1, 1000), "lost_seconds": (1.0, 0, 60), "overlap": (0.2, 0.01, 0.99)},
+    "names": {"temperature": (None, 0.01, 100), "unknown_below": (None, 0, 1)},
+}
+OTHERS = {"names": {"only": []}, "zones": {"watch": [], "ignore": []}}
+
+
+def load_settings(source: str | None, classes: list[str]) -> dict[str, dict]:
+    """Return table -> key -> value, complete but for [detector]; `source` is a file, the name of a preset, or None.
+
+    A file may start from a preset: preset = "traffic". A zone's image is looked for beside the file. Raises InputError.
+    """
+    settings = {"detector": {}}
+    for table, keys in NUMBERS.items():
+        settings[table] = {key: default for key, (default, _, _) in keys.items()}
+    for table, keys in OTHERS.items():
+        settings.setdefault(table, {}).update(keys)
+    for name, layer in _layers(source):
+        for table, values in layer.items():
+            if table not in settings or not isinstance(values, dict):
+                raise InputError(f"{name}: has {table!r}; expected the tables {' '.join(settings)}, and preset = \"NAME\"")
+            for key, value in values.items():
+                settings[table][key] = _checked(name, table, key, value, classes)
+    return settings
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets."""
+    return sorted(tomllib.loads(PRESETS.read_text()))
+
+
+def _layers(source: str | None) -> list[tuple[str, dict]]:
+    """Return (name, tables), the later to override the earlier."""
+    if source is None:
+        return []
+    presets = tomllib.loads(PRESETS.read_text())
+    if source in presets:
+        return [(source, presets[source])]
+    path = Path(source)
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{source}: neither a file nor a preset; presets are {' '.join(sorted(presets))}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{source}: is no TOML file: {error}") from None
+    preset = given.pop("preset", None)
+    if preset is not None and preset not in presets:
+        raise InputError(f"{source}: preset is {preset!r}; expected one of {' '.join(sorted(presets))}")
+    for key, zone in given.get("zones", {}).items() if isinstance(given.get("zones"), dict) else ():
+        if isinstance(zone, str):
+            given["zones"][key] = str(path.parent / zone)
+    return [*([(preset, presets[preset])] if preset else []), (source, given)]
+
+
+def _checked(name: str, table: str, key: str, value: object, classes: list[str]) -> object:
+    """Return `value` if it may stand there; whether it fits the detector or the frame is seen later."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if table == "detector":
+        if not number:
+            raise InputError(f"{name}: detector.{key} is {value!r}; expected a number")
+        return value
+    if key in NUMBERS.get(table, {}):
+        default, low, high = NUMBERS[table][key]
+        if not number or not low <= value <= high or (isinstance(default, int) and value != int(value)):
+            kind = "whole number" if isinstance(default, int) else "number"
+            raise InputError(f"{name}: {table}.{key} is {value!r}; expected a {kind} from {low} to {high}")
+        return value
+    if key not in OTHERS.get(table, {}):
+        known = [*NUMBERS.get(table, {}), *OTHERS.get(table, {})]
+        raise InputError(f"{name}: {table} has no {key!r}; it has {' '.join(known)}")
+    if key == "only" and not (isinstance(value, list) and all(label in classes for label in value)):
+        raise InputError(f"{name}: names.only is {value!r}; expected some of {' '.join(classes)}")
+    if table == "zones" and not isinstance(value, str | list):
+        raise InputError(f"{name}: zones.{key} is {value!r}; expected an image file or polygons")
+    return value

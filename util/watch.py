@@ -1,0 +1,151 @@
+"""From a video to named tracks: what `--video` does. Detect, classify, track; every file of the run is a sink that gets each moment."""
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+from tqdm import tqdm
+
+from util.cli import InputError
+from util.outputs import open_sinks
+from util.settings import load_settings
+from util.tracking import Moment, Sighting, Track, Tracker
+from util.video import Video, open_video
+from util.zones import make_zones
+
+
+class Clock:
+    """Seconds spent per stage; str() gives the mean milliseconds per frame, stage by stage."""
+
+    def __init__(self):
+        self.seconds, self.frames = defaultdict(float), 0
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - start
+
+    def each(self, stage: str, items: Iterable) -> Iterator:
+        """Yield `items`, counting each as a frame and the time that it took to come as `stage`."""
+        iterator = iter(items)
+        while True:
+            with self(stage):
+                item = next(iterator, None)
+            if item is None:
+                return
+            self.frames += 1
+            yield item
+
+    def __str__(self):
+        stages = {stage: 1000 * seconds / max(1, self.frames) for stage, seconds in self.seconds.items()}
+        return ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items()) + f", all {sum(stages.values()):.2f}"
+
+
+class Summary:
+    """Counts of a run: tracks and sightings by name, of all tracks and of those that lasted a second."""
+
+    def __init__(self):
+        self.frames, self.frames_with = 0, 0
+        self.sightings, self.tracks, self.lasting = Counter(), Counter(), Counter()
+
+    def add(self, moment: Moment) -> None:
+        self.frames += 1
+        self.frames_with += bool(moment.sightings)
+        self.sightings.update(sighting.label for sighting in moment.sightings)
+        self.end(moment.ended)
+
+    def end(self, tracks: Sequence[Track]) -> None:
+        self.tracks.update(track.label for track in tracks)
+        self.lasting.update(track.label for track in tracks if track.end - track.start >= 1)
+
+    def table(self) -> str:
+        """Return one line per name, most tracks first."""
+        lines = [f"{'label':<12}{'tracks':>8}{'share':>9}{'of 1 s and more':>18}{'sightings':>12}"]
+        for label, _ in (self.tracks + self.sightings).most_common():
+            share = self.tracks[label] / max(1, self.tracks.total())
+            lines.append(f"{label:<12}{self.tracks[label]:>8}{share:>9.1%}{self.lasting[label]:>18}{self.sightings[label]:>12}")
+        return "\n".join(lines)
+
+    def share_right(self, names: Sequence[str]) -> str:
+        """Return a line that says how much was named one of `names`."""
+        parts = []
+        for what, counts in (("objects", self.sightings), ("tracks", self.tracks), ("tracks of a second or more", self.lasting)):
+            right = sum(counts[name] for name in names)
+            parts.append(f"{right} of {counts.total()} {what}, {right / max(1, counts.total()):.1%}")
+        return f"{' or '.join(names)}: {'; '.join(parts)}"
+
+
+def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], load_fastmcd: Callable, calibration) -> Summary:
+    """Return the counts of a run over `args.video`; prints them and writes its files (see util.outputs).
+
+    classify: RGB crops -> logits (N, classes). right: the names that `--label` counts as right, or none.
+    """
+    settings = load_settings(args.settings, list(classes))
+    video = open_video(args.video)
+    summary, clock = Summary(), Clock()
+    pipeline = Pipeline(video, classify, classes, load_fastmcd(), calibration, settings)
+    with ExitStack() as stack:
+        sinks = open_sinks(stack, args, video, classes)
+        try:
+            _watch(args, video, pipeline, sinks, summary, clock)
+        finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
+            rest = pipeline.tracker.finish()
+            summary.end(rest)
+            for sink in sinks:
+                sink.finish(rest, clock)
+    print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {clock.frames} frames")
+    print(f"ms per frame: {clock}")
+    if summary.sightings:
+        print(summary.table())
+    if right:
+        print(summary.share_right(right))
+    return summary
+
+
+def _watch(args, video: Video, pipeline: "Pipeline", sinks: list, summary: Summary, clock: Clock) -> None:
+    total = min(filter(None, [args.limit, video.frame_count]), default=None)
+    frames = tqdm(clock.each("decode", islice(video, args.limit)), "naming", total, unit=" frames", leave=False, disable=None)
+    for number, frame in enumerate(frames, 1):
+        moment = pipeline(number, (number - 1) / video.fps, frame, clock)
+        summary.add(moment)
+        if sinks:
+            with clock("write"):
+                for sink in sinks:
+                    sink.add(moment)
+
+
+class Pipeline:
+    """Detector, classifier and tracker in a row: call it with a frame, get the Moment."""
+
+    def __init__(self, video: Video, classify: Callable, classes: Sequence[str], fastmcd, calibration, settings: dict):
+        self.classify = classify
+        self.zones = make_zones(video.width, video.height, **settings["zones"])
+        try:
+            self.detector = fastmcd.Detector(video.width, video.height, **settings["detector"])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"detector: {error}") from None
+        names = settings["names"]
+        self.columns = [i for i, name in enumerate(classes) if name in names["only"]] or list(range(len(classes)))
+        temperature, unknown_below = calibration
+        calibration = names["temperature"] or temperature, unknown_below if names["unknown_below"] is None else names["unknown_below"]
+        self.tracker = Tracker([classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"])
+
+    def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:
+        with clock("detect"):
+            result = self.detector.detect(frame)
+            keep = self.zones.keep(result.boxes)
+            if not keep.all():
+                result = replace(result, boxes=result.boxes[keep], crops=result.crops[keep], scores=result.scores[keep])
+        boxes, crops = (tuple(map(tuple, boxes.tolist())) for boxes in (result.boxes, result.crops))
+        sightings = [Sighting(*each) for each in zip(boxes, crops, result.scores.tolist(), strict=True)]
+        moment = Moment(number, seconds, frame, result, sightings)
+        with clock("classify"):
+            cut = [np.ascontiguousarray(frame[y : y + h, x : x + w, ::-1]) for x, y, w, h in crops]
+            logits = self.classify(cut)[:, self.columns].numpy() if cut else np.empty((0, len(self.columns)))
+        with clock("track"):
+            self.tracker.update(moment, logits)
+        return moment
