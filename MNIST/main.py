@@ -195,10 +195,7 @@ def evaluate(model, images, labels, device, bin_op):
 @torch.no_grad()
 def classify(model, crops, device):
     """Return logits, float32 (N, 10), for a list of RGB crops; the caller holds the weights binarized."""
-    images = preprocess(to_images(crops).to(device))
-    # One by one in PyTorch: the last bits of its sums depend on the size of the batch, which a video and a directory don't share.
-    together = len(images) if isinstance(model, xnor.Frozen) else 1
-    return torch.cat([model(part) for part in images.split(together)]).float().cpu()
+    return model(preprocess(to_images(crops).to(device))).float().cpu()
 
 
 def load_fastmcd():

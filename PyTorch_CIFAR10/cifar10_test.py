@@ -14,7 +14,7 @@ import networks  # noqa: E402
 
 from util.cli import Parser, run  # noqa: E402
 
-PASSED_ON = ["video", "label", "save", "pretrained", "limit"]
+PASSED_ON = ["video", "settings", "label", "save", "pretrained", "limit"]
 
 
 def parse_args(argv=None):
@@ -26,6 +26,7 @@ def parse_args(argv=None):
     parser.add_argument("--classifier", choices=sorted(networks.NETWORKS), required=True, help="network")
     parser.add_argument("--data", metavar="DIR", help="with --fastMCD the detector's results, else the folder of the data set")
     parser.add_argument("--label", metavar="0-9|NAME", help="what the objects are: report the share named so; 1 takes 9 (truck) too")
+    parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     parser.add_argument("--save", metavar="DIR", help="write predictions.csv, contact sheet and (of a video) results here")
     parser.add_argument("--pretrained", metavar="FILE", help="weights (default: state_dicts/CLASSIFIER.pt)")
     parser.add_argument("--limit", metavar="N", help="at most N images, objects or frames: a quick try")

@@ -31,7 +31,7 @@ from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
 from util.files import atomic_write  # noqa: E402
-from util.naming import Sampler  # noqa: E402
+from util.pictures import Sampler  # noqa: E402
 from util.results import TABLE, read_results  # noqa: E402
 from util.video import open_video  # noqa: E402
 

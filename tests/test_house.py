@@ -7,7 +7,8 @@ import pytest
 
 from tests.scripts import ROOT
 
-LIBRARIES = set(sys.stdlib_module_names) | {"torch", "torchvision", "numpy", "PIL", "cv2", "tqdm", "matplotlib", "safetensors", "trackers", "supervision"}
+LIBRARIES = set(sys.stdlib_module_names) | {"torch", "torchvision", "numpy", "PIL", "cv2", "tqdm", "matplotlib", "safetensors"}
+LIBRARIES |= {"trackers", "supervision"}
 ALLOWED = {
     "util": LIBRARIES | {"util"},
     "fastmcd": LIBRARIES - {"torch", "torchvision"} | {"fastmcd"},
