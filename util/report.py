@@ -35,7 +35,7 @@ class Longest:
         """Take tracks that have ended; each number comes once."""
         for track in tracks:
             self.seen += 1
-            key = track.sightings, track.probability, -track.number
+            key = track.sightings, track.probability, -self.seen  # the last decides, so tracks need no order
             if len(self._heap) < self.most:
                 heapq.heappush(self._heap, (*key, _small(track)))
             elif key > self._heap[0][:3]:
