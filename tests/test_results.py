@@ -69,9 +69,20 @@ def test_best_only_takes_the_highest_score_of_each_frame(tmp_path):
 
 def test_earlier_results_are_replaced_without_leftovers(tmp_path):
     directory = written(tmp_path / "out", frames=5, keep_frames=True)
-    (directory / "predictions.csv").write_text("kept")
+    earlier = ["cdnet/bin000005.png", "events/000001.png", "predictions.csv", "report.html", "annotated.mp4"]
+    for name in (*earlier, "notes.txt", "events/a.png"):
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text("of the earlier run, or somebody's")
     written(directory, frames=1)
-    assert names(directory) == ["crops/000001_00.png", "detections.csv", "masks/000001.png", "predictions.csv"]
+    assert names(directory) == ["crops/000001_00.png", "detections.csv", "events/a.png", "masks/000001.png", "notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["report.html", "tracks.txt", "events"])
+def test_a_lone_file_of_a_common_name_is_not_taken_for_results(tmp_path, name):
+    (tmp_path / name).write_text("somebody's own")
+    with pytest.raises(InputError, match=f"no results directory but holds '{name}'"):
+        ResultsWriter(tmp_path)
+    assert (tmp_path / name).read_text() == "somebody's own"
 
 
 def test_a_directory_with_other_things_is_refused(tmp_path):

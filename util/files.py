@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are whole at any time, or not there."""
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,3 +18,36 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class GrowingFile:
+    """A text file that is whole after every `append`, whatever ends the process then: head, all that was appended, tail.
+
+    An append that fails (a full disk, Ctrl-C) leaves what was there before it. Nothing is buffered: others may read along.
+    """
+
+    def __init__(self, path: str | Path, head: str = "", tail: str = ""):
+        self._file = open(path, "wb", buffering=0)
+        self._tail, self._whole = tail.encode(), 0
+        self.append(head)
+
+    def append(self, text: str) -> None:
+        """Write `text` before the tail."""
+        data = text.encode()
+        try:
+            self._write(data + self._tail)
+            self._whole += len(data)
+        except BaseException:
+            self._write(self._tail)  # where it was before: a full disk has room for it
+            self._file.truncate()
+            raise
+
+    def _write(self, data: bytes) -> None:
+        self._file.seek(self._whole)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def close(self) -> None:
+        """Close the file; it needs nothing more."""
+        self._file.close()

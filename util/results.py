@@ -17,11 +17,14 @@ import cv2
 import numpy as np
 
 from util.cli import InputError
+from util.files import GrowingFile
 from util.video import MAX_SIZE, list_images, read_image
 
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "score", "crop"]
 TABLE, PART = "detections.csv", "detections.csv.part"
-BESIDE = {"predictions.csv", "contact_sheet.png", "annotated.mp4", "annotated.webm"}  # what the scripts add
+BESIDE = {"predictions.csv", "contact_sheet.png", "annotated.mp4", "annotated.webm"}  # what the scripts add, also without a table
+OUTPUTS = BESIDE | {"events.jsonl", "coco.json", "coco_categories.json", "tracks.txt", "report.html"}  # what a run over a video adds
+NUMBERED = {"crops": "", "masks": "", "frames": "", "events": "", "cdnet": "bin"}  # directory -> what stands before the number
 SMALLEST_IMAGE = 4  # pixels a side: less shows nothing
 SMALLEST_REGION = 25  # pixels of a mask: less is noise
 CONTEXT, SMALLEST_CROP = 0.15, 32  # as the detector cuts: margin / longer side of the box; pixels
@@ -186,7 +189,7 @@ class ResultsWriter:
 
     def __init__(self, directory: str | Path, keep_frames: bool = False, source: str | Path | int | None = None):
         self.directory, self.keep_frames = Path(directory), keep_frames
-        self._table, self._whole = None, 0
+        self._table = None
         if source is not None and (path := Path(str(source))).exists():  # a camera's number is no path
             if path.resolve().is_relative_to(self.directory.resolve()):
                 raise InputError(f"{source} lies in {directory}, which would be replaced; choose another directory")
@@ -201,14 +204,15 @@ class ResultsWriter:
         if not names & {TABLE, PART} and names - BESIDE:
             found = f"is no results directory but holds {min(names - BESIDE)!r}"
             raise InputError(f"{self.directory} {found}; choose an empty or a new one")
-        for name in ("crops", "masks", "frames"):
-            for path in sorted((self.directory / name).glob("[0-9]*.png")):
+        for name, prefix in NUMBERED.items():
+            for path in sorted((self.directory / name).glob(f"{prefix}[0-9]*.png")):
                 path.unlink()
+        for name in OUTPUTS:  # they tell of what is replaced
+            (self.directory / name).unlink(missing_ok=True)
         for name in ("crops", "masks") + ("frames",) * self.keep_frames:
             (self.directory / name).mkdir(exist_ok=True)
         (self.directory / TABLE).unlink(missing_ok=True)
-        self._table = open(self.directory / PART, "wb", buffering=0)
-        self._append([COLUMNS])
+        self._table = GrowingFile(self.directory / PART, ",".join(COLUMNS) + "\n")
 
     def add(self, frame_number: int, bgr: np.ndarray, result) -> None:
         """Write one frame's files; frame_number counts from 1, bgr is uint8 (H, W, 3), result as fastmcd.Result."""
@@ -223,7 +227,7 @@ class ResultsWriter:
             self._write(f"masks/{name}.png", result.mask, written)
             if self.keep_frames:
                 self._write(f"frames/{name}.png", bgr, written)
-            self._append(rows)
+            self._table.append("".join(",".join(map(str, row)) + "\n" for row in rows))
         except BaseException:  # Ctrl-C too: no file of a frame that is not in the table
             for path in written:
                 path.unlink(missing_ok=True)
@@ -234,19 +238,11 @@ class ResultsWriter:
         written.append(self.directory / name)
         written[-1].write_bytes(cv2.imencode(".png", image)[1])
 
-    def _append(self, rows: list[list]) -> None:
-        text = "".join(",".join(map(str, row)) + "\n" for row in rows)
-        data = memoryview(text.encode())
-        self._table.seek(self._whole)  # an earlier attempt may have ended in the middle
-        while data:
-            data = data[self._table.write(data) :]
-        self._whole += len(text)
-
     def close(self) -> None:
         """Give the table its name; nothing if that is done."""
-        if not self._table.closed:
-            self._table.truncate(self._whole)
+        if self._table:
             self._table.close()
+            self._table = None
             os.replace(self.directory / PART, self.directory / TABLE)
 
     def __enter__(self) -> "ResultsWriter":

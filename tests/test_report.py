@@ -1,0 +1,151 @@
+"""The report: what it counts and keeps, that it stands alone, and how a browser shows it."""
+import base64
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from util.report import BINS, MOST, Activity, Longest, Report, _ticks
+from util.tracking import UNKNOWN, Moment, Sighting, Track
+
+NAME = "<script>alert('1')</script> & \"clip\" \udcff.mp4"
+CLOCK = SimpleNamespace(seconds={"decode": 0.5, "detect": 1.25, "write": 0.25}, frames=250)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def track(number, label="cat", start=0.0, end=1.0, sightings=20, probability=0.875, size=(30, 40)):
+    best = np.full((*size, 3), (200, 30, number % 256), np.uint8)
+    ages = round(25 * start) + 1, round(25 * end) + 1, start, end
+    return Track(number, label, probability, *ages, sightings, best, round(25 * start) + 1, (5, 6, 7, 8))
+
+
+def made(directory, tracks, frames=250, **options):
+    """The page of a run at 25 frames a second in which the first half of the tracks ended on the way."""
+    directory.mkdir(exist_ok=True)
+    with Report(directory, NAME, **options) as report:
+        for number in range(1, frames + 1):
+            ended = tracks[: len(tracks) // 2] if number == frames else []
+            report.add(Moment(number, (number - 1) / 25, None, None, [Sighting((1, 2, 3, 4), (1, 2, 3, 4), 0.5)], ended))
+        report.finish(tracks[len(tracks) // 2 :], CLOCK)
+    return (directory / "report.html").read_text(encoding="utf-8")
+
+
+def text_of(page):
+    """What is to be read on it, without style, script and tags."""
+    return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<(style|script)\b.*?</\1>", "", page)).split())
+
+
+def test_the_page_counts_frames_tracks_names_and_time(tmp_path):
+    page = made(tmp_path, [track(1), track(2, "truck"), track(3, "truck"), track(4, UNKNOWN, end=9.5)])
+    text = text_of(page)
+    for fact in ("frames 250", "long 10.0 s", "tracks 4", "named 3", "unknown 1", "sightings 250", "ms per frame 8.0"):
+        assert fact in text, fact
+    stages = "decode 2.00 ms 25.0 %", "detect 5.00 ms 62.5 %", "write 1.00 ms 12.5 %"
+    for bar in ("truck 2 50.0 %", "cat 1 25.0 %", "unknown 1 25.0 %", *stages):
+        assert bar in text, bar
+    assert text.index("truck 2") < text.index("cat 1") < text.index("unknown 1 25.0"), "most first, unknown last"
+    assert "#4 unknown confidence 87.5 % from 0.0 s to 9.5 s frames 1–239 seen in 20" in text
+    assert re.search(r'left: 0.000%; width: 95.000%"></i>', page)
+
+
+def test_the_page_stands_alone_and_escapes_what_names_hold(tmp_path):
+    page = made(tmp_path, [track(1, "<b>&", size=(500, 20))])
+    assert "<script" not in page and "<b>&" not in page and "&lt;b&gt;&amp;" in page and "&lt;script&gt;" in page
+    assert set(re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(\w+:)""", page)) == {"data:"}
+    assert not re.search(r"https?:|[\"'(]//|@import|<link", page)
+    data = re.search(r"data:image/jpeg;base64,([\w+/=]+)", page)[1]
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape == (160, 6, 3) and abs(image.mean((0, 1)) - (1, 30, 200)).max() < 6, "small, blue green red"
+
+
+def test_the_video_is_linked_where_there_is_one(tmp_path):
+    assert "<video" not in made(tmp_path, [track(1)])
+    assert '<video src="annotated.mp4"' in made(tmp_path, [track(1)], video="annotated.mp4")
+    assert "<video" not in made(tmp_path, [], frames=0, video="annotated.mp4"), "of no frames there is no video"
+
+
+def test_a_run_without_tracks_or_frames_has_a_page(tmp_path):
+    text = text_of(made(tmp_path, []))
+    assert "tracks 0" in text and "Nothing moved for long enough" in text
+    assert "frames 0" in text_of(made(tmp_path, [], frames=0))
+
+
+def test_of_many_tracks_the_longest_are_shown_and_all_are_counted(tmp_path):
+    rng = np.random.default_rng(2)
+    tracks = [track(n, sightings=int(rng.integers(5, 10000))) for n in range(1, 524)]
+    page = made(tmp_path, tracks)
+    longest = sorted(sorted(tracks, key=lambda t: -t.sightings)[:MOST], key=lambda t: t.number)
+    assert re.findall(r"<b>#(\d+)</b>", page) == [str(t.number) for t in longest]
+    assert f"The {MOST} longest of 523" in page and "cat 523 100.0 %" in text_of(page)
+    assert len(page) < 1_000_000
+
+
+def test_the_longest_tracks_are_kept_small(tmp_path):
+    longest = Longest(2)
+    longest.add([track(1, sightings=5), track(2, sightings=9, size=(1000, 2000)), track(3, sightings=5, probability=0.9)])
+    assert [t.number for t in longest.tracks()] == [2, 3] and longest.seen == 3
+    assert longest.tracks()[0].best.shape == (80, 160, 3) and longest.tracks()[1].best.shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize("length", [3.0, 24.0, 4000.0])
+def test_activity_is_how_many_tracks_there_were(length):
+    rng, activity = np.random.default_rng(3), Activity()
+    spans = np.sort(rng.uniform(0, length, (60, 2)), axis=1)
+    spans[-1, 1] = length
+    for n, (start, end) in enumerate(spans):
+        activity.add(track(n, "ab"[n % 2], start, end))
+    used = int(np.ceil(length / activity.width - 1e-9))
+    assert BINS / 2 < used <= BINS or activity.width == 0.1
+    # the mean over each bin, from many instants in it
+    instants = (np.arange(used)[:, None] + (np.arange(2000) + 0.5) / 2000) * activity.width
+    there = (spans[:, 0] <= instants[..., None]) & (instants[..., None] < spans[:, 1])
+    expected = there[..., 0::2].sum(2).mean(1), there[..., 1::2].sum(2).mean(1)
+    assert np.allclose([activity.counts["a"][:used], activity.counts["b"][:used]], expected, atol=0.02)
+    top, [(first, _), (second, path)] = activity.areas(["a", "b"], length)
+    assert (first, second) == ("a", "b") and abs(top - max(sum(expected))) < 0.03
+    points = np.array([point.split() for point in path[1:-1].split("L")], float)
+    assert points.min() >= 0 and points.max() == 1 and (np.diff(points[: 2 * used, 0]) >= 0).all()
+    assert np.allclose(points[: 2 * used : 2, 1], 1 - sum(expected) / top, atol=0.02)
+
+
+def test_ticks_are_few_and_round():
+    for seconds in (1e-9, 0.04, 0.9, 12, 59, 61, 3599, 7300, 86400, 1e6, 1e8):
+        ticks = _ticks(seconds)
+        assert 1 <= len(ticks) <= 9 and all(0 <= place <= 1 for place, _ in ticks) and ticks[0] == (0, ticks[0][1]), seconds
+    assert [text for _, text in _ticks(130)] == ["0 s", "30 s", "1:00", "1:30", "2:00"]
+    assert _ticks(7300)[-1][1] == "2:00:00"
+
+
+def test_a_failed_report_leaves_the_earlier_one(tmp_path):
+    made(tmp_path, [track(1)])
+    with pytest.raises(AttributeError), Report(tmp_path, NAME) as report:
+        report.finish([], None)
+    assert "tracks 1" in text_of((tmp_path / "report.html").read_text()) and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize(("count", "dark"), [(0, False), (5, False), (5, True), (500, False)])
+def test_a_browser_shows_it(tmp_path, count, dark):
+    """With the colours of the scheme, every track's row, and nothing from elsewhere."""
+    page = made(tmp_path, [track(n, ["cat", "truck", UNKNOWN][n % 3], end=n % 9 + 1) for n in range(1, count + 1)])
+    measure = "<script>document.title = innerWidth + ' ' + document.documentElement.scrollWidth</script>"
+    (tmp_path / "report.html").write_text(page.replace("</body>", f"{measure}</body>"))
+
+    def chromium(*flags):
+        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic"]
+        scheme = ["--blink-settings=preferredColorScheme=0"] * dark
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={tmp_path / 'profile'}", *scheme]
+        command += ["--hide-scrollbars", "--window-size=1000,800", *flags, (tmp_path / "report.html").as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    dom = chromium("--dump-dom")
+    assert f"tracks {count}" in text_of(dom) and dom.count('class="row"') == min(count, MOST) and not re.search("https?:", dom)
+    assert "<title>1000 1000</title>" in dom, "nothing reaches beyond the window"
+    chromium(f"--screenshot={tmp_path / 'page.png'}")
+    picture = cv2.imread(str(tmp_path / "page.png"))
+    ground = (26, 22, 20) if dark else (249, 247, 246)
+    assert tuple(picture[0, 0]) == ground and picture.std() > 5

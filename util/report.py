@@ -1,0 +1,185 @@
+"""report.html: what one run over a video has found, on a page that needs neither server nor network.
+
+Everything is in the file: style, pictures, charts. Only the annotated video is linked, as its neighbour. Memory is bounded however
+long the run: counts, a chart of at most BINS bins, and thumbnails of the MOST longest tracks.
+"""
+import base64
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import jinja2
+import numpy as np
+
+from util.files import atomic_write
+from util.pictures import MUTED, colour_of
+from util.tracking import UNKNOWN, Moment, Track
+
+TEMPLATE = Path(__file__).with_name("report_template.html")
+MOST = 100  # tracks on the timeline
+SIDE = 160  # pixels of a kept crop's longer side
+BINS = 240  # of the chart over time, at most
+STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400]  # seconds between ticks
+
+
+class Longest:
+    """Keeps the tracks with the most sightings of a stream of any length, their pictures no larger than shown."""
+
+    def __init__(self, most: int):
+        self.most, self.seen, self._heap = most, 0, []
+
+    def add(self, tracks: Sequence[Track]) -> None:
+        """Take tracks that have ended; each number comes once."""
+        for track in tracks:
+            self.seen += 1
+            key = track.sightings, track.probability, -self.seen  # the last decides, so tracks need no order
+            if len(self._heap) < self.most:
+                heapq.heappush(self._heap, (*key, _small(track)))
+            elif key > self._heap[0][:3]:
+                heapq.heapreplace(self._heap, (*key, _small(track)))
+
+    def tracks(self) -> list[Track]:
+        """Return those kept, by number."""
+        return sorted((entry[3] for entry in self._heap), key=lambda track: track.number)
+
+
+def _small(track: Track) -> Track:
+    height, width = track.best.shape[:2]
+    factor = SIDE / max(height, width)
+    if factor >= 1:
+        return track
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return replace(track, best=cv2.resize(track.best, size, interpolation=cv2.INTER_AREA))
+
+
+class Activity:
+    """How many tracks of each label there were at once, over time, in bins that double their width when time outgrows them."""
+
+    def __init__(self):
+        self.width = 0.1  # seconds
+        self.counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(BINS))
+
+    def add(self, track: Track) -> None:
+        """Count a track in every bin, by the share of the bin in which it was there."""
+        while track.end > self.width * BINS:
+            self.width *= 2
+            for label, counts in self.counts.items():
+                self.counts[label] = np.r_[counts.reshape(-1, 2).mean(1), np.zeros(BINS // 2)]
+        edges = np.arange(BINS + 1) * self.width
+        self.counts[track.label] += np.clip(np.minimum(track.end, edges[1:]) - np.maximum(track.start, edges[:-1]), 0, None) / self.width
+
+    def areas(self, labels: Sequence[str], seconds: float) -> tuple[float, list[tuple[str, str]]]:
+        """Return the highest sum and (label, SVG path) of each label, stacked from the first; x 0..1 is 0..seconds, y 0..1 from the top."""
+        used = max(1, min(BINS, int(np.ceil(seconds / self.width - 1e-9))))
+        sums = np.cumsum([np.zeros(used), *(self.counts[label][:used] for label in labels)], axis=0)
+        top = float(max(sums[-1].max(), 1e-9))
+        edges = np.minimum(np.arange(used + 1) * self.width / seconds, 1)
+        x = np.repeat(edges, 2)[1:-1]  # two ends of each bin
+        areas = []
+        for label, low, high in zip(labels, sums, sums[1:], strict=False):
+            low, high = (1 - np.repeat(heights / top, 2) for heights in (low, high))
+            points = [*zip(x, high, strict=True), *zip(x[::-1], low[::-1], strict=True)]
+            areas.append((label, "M" + "L".join(f"{a:.4f} {b:.4f}" for a, b in points) + "Z"))
+        return top, areas
+
+
+class Report:
+    """A sink (see util.outputs) that writes report.html into `directory` at the end of the run; the file is whole or not there.
+
+    title: what the page is about, such as the source's name; may hold any text. video: the annotated video's name, relative.
+    """
+
+    def __init__(self, directory: Path, title: str, video: str | None = None):
+        self.path, self.title, self.video = directory / "report.html", title, video
+        self.frames, self.sightings, self.last = 0, 0, 0.0
+        self.labels, self.longest, self.activity = Counter(), Longest(MOST), Activity()
+
+    def add(self, moment: Moment) -> None:
+        """Nothing; counts what is in `moment`."""
+        self.frames, self.last = self.frames + 1, moment.seconds
+        self.sightings += len(moment.sightings)
+        self._end(moment.ended)
+
+    def _end(self, tracks: Sequence[Track]) -> None:
+        self.longest.add(tracks)
+        for track in tracks:
+            self.labels[track.label] += 1
+            self.activity.add(track)
+
+    def finish(self, tracks: Sequence[Track], clock) -> None:
+        """Nothing; writes the page. tracks: those that have not ended; clock: has `seconds` per stage and the number of `frames`."""
+        self._end(tracks)
+        with atomic_write(self.path) as temporary:
+            temporary.write_text(self.page(clock), encoding="utf-8", errors="replace")
+
+    def page(self, clock) -> str:
+        """Return the page as HTML."""
+        shown, seconds = self.longest.tracks(), self._seconds()
+        labels = sorted(self.labels, key=lambda label: (label == UNKNOWN, -self.labels[label], label))
+        peak, areas = self.activity.areas(labels, seconds)
+        stages = [(stage, 1000 * spent / max(1, clock.frames)) for stage, spent in clock.seconds.items()]
+        environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+        environment.globals.update(colour=_colour, time=_time)
+        return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            title=self.title,
+            facts=self._facts(seconds, stages),
+            labels=[(label, self.labels[label]) for label in labels],
+            stages=stages,
+            peak=peak,
+            areas=areas,
+            bin=self.activity.width,
+            seconds=seconds,
+            ticks=_ticks(seconds),
+            tracks=[(track, _data_uri(track.best)) for track in shown],
+            video=self.video if self.frames else None,
+        )
+
+    def _seconds(self) -> float:
+        """The length of the run: frames are seen at their start, and the last one lasts as long as those before it."""
+        ends = [track.end for track in self.longest.tracks()]
+        return max(self.last * self.frames / max(1, self.frames - 1), *ends, 1e-9)
+
+    def _facts(self, seconds: float, stages: list[tuple[str, float]]) -> list[tuple[str, str]]:
+        tracks, unknown = self.labels.total(), self.labels[UNKNOWN]
+        return [
+            ("frames", f"{self.frames:,}"),
+            ("long", _time(seconds)),
+            ("tracks", f"{tracks:,}"),
+            ("named", f"{tracks - unknown:,}"),
+            ("unknown", f"{unknown:,}"),
+            ("sightings", f"{self.sightings:,}"),
+            ("ms per frame", f"{sum(ms for _, ms in stages):.1f}"),
+        ]
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass
+
+
+def _colour(label: str) -> str:
+    return "rgb({} {} {})".format(*(MUTED if label == UNKNOWN else colour_of(label)))
+
+
+def _data_uri(rgb: np.ndarray) -> str:
+    data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+def _time(seconds: float, decimals: int = 1) -> str:
+    """Return "7.5 s", or from a minute on "1:07" and "1:00:07"."""
+    if seconds < 59.95:
+        return f"{seconds:.{decimals}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _ticks(seconds: float) -> list[tuple[float, str]]:
+    """Return (place 0..1, text) of at most 9 round times on an axis of so many seconds."""
+    step = next((step for step in STEPS if seconds / step <= 8), STEPS[-1] * (1 + int(seconds / STEPS[-1] / 8)))
+    decimals = 0 if step >= 1 else 1
+    return [(i * step / seconds, _time(i * step, decimals)) for i in range(int(seconds / step + 1e-9) + 1)]
