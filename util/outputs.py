@@ -224,7 +224,7 @@ class Sheet(Sink):
         shown, seen = self.longest.tracks(), self.longest.seen
         if shown:
             count = f"the {len(shown)} longest of {seen} tracks" if seen > len(shown) else f"{seen} track{'s' * (seen > 1)}"
-            captions = [f"#{track.number} {track.label} {track.probability:.0%}" for track in shown]
+            captions = [f"#{track.number} {track.label}" for track in shown]
             contact_sheet([track.best for track in shown], captions, self.path, f"{self.title}: {count}")
 
 
