@@ -31,6 +31,8 @@ def colour_of(text: str) -> tuple[int, int, int]:
     words = words[1:] if len(words) > 1 and words[0].startswith("#") else words
     words = words[:-1] if len(words) > 1 and words[-1].strip("%.").replace(".", "").isdecimal() else words
     label = " ".join(words)
+    if label == "unknown":
+        return MUTED
     return PALETTE[(zlib.crc32(label.encode()) * SALT >> 16) % len(PALETTE)]
 
 
