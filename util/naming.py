@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from util import batch
 from util.cli import InputError
 from util.files import atomic_write
 from util.pictures import VideoWriter, annotate, contact_sheet
@@ -79,8 +80,12 @@ class Clock:
             self.frames += 1
             yield item
 
+    def ms(self) -> dict[str, float]:
+        """Stage -> mean milliseconds per frame."""
+        return {stage: 1000 * seconds / max(1, self.frames) for stage, seconds in self.seconds.items()}
+
     def __str__(self):
-        stages = {stage: 1000 * seconds / max(1, self.frames) for stage, seconds in self.seconds.items()}
+        stages = self.ms()
         return ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items()) + f", all {sum(stages.values()):.2f}"
 
 
@@ -105,12 +110,14 @@ def run(args, classify: Classifier, make_detector: Callable, classes: Sequence[s
     Prints a table and writes predictions.csv: into `--save`, else into the results directory, else (a video) into the current one.
     `make_detector(width, height)` returns a function from a BGR frame to the result of fastmcd.Detector.detect.
     """
+    if args.video and (clips := batch.find_clips(args.video, args.save)):
+        return batch.run(args, clips)
     predictions = Predictions(classes)
     directory = args.fastMCD or args.multi_fastMCD
     path = (args.save or directory or Path()) / "predictions.csv"
     try:
         if args.video:
-            _name_video(args, predictions, classify, make_detector)
+            clock = _name_video(args, predictions, classify, make_detector)
         else:
             _name_directory(args, directory, predictions, classify)
     except (KeyboardInterrupt, InputError):  # a cut-off video: what could be read is kept
@@ -123,6 +130,9 @@ def run(args, classify: Classifier, make_detector: Callable, classes: Sequence[s
         print(predictions.share_right(args.label, also_right.get(args.label, set())))
     predictions.write(path)
     print(f"written: {path}")
+    if args.video and args.save:
+        labels = dict(Counter(row[6] for row in predictions.rows).most_common())
+        batch.write_summary(args.save, frames=clock.frames, objects=len(predictions.rows), labels=labels, ms_per_frame=clock.ms())
     return predictions
 
 
@@ -139,8 +149,10 @@ def _name_directory(args, directory: Path, predictions: Predictions, classify: C
         contact_sheet([d.image for d in detections], captions, args.save / "contact_sheet.png", directory.name)
 
 
-def _name_video(args, predictions: Predictions, classify: Classifier, make_detector: Callable) -> None:
+def _name_video(args, predictions: Predictions, classify: Classifier, make_detector: Callable) -> Clock:
     video = open_video(args.video)
+    if args.save:
+        batch.clear_summary(args.save)
     detect = make_detector(video.width, video.height)
     clock = Clock()
     thumbnails = Sampler()
@@ -167,3 +179,4 @@ def _name_video(args, predictions: Predictions, classify: Classifier, make_detec
     if args.save and thumbnails.items:
         title = f"{Path(video.name).name}: {len(thumbnails.items)} of {len(predictions.rows)} objects"
         contact_sheet(*zip(*thumbnails.items, strict=True), args.save / "contact_sheet.png", title)
+    return clock
