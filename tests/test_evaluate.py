@@ -40,7 +40,7 @@ def write_results(directory, frames=FRAMES, shift=0):
         for number, x, y, w, h, name in boxes_of(frame):
             box = f"{x + shift},{y},{w},{h}"
             coco.append({"image_id": frame, "category_id": number, "bbox": [x + shift, y, w, h], "score": 0.9, "track_id": number})
-            tracks += f"{frame},{number},{box},0.9,-1,-1,-1\n"
+            tracks += f"{frame},{number},{x + shift + 1},{y + 1},{w},{h},0.9,-1,-1,-1\n"
             names += f"{frame},{number - 1},{box},{name},0.8,{number}\n"
     (directory / "coco.json").write_text(json.dumps(coco))
     (directory / "tracks.txt").write_text(tracks)
@@ -75,7 +75,7 @@ def write_davis(directory):
 
 def write_mot(directory):
     (directory / "gt").mkdir(parents=True)
-    rows = [(f, i, x, y, w, h, 1, NAMES.index(name) + 1, 1.0) for f in range(1, FRAMES + 1) for i, x, y, w, h, name in boxes_of(f)]
+    rows = [(f, i, x + 1, y + 1, w, h, 1, NAMES.index(name) + 1, 1.0) for f in range(1, FRAMES + 1) for i, x, y, w, h, name in boxes_of(f)]
     (directory / "gt" / "gt.txt").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
     (directory / "gt" / "labels.txt").write_text("\n".join(NAMES))
     (directory / "seqinfo.ini").write_text(f"[Sequence]\nname=clip\nseqLength={FRAMES}\n")
@@ -193,7 +193,7 @@ def test_a_clip_drawn_by_code_is_scored_end_to_end(tmp_path):
     for number, frame in enumerate(frames, 1):
         cv2.imwrite(str(tmp_path / "run" / "masks" / f"{number:06d}.png"), frame.mask)
         for o in frame.truth:
-            tracks += f"{number},{o.id + 40},{o.x},{o.y},{o.width},{o.height},1,-1,-1,-1\n"
+            tracks += f"{number},{o.id + 40},{o.x + 1},{o.y + 1},{o.width},{o.height},1,-1,-1,-1\n"
             names += f"{number},{o.id},{o.x},{o.y},{o.width},{o.height},{o.label},0.9\n"
     (tmp_path / "run" / "tracks.txt").write_text(tracks)
     (tmp_path / "run" / "predictions.csv").write_text(names)

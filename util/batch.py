@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -142,12 +143,14 @@ def work(command: list[str], directory: str, started: Callable = lambda process:
     )  # fmt: skip
     started(process)
     try:
-        out, error = process.communicate()
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                out, error = process.communicate(timeout=1)  # between two of these Ray can cancel
+                return process.returncode, out, error
     except BaseException:
         process.terminate()
         process.communicate(timeout=PATIENCE_S)
         raise
-    return process.returncode, out, error
 
 
 def reason_of(code: int, error: str) -> str:
@@ -175,7 +178,7 @@ def run(args, clips: Sequence[str]) -> list[dict]:
         if summary := read_summary(args.save / name, arguments[name]):
             rows[name] = _row(name, clip, "kept", summary)
     commands = {name: [sys.executable, os.path.abspath(sys.argv[0]), *a] for name, a in arguments.items() if rows[name]["status"] != "kept"}
-    outcomes = run_on_ray(commands, args.ray, args.jobs) if args.ray else run_here(commands, args.jobs)
+    outcomes = run_on_ray(commands, args.ray, args.jobs) if args.ray and commands else run_here(commands, args.jobs)
     try:
         with contextlib.closing(outcomes), tqdm(total=len(names), desc="clips", unit=" clips", leave=False, disable=None) as bar:
             bar.update(len(names) - len(commands))
@@ -258,7 +261,10 @@ def run_here(commands: dict[str, list[str]], jobs: int | None) -> Iterator[tuple
 
 
 def run_on_ray(commands: dict[str, list[str]], address: str, jobs: int | None) -> Iterator[tuple[str, tuple[int, str, str]]]:
-    """The same on the machines of a Ray cluster, one core each; address "local": on a cluster made of this machine, `jobs` at a time."""
+    """The same on the machines of a Ray cluster, one core each.
+
+    address: HOST:PORT; "auto", the cluster that this machine is part of; "local", one made of this machine, `jobs` at a time.
+    """
     try:
         import ray
     except ImportError:
@@ -266,9 +272,12 @@ def run_on_ray(commands: dict[str, list[str]], address: str, jobs: int | None) -
     on_sigterm = signal.getsignal(signal.SIGTERM)
     where = {"num_cpus": jobs or _cores()} if address == "local" else {"address": address}
     try:
+        host, _, port = address.rpartition(":")
+        if port.isdecimal():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=PATIENCE_S).close()
         ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"--ray {address}: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
+        raise InputError(f"--ray {address}: {str(error).splitlines()[0]}; expected local, auto or the HOST:PORT of a cluster") from None
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end this program at once
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # other machines need not be able to import it
     remote = ray.remote(num_cpus=1)(work)

@@ -4,7 +4,7 @@
                             85 outside, 170 unclear, 255 moving), its objects being the connected regions; else as DAVIS has them:
                             0 is ground, and each other level an object with an identity
     input/                  the pictures; without them, frame 1 is the first mask
-    gt/gt.txt               MOTChallenge: frame,id,left,top,width,height,flag,class,visibility; flag 0: counts neither way
+    gt/gt.txt               MOTChallenge: frame,id,left,top,width,height,flag,class,visibility, pixels from 1; flag 0: counts neither way
     gt/labels.txt           the names of classes 1, 2, …, a line each (as CVAT and Datumaro write it)
     seqinfo.ini             seqLength: how many frames there are
     annotations.json        COCO: an image's id is its frame, from 1; "track_id" of an annotation is an identity; a crowd counts neither way
@@ -170,7 +170,7 @@ def _read_mot(path: Path) -> Boxes:
 
 
 def mot_rows(path: Path) -> Iterator[tuple[str, tuple]]:
-    """("FILE line N", (frame, id, left, top, width, height, 7th field or 1, 8th or 1)) of a MOTChallenge file."""
+    """("FILE line N", (frame, id, x, y, width, height, 7th field or 1, 8th or 1)) of a MOTChallenge file; x and y from 0."""
     seen = set()
     for line, text in enumerate(path.read_text(errors="replace").splitlines(), 1):
         place, found = f"{path} line {line}", repr(text[:60])
@@ -186,7 +186,7 @@ def mot_rows(path: Path) -> Iterator[tuple[str, tuple]]:
         if (frame, number) in seen:
             raise InputError(f"{place}: identity {number:.0f} is twice in frame {frame:.0f}")
         seen.add((frame, number))
-        yield place, (int(frame), int(number), left, top, width, height, flag, int(kind))
+        yield place, (int(frame), int(number), left - 1, top - 1, width, height, flag, int(kind))
 
 
 def _sequence_frames(path: Path) -> set[int] | None:
@@ -236,7 +236,8 @@ def write_truth(frames: Iterable, directory: Path, names: Sequence[str]) -> None
             if number - last.get(o.id, -AWAY) > AWAY:
                 ids[o.id] = next(unused)
             last[o.id] = number
-            rows.append((number, ids[o.id], o.x, o.y, o.width, o.height, int(o.visible >= IN_VIEW), o.label + 1, f"{o.visible:.3f}"))
+            box = o.x + 1, o.y + 1, o.width, o.height  # MOTChallenge counts pixels from 1
+            rows.append((number, ids[o.id], *box, int(o.visible >= IN_VIEW), o.label + 1, f"{o.visible:.3f}"))
     cv2.imwrite(str(directory / "ROI.bmp"), np.full(frame.mask.shape, 255, np.uint8))
     (directory / "temporalROI.txt").write_text(f"1 {number}\n")
     (directory / "gt" / "labels.txt").write_text("\n".join(names) + "\n")
