@@ -185,7 +185,10 @@ needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="ray is not installe
 ON_RAY = ["--ray", "local"]
 
 
-@pytest.mark.parametrize(("sign", "where"), [(signal.SIGINT, []), (signal.SIGTERM, []), pytest.param(signal.SIGTERM, ON_RAY, marks=needs_ray)])
+WAYS = [(signal.SIGINT, []), (signal.SIGTERM, []), pytest.param(signal.SIGTERM, ON_RAY, marks=needs_ray)]
+
+
+@pytest.mark.parametrize(("sign", "where"), WAYS)
 def test_an_interruption_ends_the_clips_and_keeps_what_was_done(clips, sign, where):
     clips("c/a.mp4", "c/slow.mp4", "c/slower.mp4", "c/z.mp4")
     process = start("--video", "c", "--save", "out", "--jobs", "2", *where)

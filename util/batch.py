@@ -270,7 +270,7 @@ def run_on_ray(commands: dict[str, list[str]], address: str, jobs: int | None) -
     except ImportError:
         raise InputError("--ray needs the package ray: pip install ray") from None
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    where = {"num_cpus": jobs or _cores()} if address == "local" else {"address": address}
+    where = {"address": address, **({"num_cpus": jobs or _cores()} if address == "local" else {})}
     try:
         host, _, port = address.rpartition(":")
         if port.isdecimal():  # Ray itself would try for minutes
