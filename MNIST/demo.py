@@ -1,6 +1,8 @@
 """The whole way on a clip drawn by code: render handwritten-style digits that move before a moving camera, find them, read them.
 
     python3 demo.py                 writes demo.mp4 and demo.png, and prints how much of the truth was found
+    python3 demo.py --truth DIR     only writes the clip's frames and truth, to score another program or other settings:
+                                    main.py --video DIR --save OUT, then python3 -m util.evaluate OUT DIR
 
 No data set and no network is needed, only the native build and the weights in models/.
 """
@@ -27,16 +29,17 @@ from util.cli import Parser, add_engine_arguments, run  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.pictures import VideoWriter, annotate, colour_of  # noqa: E402
 from util.scenes import Mover, Scene, camera_path, digit_sprite, match, texture  # noqa: E402
+from util.truth import IN_VIEW, write_truth  # noqa: E402
 
 WIDTH, HEIGHT, FPS = 480, 360, 25
 LANES = 3  # rows of digits, by turns to the right and to the left
 INKS = [(255, 255, 255), (70, 230, 255), (255, 215, 110), (25, 20, 20), (130, 255, 160), (190, 170, 255)]  # BGR
-IN_VIEW = 0.9  # share of a digit that must be in view for it to count
 
 
 def parse_args(argv=None):
     parser = Parser(description="Draws a clip, finds what moves in it, reads it, and compares with the truth.")
     parser.add_argument("--save", type=Path, metavar="DIR", default=HERE.parent / "out" / "demo", help="where the video and the picture go")
+    parser.add_argument("--truth", type=Path, metavar="DIR", help="only write the frames and what is true of them there, and stop")
     parser.add_argument("--frames", type=int, default=9 * FPS, help="length of the clip")
     parser.add_argument("--seed", type=int, default=1, help="of everything drawn")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", default=HERE / "models" / "LeNet_5.best.pth.tar", help="weights")
@@ -194,6 +197,9 @@ class Poster:
 # ---- The story -------------------------------------------------------------------------------------------------------
 def main(argv=None):
     args = parse_args(argv)
+    if args.truth:
+        write_truth(tqdm(make_scene(args.seed, args.frames), "drawing", leave=False, disable=None), args.truth, lenet.CLASSES)
+        return print(f"written   {args.truth}: input/, groundtruth/, gt/, ROI.bmp, temporalROI.txt")
     torch.set_num_threads(1)  # a handful of small crops is read faster by one thread than by many
     device = torch.device("cpu")
     latent = lenet.LeNet5().eval()

@@ -12,9 +12,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import main as script  # noqa: E402
 import networks  # noqa: E402
 
-from util.cli import Parser, run  # noqa: E402
+from util.cli import Parser, add_batch_arguments, add_video_argument, run  # noqa: E402
 
-PASSED_ON = ["video", "settings", "label", "save", "pretrained", "limit"]
+PASSED_ON = ["settings", "label", "save", "pretrained", "limit", "jobs", "ray"]
 
 
 def parse_args(argv=None):
@@ -22,12 +22,13 @@ def parse_args(argv=None):
     verb = parser.add_mutually_exclusive_group()
     verb.add_argument("--evaluate", action="store_true", help="accuracy on all test images")
     verb.add_argument("--fastMCD", action="store_true", help="name all objects in the detector's results, which --data gives")
-    verb.add_argument("--video", metavar="FILE|DIR|N", help="detect and name in a video, a directory of frames or camera N")
+    add_video_argument(verb)
     parser.add_argument("--classifier", choices=sorted(networks.NETWORKS), required=True, help="network")
     parser.add_argument("--data", metavar="DIR", help="with --fastMCD the detector's results, else the folder of the data set")
     parser.add_argument("--label", metavar="0-9|NAME", help="what the objects are: report the share named so; 1 takes 9 (truck) too")
     parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     parser.add_argument("--save", metavar="DIR", help="write predictions.csv, contact sheet and (of a video) results here")
+    add_batch_arguments(parser)
     parser.add_argument("--pretrained", metavar="FILE", help="weights (default: state_dicts/CLASSIFIER.pt)")
     parser.add_argument("--limit", metavar="N", help="at most N images, objects or frames: a quick try")
     parser.add_argument("--old-std", action="store_true", help=f"standardise by {script.OLD_STD}, as some older weights expect it")
@@ -42,6 +43,8 @@ def main(argv=None):
     args = parse_args(argv)
     options = [f"--arch={args.classifier}"]
     options += [f"--{name}={value}" for name in PASSED_ON if (value := getattr(args, name)) is not None]
+    if args.video:
+        options += ["--video", *([args.video] if isinstance(args.video, str) else args.video)]
     options += [flag for flag, given in (("--cpu", args.cpu), ("--old-std", args.old_std)) if given]
     if args.data:
         options.append(f"--multi_fastMCD={args.data}" if args.fastMCD else f"--data={args.data}")

@@ -16,7 +16,6 @@ a made scene (panning camera, two moving objects).
 
 import argparse
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -30,10 +29,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fastmcd  # noqa: E402
 from fastmcd import _fastmcd  # noqa: E402
+from util.cli import run as run_script  # noqa: E402
 from util.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
+from util.scores import MOVING, Pixels, components, match  # noqa: E402
+from util.truth import MIN_AREA, read_truth  # noqa: E402
+from util.video import list_images  # noqa: E402
 
-STATIC, SHADOW, MOVING = 0, 50, 255
-MIN_TRUE_AREA = 50  # px: smaller regions of the truth are crumbs
 STAGES = ("smooth", "motion", "model", "boxes")
 SIZES = ((320, 240), (640, 480), (1280, 720), (1920, 1080))
 WARM_UP = 10  # frames that are not timed
@@ -55,20 +56,27 @@ PEERS: dict[str, Callable] = {
 
 
 @dataclass
-class Score:
+class Score(Pixels):
     """Sums over the frames of one sequence."""
 
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
     true_boxes: int = 0
     found_boxes: int = 0
     right_boxes: int = 0
     ms: list[float] = field(default_factory=list)
     stages: list[list[float]] = field(default_factory=list)
 
+    def add_frame(self, mask: np.ndarray, boxes: np.ndarray, truth: np.ndarray, region: np.ndarray) -> None:
+        """Counts one frame."""
+        self.add(mask, truth, region)
+        true = components((region & (truth == MOVING)).astype(np.uint8), MIN_AREA)
+        centre = boxes[:, :2] + boxes[:, 2:] // 2
+        boxes = boxes[region[centre[:, 1], centre[:, 0]]]
+        self.true_boxes += len(true)
+        self.found_boxes += len(boxes)
+        self.right_boxes += len(match(boxes, true))
+
     def f(self) -> float:
-        return 2 * self.tp / max(1, 2 * self.tp + self.fp + self.fn)
+        return self.scores()["f_measure"] or 0.0
 
     def row(self) -> str:
         precision, recall = self.tp / max(1, self.tp + self.fp), self.tp / max(1, self.tp + self.fn)
@@ -77,65 +85,20 @@ class Score:
         return f"{precision:.2f}  {recall:.2f}  {self.f():.3f}  {boxes}  {np.median(self.ms):6.2f}  {stages}"
 
 
-def components(mask: np.ndarray, min_area: int) -> np.ndarray:
-    """(N, 4) boxes x, y, width, height of mask's connected regions (8 neighbours) of at least min_area pixels."""
-    stats = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:]
-    return stats[stats[:, cv2.CC_STAT_AREA] >= min_area, :4]
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, M) intersection over union of boxes (N, 4) and (M, 4)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
-    inter = np.prod(np.maximum(high - low, 0), axis=2)
-    return inter / (np.prod(a[:, 2:], axis=1)[:, None] + np.prod(b[:, 2:], axis=1)[None] - inter)
-
-
-def matched(found: np.ndarray, true: np.ndarray) -> int:
-    """Number of found boxes that are the first at IoU >= 0.5 with a true one of their own."""
-    overlap, count = iou(found.astype(float), true.astype(float)), 0
-    for row in overlap:
-        if len(row) and row.max() >= 0.5:
-            overlap[:, row.argmax()] = 0
-            count += 1
-    return count
-
-
 def read(directory: Path):
     """Yields (BGR frame, truth, region of interest) of a sequence in order; truth is None where nothing counts."""
-    frames = sorted(p for p in (directory / "input").iterdir() if p.suffix in (".jpg", ".png"))
-    truths = {int(re.findall(r"\d+", p.stem)[-1]): p for p in (directory / "groundtruth").glob("*.png")}
-    first, last = 0, 10**9
-    if (directory / "temporalROI.txt").exists():
-        first, last = map(int, (directory / "temporalROI.txt").read_text().split()[:2])
-    roi = cv2.imread(str(directory / "ROI.bmp"), cv2.IMREAD_GRAYSCALE) if (directory / "ROI.bmp").exists() else None
-    for path in frames:
-        bgr, number = cv2.imread(str(path)), int(re.findall(r"\d+", path.stem)[-1])
-        region = np.ones(bgr.shape[:2], bool) if roi is None else roi[: bgr.shape[0], : bgr.shape[1]] > 127
-        use = number in truths and first <= number <= last
-        truth = cv2.imread(str(truths[number]), cv2.IMREAD_GRAYSCALE) if use else None
-        yield bgr, None if truth is None or np.isin(truth, (85, 170)).all() else truth, region
-
-
-def add(score: Score, mask: np.ndarray, boxes: np.ndarray, truth: np.ndarray, region: np.ndarray) -> None:
-    """Counts one frame."""
-    moving, still = region & (truth == MOVING), region & np.isin(truth, (STATIC, SHADOW))
-    score.tp += int((mask[moving] > 0).sum())
-    score.fn += int((mask[moving] == 0).sum())
-    score.fp += int((mask[still] > 0).sum())
-    true = components(moving.astype(np.uint8), MIN_TRUE_AREA)
-    centre = boxes[:, :2] + boxes[:, 2:] // 2
-    boxes = boxes[region[centre[:, 1], centre[:, 0]]]
-    score.true_boxes += len(true)
-    score.found_boxes += len(boxes)
-    score.right_boxes += matched(boxes, true)
+    truth = read_truth(directory)
+    for number, path in enumerate(list_images(directory / "input"), 1):
+        bgr = cv2.imread(str(path))
+        region = truth.inside(bgr.shape[:2])
+        yield bgr, truth.levels(number), np.ones(bgr.shape[:2], bool) if region is None else region
 
 
 def picture(bgr: np.ndarray, mask: np.ndarray, boxes: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
     """The frame with found boxes green and true ones red, beside the mask."""
     out = bgr.copy()
     if truth is not None:
-        for x, y, w, h in components((truth == MOVING).astype(np.uint8), MIN_TRUE_AREA):
+        for x, y, w, h in components((truth == MOVING).astype(np.uint8), MIN_AREA):
             cv2.rectangle(out, (x, y), (x + w - 1, y + h - 1), (0, 0, 255), 1)
     for x, y, w, h in boxes:
         cv2.rectangle(out, (x, y), (x + w - 1, y + h - 1), (0, 255, 0), 1)
@@ -166,17 +129,17 @@ def run(directory: Path, params: dict[str, float], pictures: Path | None, peers:
         scores["fastMCD"].ms.append(ms)
         scores["fastMCD"].stages.append([result.timings[stage] for stage in STAGES])
         if truth is not None:
-            add(scores["fastMCD"], result.mask, result.boxes, truth, region)
+            scores["fastMCD"].add_frame(result.mask, result.boxes, truth, region)
         if pictures and truth is not None and number % 5 == 4 and (truth == MOVING).any():
             frame_score = Score()
-            add(frame_score, result.mask, result.boxes, truth, region)
+            frame_score.add_frame(result.mask, result.boxes, truth, region)
             views.append((frame_score.f(), picture(bgr, result.mask, result.boxes, truth)))
         for name, rival in rivals.items():
             mask, ms = timed(rival.apply, bgr)
             scores[name].ms.append(ms)
             if truth is not None:
                 mask = (mask > 200).astype(np.uint8)  # 127 is shadow
-                add(scores[name], mask, components(mask, MIN_TRUE_AREA), truth, region)
+                scores[name].add_frame(mask, components(mask, MIN_AREA), truth, region)
     if views:
         pictures.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(pictures / f"{directory.name}.png"), sheet(views))
@@ -291,4 +254,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

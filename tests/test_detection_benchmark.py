@@ -51,7 +51,7 @@ def test_pixels_are_counted_by_the_protocol():
     truth = np.array([[0, 50, 85, 170, 255, 255, 255, 0]], np.uint8)
     mask, region = np.array([[255, 255, 255, 255, 255, 0, 255, 255]], np.uint8), np.array([[1, 1, 1, 1, 1, 1, 0, 0]], bool)
     score = detection.Score()
-    detection.add(score, mask, np.empty((0, 4), int), truth, region)
+    score.add_frame(mask, np.empty((0, 4), int), truth, region)
     assert (score.tp, score.fp, score.fn) == (1, 2, 1) and score.f() == pytest.approx(0.4)
 
 

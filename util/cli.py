@@ -34,10 +34,11 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence
     verb.add_argument("--evaluate", action="store_true", help="accuracy on all test images instead of training")
     verb.add_argument("--fastMCD", type=Path, metavar="DIR", help="name the best object of each frame in the detector's results")
     verb.add_argument("--multi_fastMCD", type=Path, metavar="DIR", help="name all objects in the detector's results")
-    verb.add_argument("--video", metavar="FILE|DIR|N", help="detect and name in a video, a directory of frames or camera N")
+    add_video_argument(verb)
     parser.add_argument("--label", type=_label_of(classes), metavar="0-9|NAME", help="what the objects are: report the share named so")
     parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
+    add_batch_arguments(parser)
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help="network")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to use or to start from (default: the best of training)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set (default: beside the script, downloaded)")
@@ -49,6 +50,25 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence
     parser.add_argument("--limit", type=_at_least(1), metavar="N", help="at most N images of each set, or N frames: a quick try")
     parser.add_argument("--resume", action="store_true", help="continue the training that was cut off")
     parser.add_argument("--compile", action="store_true", help="torch.compile the training step (needs a C++ compiler)")
+
+
+class _OneOrMany(argparse.Action):
+    """One value as it is, several as a list."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
+def add_video_argument(verb) -> None:
+    """Add --video to a parser or a group of one; args.video is a str, or a list of several."""
+    text = "detect and name in a video, a directory of frames, camera N; or in many: several, a 'pattern*', a directory of clips"
+    verb.add_argument("--video", nargs="+", action=_OneOrMany, metavar="FILE|DIR|N", help=text)
+
+
+def add_batch_arguments(parser: Parser) -> None:
+    """Add the flags for many clips at once (util.batch)."""
+    parser.add_argument("--jobs", type=_at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")
+    parser.add_argument("--ray", metavar="ADDRESS|local", help="run many clips on a Ray cluster (pip install ray)")
 
 
 def add_engine_arguments(parser: Parser) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from util import watch
+from util import batch, watch
 from util.cli import InputError
 from util.files import atomic_write
 from util.pictures import contact_sheet
@@ -61,6 +61,8 @@ def run(
     load_fastmcd: returns the package fastmcd, only called for a video. calibration: (temperature, unknown_below) of the network.
     """
     right = [classes[i] for i in (args.label, *sorted(also_right.get(args.label, ())))] if args.label is not None else []
+    if args.video and (clips := batch.find_clips(args.video, args.save)):
+        return batch.run(args, clips)
     if args.video:
         return watch.run(args, classify, classes, right, load_fastmcd, calibration)
     directory = args.fastMCD or args.multi_fastMCD
@@ -85,9 +87,9 @@ def _name_directory(args, directory: Path, predictions: Predictions, classify: C
     detections = read_results(directory, best_only=bool(args.fastMCD))[: args.limit]
     captions = []
     for start in tqdm(range(0, len(detections), BATCH), "naming", unit="batch", leave=False, disable=None):
-        batch = detections[start : start + BATCH]
-        best = classify([d.image for d in batch]).softmax(1).max(1)
-        for d, label, probability in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True):
+        some = detections[start : start + BATCH]
+        best = classify([d.image for d in some]).softmax(1).max(1)
+        for d, label, probability in zip(some, best.indices.tolist(), best.values.tolist(), strict=True):
             captions.append(predictions.add(d.frame, d.object, (d.x, d.y, d.width, d.height), label, probability))
     print(f"{directory}: {len(detections)} objects in {len({d.frame for d in detections})} frames")
     if args.save and detections:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from util import scores
+
 OVERSAMPLING = 4  # digits are drawn this much larger and averaged down
 
 
@@ -143,17 +145,7 @@ def match(truth: Sequence[Truth], boxes: np.ndarray, least: float = 0.5) -> list
 
     boxes: (N, 4) x, y, width, height.
     """
-    a = np.float64([(o.x, o.y, o.width, o.height) for o in truth]).reshape(-1, 1, 4)
-    b = np.float64(boxes).reshape(1, -1, 4)
-    sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    common = sides.clip(0).prod(2)
-    iou = common / (a[..., 2:].prod(2) + b[..., 2:].prod(2) - common)
-    pairs = []
-    while iou.size and iou.max() >= least:
-        i, j = map(int, np.unravel_index(iou.argmax(), iou.shape))
-        pairs.append((i, j))
-        iou[i], iou[:, j] = -1, -1
-    return pairs
+    return scores.match(np.float64([(o.x, o.y, o.width, o.height) for o in truth]).reshape(-1, 4), boxes, least)
 
 
 # ---- The ground ------------------------------------------------------------------------------------------------------

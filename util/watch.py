@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 from tqdm import tqdm
 
+from util import batch
 from util.cli import InputError
 from util.outputs import open_sinks
 from util.settings import load_settings
@@ -40,8 +41,12 @@ class Clock:
             self.frames += 1
             yield item
 
+    def ms(self) -> dict[str, float]:
+        """Return stage -> mean milliseconds per frame."""
+        return {stage: 1000 * seconds / max(1, self.frames) for stage, seconds in self.seconds.items()}
+
     def __str__(self):
-        stages = {stage: 1000 * seconds / max(1, self.frames) for stage, seconds in self.seconds.items()}
+        stages = self.ms()
         return ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items()) + f", all {sum(stages.values()):.2f}"
 
 
@@ -86,6 +91,8 @@ def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], 
     """
     settings = load_settings(args.settings, list(classes))
     video = open_video(args.video)
+    if args.save:
+        batch.clear_summary(args.save)
     summary, clock = Summary(), Clock()
     pipeline = Pipeline(video, classify, classes, load_fastmcd(), calibration, settings)
     with ExitStack() as stack:
@@ -103,6 +110,9 @@ def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], 
         print(summary.table())
     if right:
         print(summary.share_right(right))
+    if args.save:
+        counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
+        batch.write_summary(args.save, **counts, labels=dict(summary.tracks.most_common()), ms_per_frame=clock.ms())
     return summary
 
 

@@ -1,0 +1,298 @@
+"""Many clips, each by a process of its own: `main.py --video clips/ --save out/ --jobs 4`, or over machines with `--ray ADDRESS`.
+
+Every clip is run with the command line that a single one would have, on one thread, and has its own directory in the one of --save.
+There summary.json is written last: where it tells of the same arguments, the clip is finished, and a second run skips it. A clip that
+fails, be it by a crash, stops no other: out/NAME.log keeps what it said. out/summary.csv has a line for each clip.
+
+Ray (pip install ray) places the processes where there is room; all machines must see the same paths: program, clips and --save.
+"""
+import contextlib
+import csv
+import glob
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from util.cli import InputError
+from util.files import atomic_write
+from util.results import PART, TABLE
+from util.video import list_images
+
+SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
+SUMMARY = "summary.json"
+OWN = ("--video", "--save", "--jobs", "--ray")  # flags that a single clip's command has otherwise or not at all
+ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"], "1")
+COLUMNS = ["clip", "status", "frames", "objects", "tracks", "ms_per_frame", "labels", "reason", "source"]
+PATIENCE_S = 30  # for a process that was told to end, which then completes its files
+
+
+# ---- Which clips -----------------------------------------------------------------------------------------------------
+def find_clips(sources: str | Sequence[str], save: Path | None = None) -> list[str] | None:
+    """The clips that --video means if it means many, else None: several sources, a pattern, or a directory of clips.
+
+    A clip is a file, or a directory of images (or with an input/ of them); any other directory stands for the clips in it, at any
+    depth, but for hidden ones, results of earlier runs and what is in `save`. InputError if a pattern matches nothing.
+    """
+    sources = [str(sources)] if isinstance(sources, str | int | os.PathLike) else list(sources)
+    clips = [clip for source in sources for clip in _expand(source, save)]
+    return None if clips == sources and len(clips) < 2 else list(dict.fromkeys(clips))
+
+
+def _expand(source: str, save: Path | None) -> list[str]:
+    if os.path.isdir(source):
+        return [source] if _is_clip(Path(source)) else _clips_in(Path(source), save and save.resolve()) or [source]
+    if os.path.exists(source) or "://" in source or not glob.has_magic(source):
+        return [source]  # a camera, a URL; or it isn't there, as its own run will say
+    matches = sorted(glob.glob(source, recursive=True))
+    clips = [clip for match in matches if os.path.isdir(match) or _is_video(Path(match)) for clip in _expand(match, save)]
+    if not (clips or matches):
+        raise InputError(f"{source} matches no file")
+    return clips or matches
+
+
+def _clips_in(directory: Path, save: Path | None) -> list[str]:
+    if directory.resolve() == save or (directory / TABLE).exists() or (directory / PART).exists():
+        return []
+    if _is_clip(directory):
+        return [str(directory)]
+    inside = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+    return [clip for path in inside for clip in (_clips_in(path, save) if path.is_dir() else [str(path)] * _is_video(path))]
+
+
+def _is_clip(directory: Path) -> bool:
+    try:
+        return (directory / "input").is_dir() or bool(list_images(directory))
+    except OSError as error:
+        raise InputError(f"{error.filename or directory}: {error.strerror}") from None
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def name_clips(clips: Sequence[str]) -> dict[str, str]:
+    """{name: clip}, names that differ and are fit for directories: the file's without its ending, where need be with what it lies in."""
+    forms = {}
+    for clip in clips:
+        parts = [re.sub(r"[^\w.-]", "_", part) for part in Path(clip).parts if part not in ("/", "..")] or ["clip"]
+        forms[clip] = [Path(parts[-1]).stem if _is_video(Path(clip)) else parts[-1]]
+        forms[clip] += ["_".join(parts[-depth:]) for depth in range(1, len(parts) + 1)]
+    count = Counter((depth, name.casefold()) for names in forms.values() for depth, name in enumerate(names))
+    named, taken = {}, set()
+    for clip, names in forms.items():
+        name = next((name for depth, name in enumerate(names) if count[depth, name.casefold()] == 1), names[-1])
+        while name.casefold() in taken:
+            name += "_"
+        taken.add(name.casefold())
+        named[name] = clip
+    return named
+
+
+# ---- One clip --------------------------------------------------------------------------------------------------------
+def write_summary(directory: Path, **values: object) -> None:
+    """Write that the run which this process is has ended well, and `values` of it; to be called after all other files are written."""
+    with atomic_write(directory / SUMMARY) as temporary:
+        temporary.write_text(json.dumps({"arguments": sys.argv[1:], **values}, indent=1) + "\n")
+
+
+def clear_summary(directory: Path) -> None:
+    """Forget that a run into this directory has ended; to be called before any file is written."""
+    (directory / SUMMARY).unlink(missing_ok=True)
+
+
+def read_summary(directory: Path, arguments: Sequence[str]) -> dict | None:
+    """What write_summary wrote if a run with these arguments has ended well, else None."""
+    with contextlib.suppress(OSError, ValueError):
+        summary = json.loads((directory / SUMMARY).read_text())
+        if isinstance(summary, dict) and summary.get("arguments") == list(arguments):
+            return summary
+    return None
+
+
+def common_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command without those that differ from clip to clip, and their values."""
+    kept, dropping = [], False
+    for argument in arguments:
+        if argument.startswith("-") and argument != "-":
+            dropping = argument.partition("=")[0] in OWN
+        if not dropping:
+            kept.append(argument)
+    return kept
+
+
+def work(command: list[str], directory: str, started: Callable = lambda process: None) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command run in a directory, on one thread; ends it if interrupted. Ray sends this elsewhere.
+
+    Its process group is its own, so that Ctrl-C reaches it by way of this program alone, once.
+    """
+    process = subprocess.Popen(
+        command, cwd=directory, env={**os.environ, **ONE_THREAD}, text=True, errors="replace", process_group=0,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    started(process)
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                out, error = process.communicate(timeout=1)  # between two of these Ray can cancel
+                return process.returncode, out, error
+    except BaseException:
+        process.terminate()
+        process.communicate(timeout=PATIENCE_S)
+        raise
+
+
+def reason_of(code: int, error: str) -> str:
+    """Why a clip failed, in a line; "" if it did not."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}" + " (out of memory?)" * (code == -signal.SIGKILL)
+    lines = [line for line in error.splitlines() if line.strip()]
+    return "" if code == 0 else lines[-1].partition(": error: ")[2] or lines[-1].strip() if lines else f"ended with code {code}"
+
+
+# ---- All of them -----------------------------------------------------------------------------------------------------
+def run(args, clips: Sequence[str]) -> list[dict]:
+    """The rows of summary.csv after every clip was run by this program's own command, as `args` says: save, jobs, ray.
+
+    Prints them as a table. InputError at the end if a clip failed, or at once if there is no --save.
+    """
+    if not args.save:
+        raise InputError(f"--video means {len(clips)} clips; give --save DIR, which gets a directory for each")
+    args.save.mkdir(parents=True, exist_ok=True)
+    names = name_clips(clips)
+    shared = common_arguments(sys.argv[1:])
+    arguments = {name: [*shared, "--video", clip, "--save", str(args.save / name)] for name, clip in names.items()}
+    rows = {name: _row(name, clip, "waiting") for name, clip in names.items()}
+    for name, clip in names.items():
+        if summary := read_summary(args.save / name, arguments[name]):
+            rows[name] = _row(name, clip, "kept", summary)
+    commands = {name: [sys.executable, os.path.abspath(sys.argv[0]), *a] for name, a in arguments.items() if rows[name]["status"] != "kept"}
+    outcomes = run_on_ray(commands, args.ray, args.jobs) if args.ray and commands else run_here(commands, args.jobs)
+    try:
+        with contextlib.closing(outcomes), tqdm(total=len(names), desc="clips", unit=" clips", leave=False, disable=None) as bar:
+            bar.update(len(names) - len(commands))
+            for name, outcome in outcomes:
+                rows[name] = _finish(args.save, name, names[name], arguments[name], outcome)
+                bar.update()
+    finally:
+        _write_table(args.save / "summary.csv", rows.values())
+    print(table(rows.values()))
+    print(f"written: {args.save / 'summary.csv'}")
+    if failed := [name for name, row in rows.items() if row["status"] == "failed"]:
+        raise InputError(f"{len(failed)} of {len(rows)} clips failed: {', '.join(failed)}")
+    return list(rows.values())
+
+
+def _row(name: str, clip: str, status: str, summary: dict | None = None, reason: str = "") -> dict:
+    summary = summary or {}
+    labels = " ".join(f"{label} {count}" for label, count in summary.get("labels", {}).items())
+    ms = summary.get("ms_per_frame")
+    counts = {key: summary.get(key, "") for key in ("frames", "objects", "tracks")}
+    ms = f"{sum(ms.values()):.2f}" if ms else ""
+    return {"clip": name, "status": status, **counts, "ms_per_frame": ms, "labels": labels, "reason": reason, "source": clip}
+
+
+def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: tuple[int, str, str]) -> dict:
+    """The row of a clip whose process has ended; what a failed one said goes to NAME.log."""
+    code, out, error = outcome
+    summary = read_summary(save / name, arguments)
+    reason = reason_of(code, error) or ("" if summary else f"left no {SUMMARY}")
+    log = save / f"{name}.log"
+    if reason:
+        with atomic_write(log) as temporary:
+            temporary.write_text(out + error)
+    else:
+        log.unlink(missing_ok=True)
+    return _row(name, clip, "failed" if reason else "done", summary, reason)
+
+
+def _write_table(path: Path, rows: Iterable[dict]) -> None:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(rows: Iterable[dict]) -> str:
+    """The rows for the eye: the reason of a failure stands where the labels would."""
+    heads = {"clip": "clip", "status": "status", "frames": "frames", "objects": "objects", "tracks": "tracks", "ms_per_frame": "ms/frame"}
+    cells = [[*heads.values(), "labels"]]
+    cells += [[*(str(row[key]) for key in heads), row["reason"] or row["labels"]] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    form = "  ".join(f"{{:{'<' if column in (0, 1, 6) else '>'}{width}}}" for column, width in enumerate(widths))
+    return "\n".join(form.format(*row).rstrip() for row in cells)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_here(commands: dict[str, list[str]], jobs: int | None) -> Iterator[tuple[str, tuple[int, str, str]]]:
+    """Yield (name, what `work` returned) as the commands end, `jobs` at a time (as many as there are cores); ends them if closed."""
+    running, stopping = [], threading.Event()
+
+    def started(process: subprocess.Popen) -> None:
+        running.append(process)
+        if stopping.is_set():
+            process.terminate()
+
+    with ThreadPoolExecutor(jobs or _cores()) as pool:
+        futures = {pool.submit(work, command, os.getcwd(), started): name for name, command in commands.items()}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            stopping.set()
+            for future in futures:
+                future.cancel()
+            for process in running:
+                process.terminate()  # nothing where it has ended
+
+
+def run_on_ray(commands: dict[str, list[str]], address: str, jobs: int | None) -> Iterator[tuple[str, tuple[int, str, str]]]:
+    """The same on the machines of a Ray cluster, one core each.
+
+    address: HOST:PORT; "auto", the cluster that this machine is part of; "local", one made of this machine, `jobs` at a time.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--ray needs the package ray: pip install ray") from None
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    where = {"address": address, **({"num_cpus": jobs or _cores()} if address == "local" else {})}
+    try:
+        host, _, port = address.rpartition(":")
+        if port.isdecimal():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=PATIENCE_S).close()
+        ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
+        raise InputError(f"--ray {address}: {str(error).splitlines()[0]}; expected local, auto or the HOST:PORT of a cluster") from None
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end this program at once
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # other machines need not be able to import it
+    remote = ray.remote(num_cpus=1)(work)
+    waiting = {remote.remote(command, os.getcwd()): name for name, command in commands.items()}
+    try:
+        while waiting:
+            (ready, *_), _ = ray.wait(list(waiting))
+            name = waiting.pop(ready)
+            try:
+                yield name, ray.get(ready)
+            except ray.exceptions.RayError as error:  # the machine is gone, and the attempts elsewhere have failed as well
+                yield name, (1, "", str(error).splitlines()[0])
+    finally:
+        for reference in waiting:
+            ray.cancel(reference)
+        if waiting:
+            ray.wait(list(waiting), num_returns=len(waiting), timeout=PATIENCE_S)
+        ray.shutdown()

@@ -1,0 +1,242 @@
+"""Scores the results of a run against the truth: moving pixels, boxes, proposals, identities, names; one row a clip, and the mean.
+
+    python3 -m util.evaluate RESULTS TRUTH [RESULTS TRUTH]… [--json FILE]
+
+RESULTS is what `main.py --video CLIP --save RESULTS` wrote, or any folder with some of these files; what is missing is not scored ("-"):
+
+    masks/000123.png (or cdnet/bin000123.png, or bin000123.png)    P R F: pixels, by CDnet's protocol
+    coco.json (or else detections.csv)   boxP boxR: at IoU 0.5; AR1 AR10 AR100 AP50: COCO's, whatever the name
+    tracks.txt                           MOTA IDF1 HOTA switches, where the truth has identities
+    predictions.csv                      label: share of right names among boxes on an object; mAP50: found and named
+
+TRUTH is a folder in the layout of CDnet, DAVIS or MOTChallenge, a gt.txt or a COCO file of annotations: see util/truth.py. Two folders
+of which each holds a folder for every clip, by the same names, are as many pairs. More numbers than the table shows are in the JSON.
+"""
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from util import scores
+from util.cli import InputError, Parser, run
+from util.files import atomic_write
+from util.scores import Boxes, Pixels
+from util.truth import Truth, mot_rows, read_truth
+from util.video import read_image
+
+MASKS = [("masks", r"([0-9]+)\.png"), ("cdnet", r"bin([0-9]+)\.png"), ("", r"bin([0-9]+)\.(?:png|jpg)")]  # the first that is there
+BOXES = ["coco.json", "detections.csv", "predictions.csv"]  # likewise
+FILES = [*BOXES, "tracks.txt"]
+TABLE = {  # heading -> key and format
+    "frames": ("frames", "d"),
+    "P": ("precision", ".3f"),
+    "R": ("recall", ".3f"),
+    "F": ("f_measure", ".3f"),
+    "boxP": ("box_precision", ".3f"),
+    "boxR": ("box_recall", ".3f"),
+    "AR1": ("AR1", ".3f"),
+    "AR10": ("AR10", ".3f"),
+    "AR100": ("AR100", ".3f"),
+    "AP50": ("AP50", ".3f"),
+    "MOTA": ("MOTA", ".3f"),
+    "IDF1": ("IDF1", ".3f"),
+    "HOTA": ("HOTA", ".3f"),
+    "switches": ("switches", "d"),
+    "label": ("label_accuracy", ".3f"),
+    "mAP50": ("mAP50", ".3f"),
+}
+
+
+# ---- The results of a run --------------------------------------------------------------------------------------------
+def read_masks(directory: Path) -> dict[int, Path]:
+    """{frame: mask file} of a results directory; empty if it holds none."""
+    for folder, pattern in MASKS:
+        if (directory / folder).is_dir():
+            names = ((re.fullmatch(pattern, path.name), path) for path in (directory / folder).iterdir())
+            if found := {int(name[1]): path for name, path in names if name}:
+                return found
+    return {}
+
+
+def read_boxes(directory: Path) -> Boxes | None:
+    """The boxes of all frames; None if no file has any."""
+    readers = {"coco.json": _read_coco, "detections.csv": _read_csv, "predictions.csv": _read_csv}
+    return next((readers[name](directory / name) for name in BOXES if (directory / name).exists()), None)
+
+
+def read_names(directory: Path) -> Boxes | None:
+    """The boxes with what they were called."""
+    return _read_csv(directory / "predictions.csv") if (directory / "predictions.csv").exists() else None
+
+
+def read_tracks(directory: Path) -> Boxes | None:
+    """The boxes with identities."""
+    if not (directory / "tracks.txt").exists():
+        return None
+    return Boxes.of((frame, *box, score, number) for _, (frame, number, *box, score, _) in mot_rows(directory / "tracks.txt"))
+
+
+def _read_coco(path: Path) -> Boxes:
+    try:
+        rows = [(int(a["image_id"]), *map(float, a["bbox"]), float(a["score"])) for a in json.loads(path.read_text())]
+        boxes = Boxes.of(rows)
+    except (KeyError, TypeError, ValueError) as error:  # JSON's own error is a ValueError
+        raise InputError(f"{path} is no COCO file of results: {type(error).__name__} {error}") from None
+    return _checked(path, boxes)
+
+
+def _read_csv(path: Path) -> Boxes:
+    rows = []
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        for line, row in enumerate(csv.DictReader(file), 2):
+            try:
+                box = [float(row[key]) for key in ("x", "y", "width", "height")]
+                sure = float(row["score"] if "score" in row else row["probability"])
+                rows.append((int(row["frame"]), *box, sure, 0, row.get("label", "")))
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(f"{path} line {line}: {type(error).__name__} {error}") from None
+    return _checked(path, Boxes.of(rows))
+
+
+def _checked(path: Path, boxes: Boxes) -> Boxes:
+    wrong = ~np.isfinite(boxes.box).all(1) | ~np.isfinite(boxes.score) | (boxes.frame < 1) | (boxes.box[:, 2:] <= 0).any(1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        found = f"box {row + 1} is {boxes.box[row].tolist()} in frame {boxes.frame[row]}"
+        raise InputError(f"{path}: {found}; frames count from 1, and boxes have a size")
+    return boxes
+
+
+# ---- Scores ----------------------------------------------------------------------------------------------------------
+def score(results: str | Path, truth: str | Path, limit: int | None = None, label: str = "") -> dict[str, float | int | None]:
+    """All scores of one clip by name, None where a file or a truth of that kind is missing.
+
+    limit: only the first frames count. label: what all objects are where the truth has no names.
+    InputError naming the file if anything is damaged, or there are no results.
+    """
+    results, truth = Path(results), read_truth(truth)
+    if not is_results(results):
+        raise InputError(f"{results} {f'holds neither masks nor one of {FILES}' if results.is_dir() else 'is no folder of results'}")
+    masks = read_masks(results)
+    boxes, frames = (truth.boxes, truth.frames) if truth.boxes is not None else truth.mask_boxes()
+    if label and not (boxes.label != "").any():
+        boxes.label[:] = label
+    last, there = limit or max(frames or boxes.frame.tolist(), default=0), max(masks, default=0)
+    if masks and there < last:
+        raise InputError(f"{results} ends at frame {there}, but the truth goes on to {last}; --limit {there} scores what is there")
+    known = sorted(frame for frame in frames or [] if not limit or frame <= limit)
+
+    def part(table: Boxes | None) -> Boxes | None:
+        if table is None:
+            return None
+        keep = np.ones(len(table), bool) if frames is None else np.isin(table.frame, known)
+        return _inside(table[keep & (table.frame <= (limit or np.inf))], truth)
+
+    boxes, found, tracks, names = part(boxes), part(read_boxes(results)), part(read_tracks(results)), part(read_names(results))
+    out = {"frames": len(known) if frames is not None else len(masks) or None}
+    out |= _pixels(masks, truth, known) if masks and truth.masks else {}
+    if found is not None:
+        out |= scores.detection(boxes, found) | scores.coco(boxes, found)
+    if tracks is not None and (boxes.id > 0).any():
+        out |= scores.tracking(boxes, tracks)
+    if names is not None and (boxes.label != "").any():
+        out |= scores.naming(boxes, names) | {"mAP50": scores.coco(boxes, names, by_name=True)["AP50"]}
+    return {key: out.get(key) for key, _ in TABLE.values()} | out
+
+
+def _pixels(masks: dict[int, Path], truth: Truth, frames: list[int]) -> dict:
+    counts = Pixels()
+    for frame in frames:
+        levels = truth.levels(frame)
+        if levels is None:
+            continue
+        if frame not in masks:
+            raise InputError(f"{next(iter(masks.values())).parent} has no mask of frame {frame}")
+        mask = read_image(masks[frame]).max(axis=2)
+        if mask.shape != levels.shape:
+            sizes = "{1}x{0}, the true one {3}x{2}".format(*mask.shape, *levels.shape)
+            raise InputError(f"{masks[frame]} is {sizes} ({truth.masks[frame]})")
+        counts.add(mask > 127, levels, truth.inside(levels.shape))
+    return counts.scores() | vars(counts)
+
+
+def _inside(boxes: Boxes, truth: Truth) -> Boxes:
+    """Boxes whose centre is in the region where anything counts."""
+    if truth.region is None:
+        return boxes
+    x, y = (boxes.box[:, :2] + boxes.box[:, 2:] / 2).astype(int).T
+    height, width = truth.region.shape
+    return boxes[truth.region[y.clip(0, height - 1), x.clip(0, width - 1)]]
+
+
+def mean(rows: list[dict]) -> dict[str, float | None]:
+    """The mean of each score over the clips that have it (as CDnet does, of the clips' scores, not over all frames)."""
+    known = {key: [row[key] for row in rows if row.get(key) is not None] for row in rows for key in row}
+    return {key: float(np.mean(values)) if values else None for key, values in known.items()}
+
+
+# ---- The command -----------------------------------------------------------------------------------------------------
+def is_results(directory: Path) -> bool:
+    return directory.is_dir() and (any((directory / name).exists() for name in FILES) or bool(read_masks(directory)))
+
+
+def pairs(paths: list[Path]) -> list[tuple[str, Path, Path]]:
+    """(name, results, truth) of each clip, for paths given by turns; a folder of results stands for those in it."""
+    out = []
+    for results, truth in zip(paths[::2], paths[1::2], strict=True):
+        many = results.is_dir() and not is_results(results)
+        inner = [(path.name, path, truth / path.name) for path in sorted(results.iterdir()) if is_results(path)] if many else []
+        name = (truth if truth.is_dir() else results).resolve().name
+        out += inner or [(name, results, truth)]
+    return out
+
+
+def table(rows: dict[str, dict]) -> str:
+    """The table that is printed: a row for each name."""
+    width = max(map(len, ["clip", *rows]))
+    lines = [f"{'clip':<{width}}" + "".join(f"  {heading:>5}" for heading in TABLE)]
+    for name, row in rows.items():
+        line = f"{name:<{width}}"
+        for heading, (key, form) in TABLE.items():
+            value = row.get(key)
+            whole = form == "d" and value is not None and value != int(value)
+            text = "-" if value is None else f"{value:.1f}" if whole else f"{int(value) if form == 'd' else value:{form}}"
+            line += f"  {text:>{max(5, len(heading))}}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def parse_args(argv=None):
+    parser = Parser(prog="python3 -m util.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("paths", nargs="+", type=Path, metavar="RESULTS TRUTH", help="by turns: what a run wrote, and what is true")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores there, also those that the table leaves out")
+    parser.add_argument("--limit", type=int, metavar="N", help="score the first N frames only")
+    parser.add_argument("--label", default="", metavar="NAME", help="what the objects are in clips whose truth has no names")
+    args = parser.parse_args(argv)
+    if len(args.paths) % 2:
+        parser.error(f"{len(args.paths)} paths are given; expected RESULTS TRUTH, by turns")
+    if args.limit is not None and args.limit < 1:
+        parser.error(f"--limit is {args.limit}; expected at least 1")
+    return args
+
+
+def main(argv=None) -> dict[str, dict]:
+    args = parse_args(argv)
+    clips = pairs(args.paths)
+    rows = {}
+    for name, results, truth in tqdm(clips, "scoring", unit=" clips", leave=False, disable=None):
+        rows[name if name not in rows else str(results)] = score(results, truth, args.limit, args.label)
+    average = mean(list(rows.values()))
+    print(table(rows | ({"mean": average} if len(rows) > 1 else {})))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(args.json) as temporary:
+            temporary.write_text(json.dumps({"clips": rows, "mean": average}, indent=1) + "\n")
+    return rows
+
+
+if __name__ == "__main__":
+    run(main)
