@@ -1,4 +1,5 @@
 # make demo             render a clip, detect and name what moves in it          (make demo CLIP=path: a real clip, CIFAR-10 network)
+# make score            render a clip with its truth, run on it, score pixels, boxes, identities and names
 # make test             the whole test suite, C++ and Python
 # make bench SEQUENCES="DIR DIR"   quality and speed of the detector on sequences with ground truth (CDnet, DAVIS), beside MOG2
 # make bench-speed      speed of the detector by frame size, stage and CPU level, beside MOG2
@@ -20,7 +21,7 @@ OUT ?= out
 
 TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-lenet train-airbench train-mobilenet
 
-.PHONY: demo test bench bench-speed bench-xnor bench-cost bench-training $(TRAININGS) lint sanitize native clean
+.PHONY: demo score test bench bench-speed bench-xnor bench-cost bench-training $(TRAININGS) lint sanitize native clean
 .DELETE_ON_ERROR:
 
 demo: native
@@ -29,6 +30,13 @@ ifdef CLIP
 else
 	$(PY) MNIST/demo.py
 endif
+
+score: native $(OUT)/truth/gt/gt.txt
+	$(PY) MNIST/main.py --video $(OUT)/truth --save $(OUT)/run
+	$(PY) -m util.evaluate $(OUT)/run $(OUT)/truth
+
+$(OUT)/truth/gt/gt.txt: | native
+	$(PY) MNIST/demo.py --truth $(OUT)/truth
 
 test: native $(VENV)/.tests
 	$(VENV)/bin/ctest --test-dir build --output-on-failure

@@ -180,6 +180,18 @@ def test_a_part_is_scored_if_asked_for(tmp_path):
     assert score["frames"] == 3 and score["boxes_true"] == 6 and score["f_measure"] == score["IDF1"] == 1
 
 
+def test_coco_without_identities_for_all_has_none(tmp_path):
+    path = write_coco(tmp_path / "truth") / "annotations.json"
+    whole = json.loads(path.read_text())
+    whole["annotations"][0] |= {"iscrowd": 1}
+    del whole["annotations"][0]["track_id"]
+    path.write_text(json.dumps(whole))
+    assert read_truth(path).boxes.id.tolist() == [0, 1, 2, 1, 2, 1, 2, 1, 2, 1]  # numbered as they come
+    del whole["annotations"][1]["track_id"]
+    path.write_text(json.dumps(whole))
+    assert not read_truth(path).boxes.id.any() and evaluate.score(write_results(tmp_path / "run"), path)["MOTA"] is None
+
+
 # ---- Clips drawn by code ----
 def test_a_clip_drawn_by_code_is_scored_end_to_end(tmp_path):
     """Results made of the truth itself score 1 wherever they can, though one object leaves the frame and one covers another."""
@@ -228,7 +240,11 @@ def test_who_comes_back_after_a_while_is_another(tmp_path):
 
 # ---- What is wrong ----
 def spoil(path, text):
-    path.write_text(text) if isinstance(text, str) else path.write_bytes(text)
+    if text is None:
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +266,18 @@ def spoil(path, text):
         (write_mot, "seqinfo.ini", "[Sequence]\n", "no whole number seqLength"),
         (write_coco, "annotations.json", "{", "is no COCO file of boxes: JSONDecodeError"),
         (write_coco, "annotations.json", "[]", "is no COCO file of boxes: TypeError"),
+        (
+            write_coco,
+            "annotations.json",
+            json.dumps(
+                {
+                    "categories": [{"id": 1, "name": "cat"}],
+                    "images": [{"id": 1}],
+                    "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "track_id": "a"}] * 2,
+                }
+            ),
+            "track_id a is twice in image 1",
+        ),
         (write_coco, "annotations.json", '{"categories": [], "images": [{"id": 0}], "annotations": []}', "ids must be frame numbers"),
     ],
 )
@@ -268,6 +296,7 @@ def test_a_damaged_truth_is_named(tmp_path, write, name, text, words):
         ("coco.json", '[{"image_id": 1, "bbox": [1, 2, 0, 4], "score": 1}]', "boxes have a size"),
         ("predictions.csv", "frame,x,y,width,height,label,probability\n1,2,3,4,five,cat,1\n", "predictions.csv line 2: ValueError"),
         ("predictions.csv", "frame,label\n1,cat\n", "predictions.csv line 2: KeyError 'x'"),
+        ("coco.json", None, "coco.json: Is a directory"),
         ("tracks.txt", "1,-1,5,5,9,9,1,-1,-1,-1\n", "identities count from 1"),
         ("masks/000002.png", b"broken", "000002.png cannot be read as an image"),
         ("masks/000002.png", cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes(), "000002.png is 9x9, the true one 80x60"),

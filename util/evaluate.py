@@ -117,7 +117,13 @@ def score(results: str | Path, truth: str | Path, limit: int | None = None, labe
     limit: only the first frames count. label: what all objects are where the truth has no names.
     InputError naming the file if anything is damaged, or there are no results.
     """
-    results, truth = Path(results), read_truth(truth)
+    try:
+        return _score(Path(results), read_truth(truth), limit, label)
+    except OSError as error:
+        raise InputError(f"{error.filename or results}: {error.strerror or error}") from None
+
+
+def _score(results: Path, truth: Truth, limit: int | None, label: str) -> dict[str, float | int | None]:
     if not is_results(results):
         raise InputError(f"{results} {f'holds neither masks nor one of {FILES}' if results.is_dir() else 'is no folder of results'}")
     masks = read_masks(results)

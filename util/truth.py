@@ -15,6 +15,7 @@ import configparser
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,17 +206,28 @@ def _read_coco(path: Path) -> tuple[Boxes, set[int]]:
         whole = json.loads(path.read_text())
         names = {kind["id"]: kind["name"] for kind in whole["categories"]}
         frames = {image["id"] for image in whole["images"]}
-        rows = []
-        for a in whole["annotations"]:
+        rows, ids = [], _identities(path, whole["annotations"])
+        for a, number in zip(whole["annotations"], ids, strict=True):
             if a["image_id"] not in frames or len(a["bbox"]) != 4 or min(a["bbox"][2:]) <= 0:
                 raise InputError(f"{path}: annotation {a.get('id')} has no image or no box of some size")
-            rows.append((a["image_id"], *a["bbox"], 1.0, a.get("track_id", 0), names[a["category_id"]], bool(a.get("iscrowd", 0))))
+            rows.append((a["image_id"], *a["bbox"], 1.0, number, names[a["category_id"]], bool(a.get("iscrowd", 0))))
         boxes = Boxes.of(rows)
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # JSON's own error is a ValueError
         raise InputError(f"{path} is no COCO file of boxes: {type(error).__name__} {error}") from None
     if not all(isinstance(frame, int) and frame >= 1 for frame in frames):
         raise InputError(f"{path}: the images' ids must be frame numbers, from 1")
     return boxes, frames
+
+
+def _identities(path: Path, annotations: list[dict]) -> list[int]:
+    """Numbers from 1 for COCO's track_id, 0 for crowds; all 0 where an annotation has none."""
+    objects = [(a["image_id"], a.get("track_id")) for a in annotations if not a.get("iscrowd", 0)]
+    if any(track is None for _, track in objects):
+        return [0] * len(annotations)
+    if twice := [pair for pair, count in Counter(objects).items() if count > 1]:
+        raise InputError(f"{path}: track_id {twice[0][1]} is twice in image {twice[0][0]}")
+    numbers = {track: number for number, track in enumerate(dict.fromkeys(track for _, track in objects), 1)}
+    return [0 if a.get("iscrowd", 0) else numbers[a["track_id"]] for a in annotations]
 
 
 # ---- Writing ---------------------------------------------------------------------------------------------------------
