@@ -11,8 +11,9 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # a small fil
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from util import live  # noqa: E402
+from util import stream  # noqa: E402
 from util.cli import InputError  # noqa: E402
+from util.live import Live  # noqa: E402
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -92,7 +93,7 @@ def open_video(source: str | os.PathLike | int) -> Video:
     stdin: any container that can be read without seeking, such as Matroska, MPEG-TS, MJPEG, y4m, or NUT for raw frames of any
     pixel format; readable once. A URL (rtsp, http, rtmp, tcp, udp): a file with an end is read like one on the disk. What has no
     end, and a camera, is live: it does not wait, so that what is not taken in time is dropped and only the newest frames stay;
-    when it breaks it is looked for again, ever less often, up to 5 minutes (util/live.py); a change of size ends it.
+    when it breaks it is looked for again, ever less often, for up to 5 minutes (util/live.py); a change of size ends it.
     The certificate of an https server is not checked: cameras sign their own.
     Raises InputError if there is nothing there, it cannot be decoded, or its frames are not 32x32 to 4096x2160.
     """
@@ -100,7 +101,7 @@ def open_video(source: str | os.PathLike | int) -> Video:
         return _open_camera(int(source))
     if source == "-":
         return _open_stdin()
-    if live.is_url(str(source)):
+    if stream.is_url(str(source)):
         return _open_url(str(source))
     path = Path(source)
     try:
@@ -176,7 +177,7 @@ def _open_file(path: Path) -> Video:
         raise InputError(f"{path} is empty")
     if path.suffix.lower() in IMAGE_SUFFIXES:  # OpenCV would take 001.png for the start of a numbered sequence
         raise InputError(f"{path} is a single image; give a video file or the directory of the frames")
-    if live.is_text(head):
+    if stream.is_text(head):
         raise InputError(f"{path} is a text file, not a video")
     capture = _capture(str(path))
     if capture is None:
@@ -187,38 +188,41 @@ def _open_file(path: Path) -> Video:
 
 
 def _open_stdin() -> Video:
-    stdin = live.Stdin()
-    stream = live.Stream("stdin", stdin)
-    opened = [stream]
+    stdin = stream.Stdin()
+    first = stream.Stream("stdin", stdin)
+    opened = [first]
 
     def start():
         if not opened:
             raise InputError("stdin can be read only once")
-        return live.read_all("stdin", opened.pop(), stdin)
+        return stream.read_all("stdin", opened.pop(), stdin)
 
-    return Video("stdin", start, stream.fps, stream.frame_count)
+    return Video("stdin", start, first.fps, first.frame_count)
 
 
 def _open_url(url: str) -> Video:
-    name = live.shown(url)
-    if url.partition(":")[0].lower() not in live.SCHEMES:
-        raise InputError(f"{name} is no address of a video; expected {'://, '.join(live.SCHEMES)}://")
-    first = live.Stream(name, url)
+    name = stream.shown(url)
+    if url.partition(":")[0].lower() not in stream.SCHEMES:
+        raise InputError(f"{name} is no address of a video; expected {'://, '.join(stream.SCHEMES)}://")
+    first = stream.Stream(name, url)
     opened = [first]
 
     def connect():
-        return opened.pop() if opened else live.Stream(name, url)
+        return opened.pop() if opened else stream.Stream(name, url)
 
     if first.finite and not url.lower().startswith("rtsp"):
-        return Video(name, lambda: live.read_all(name, connect()), first.fps, first.frame_count)
-    return Video(name, lambda: live.Live(name, connect, live.Pictures()), first.fps)
+        return Video(name, lambda: stream.read_all(name, connect()), first.fps, first.frame_count)
+    return Video(name, lambda: Live(name, connect, stream.Pictures()), first.fps)
 
 
 def _open_camera(number: int) -> Video:
-    name = f"camera {number}"
-    camera = live.Live(name, lambda: Camera(number), lambda frame: frame)
-    opened = [camera]
-    return Video(name, lambda: opened.pop() if opened else live.Live(name, lambda: Camera(number), lambda frame: frame), camera.fps)
+    first = Camera(number)
+    opened = [first]
+
+    def connect():
+        return opened.pop() if opened else Camera(number)
+
+    return Video(f"camera {number}", lambda: Live(f"camera {number}", connect, lambda frame: frame), first.fps)
 
 
 class Camera:
