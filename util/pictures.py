@@ -143,15 +143,16 @@ class _OpenCVFile:
 class _H264File:
     """H.264 in an .mp4 whose index is at its start, so that a browser shows it while it loads. After a write error, nothing."""
 
+    ENCODER = "libx264"
     TICKS = 90000  # per second
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         import av  # here, since it may be missing
 
-        self._av, self._step, self._pts, self._start = av, self.TICKS / fps, -1, None
+        self._av, self._step, self._next, self._last, self._start = av, self.TICKS / fps, 0.0, -1, None
         self._file = av.open(str(path), "w", options={"movflags": "+faststart"})
         options = {"preset": "ultrafast", "crf": "23", "g": str(max(1, round(2 * fps)))}  # a key frame each 2 s, to jump to
-        self._stream = self._file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+        self._stream = self._file.add_stream(self.ENCODER, rate=Fraction(fps).limit_denominator(1001), options=options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = *size, "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, self.TICKS)
         for name in ("colorspace", "color_primaries", "color_trc"):
@@ -163,9 +164,10 @@ class _H264File:
 
     def add(self, bgr: np.ndarray, seconds: float | None) -> None:
         self._start = seconds if self._start is None else self._start
-        wanted = round((self._pts + self._step) if seconds is None else (seconds - self._start) * self.TICKS)
+        wanted = self._next if seconds is None else (seconds - self._start) * self.TICKS
+        self._next = wanted + self._step
         frame = self._reformatter.reformat(self._av.VideoFrame.from_ndarray(bgr, format="bgr24"), format="yuv420p")
-        self._pts = frame.pts = max(wanted, self._pts + 1)
+        self._last = frame.pts = max(round(wanted), self._last + 1)
         frame.time_base = Fraction(1, self.TICKS)
         self._write(lambda: self._file.mux(self._stream.encode(frame)))
 
