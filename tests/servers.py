@@ -47,6 +47,16 @@ def video_bytes(container, codec, times, pixels="yuv420p", size=(64, 48), seekab
     return file.getvalue()
 
 
+def copy_into(output, data):
+    """Put the video of `data` into an open container as it is."""
+    with av.open(io.BytesIO(data)) as video:
+        stream = output.add_stream_from_template(video.streams.video[0])
+        for packet in video.demux():
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+
+
 def multipart(numbers, pace=0.0, size=(64, 48)):
     """The parts that an MJPEG camera sends, one each `pace` seconds."""
     for number in numbers:

@@ -9,10 +9,21 @@ import threading
 import time
 from itertools import count
 
+import av
 import numpy as np
 import pytest
 
-from tests.servers import multipart, number_of, numbered, reading_threads, serve_stream, start_program
+from tests.servers import (
+    copy_into,
+    multipart,
+    number_of,
+    numbered,
+    reading_threads,
+    serve_directory,
+    serve_stream,
+    start_program,
+    video_bytes,
+)
 from util import live, video
 from util.cli import InputError
 from util.video import open_video
@@ -70,6 +81,18 @@ def test_a_slow_consumer_gets_new_frames_and_the_count_of_those_it_missed():
     assert 0.3 < clip.seconds < 3
 
 
+def test_a_stream_that_comes_in_parts_loses_none_of_them(tmp_path):
+    """HLS: a part of 0.2 s comes at once, and pushes nothing out. A list without an end is read from its third part before the last."""
+    options = {"hls_time": "0.2", "hls_list_size": "0", "hls_flags": "omit_endlist"}
+    with av.open(str(tmp_path / "list.m3u8"), "w", options=options) as hls:
+        copy_into(hls, video_bytes("matroska", "libx264", [i / 25 for i in range(50)]))
+    with serve_directory(tmp_path) as address:
+        clip = open_video(f"{address}/list.m3u8")
+        numbers = [number_of(frame) for _, frame in zip(range(10), clip, strict=False)]
+    assert 30 <= numbers[0] <= 40 and numbers == list(range(numbers[0], numbers[0] + 10))
+    assert clip.dropped == 0 and np.isclose(clip.seconds, 9 / 25)
+
+
 def test_a_source_that_stays_away_is_given_up(monkeypatch, capfd):
     monkeypatch.setattr(live, "PATIENCE", 0.5)
     with serve_stream(lambda: multipart(range(30), 0.01)) as port:
@@ -101,7 +124,7 @@ def test_ctrl_c_ends_a_live_source_at_once(capfd):
 class Scripted:
     """A live source that does what a queue says: a frame, an exception, or None for its end."""
 
-    fps, finite = 25.0, False
+    finite = in_parts = False
 
     def __init__(self):
         self.script, self.closed = queue.Queue(), False

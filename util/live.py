@@ -63,6 +63,8 @@ class _Reader(threading.Thread):
             seconds, self._offset = now - self._start, 0.0
         elif self._offset is None:  # the clock of a new connection starts anywhere
             self._offset = now - self._start - seconds
+        if self.stream.in_parts:  # a part would push out most of itself
+            self.stopped.wait(min(1.0, max(0.0, seconds + self._offset - (now - self._start))))
         with self.changed:
             if self._lost is not None:
                 self.reconnects += 1
@@ -98,8 +100,9 @@ class _Reader(threading.Thread):
 class Live:
     """Iterator over (seconds, BGR frame) of a source that does not wait: of what is not taken in time, the newest frames stay.
 
-    connect: makes an iterable of (seconds by its own clock or None, frame) with `finite` and `close()`, or raises InputError: at once
-    from here, later (tried again, less and less often) only when `PATIENCE` is at its end. picture: from such a frame to BGR uint8.
+    connect: makes an iterable of (seconds by its own clock or None, frame) with `finite`, `in_parts` (see Stream) and `close()`, or
+    raises InputError: at once from here, later (tried again, less and less often) only when `PATIENCE` is at its end.
+    picture: from such a frame to BGR uint8.
     seconds: since the source's first frame, also across a loss; where the source has no clock, when the frame came.
     dropped: frames nobody took in time. reconnects: how often the source came back. A line on stderr for each loss and each return.
     Reading ends with `close()`, which also comes when nobody holds this any longer.

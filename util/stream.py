@@ -34,7 +34,8 @@ class Stream:
     for `picture`); a frame that cannot be decoded is left out, as FFmpeg does.
 
     source: a URL, or a file object with `read(n)`. fps, frame_count: what it announces, 0 if nothing. finite: whether it announces
-    an end. InputError if it cannot be opened; Lost, while iterating, if it breaks off.
+    an end. in_parts: whether it comes as files of some seconds each (HLS, DASH), faster than it was taken. InputError if it cannot
+    be opened; Lost, while iterating, if it breaks off.
     """
 
     def __init__(self, name: str, source):
@@ -56,8 +57,8 @@ class Stream:
         self.fps = float(self.video.average_rate or self.video.guessed_rate or 0)
         # A fragmented mp4 announces the duration of its first part.
         self.frame_count = self.video.frames or (0 if "mp4" in kind.name else (duration or 0) / 1e6 * self.fps)
-        listed = kind.name in ("hls", "dash")  # the size is the playlist's
-        self.finite = duration is not None or (scheme.startswith("http") and not listed and self.container.size > 0)
+        self.in_parts = kind.name in ("hls", "dash")  # whose size is that of their list
+        self.finite = duration is not None or (scheme.startswith("http") and not self.in_parts and self.container.size > 0)
         self.has_clock = not kind.flags & av.format.Flags.no_timestamps.value and not kind.name.endswith("_pipe")
         self._torn, self._read_to = False, 0  # whether the last of its packets could not be decoded; its end in bytes
         self._errors, self._corrupt = (av.error.FFmpegError, OSError), av.error.FFmpegError

@@ -91,8 +91,8 @@ def open_video(source: str | os.PathLike | int) -> Video:
 
     A directory that holds another one named `input`, as the clips of CDnet do, stands for that one.
     stdin: any container that can be read without seeking, such as Matroska, MPEG-TS, MJPEG, y4m, or NUT for raw frames of any
-    pixel format; readable once. A URL (rtsp, http, rtmp, tcp, udp): a file with an end is read like one on the disk. What has no
-    end, and a camera, is live: it does not wait, so that what is not taken in time is dropped and only the newest frames stay;
+    pixel format; readable once. A URL (rtsp, http, rtmp, tcp, udp): a file on an http server is read like one on the disk. What has
+    no end, and a camera, is live: it does not wait, so that what is not taken in time is dropped and only the newest frames stay;
     when it breaks it is looked for again, ever less often, for up to 5 minutes (util/live.py); a change of size ends it.
     The certificate of an https server is not checked: cameras sign their own.
     Raises InputError if there is nothing there, it cannot be decoded, or its frames are not 32x32 to 4096x2160.
@@ -210,7 +210,7 @@ def _open_url(url: str) -> Video:
     def connect():
         return opened.pop() if opened else stream.Stream(name, url)
 
-    if first.finite and not url.lower().startswith("rtsp"):
+    if first.finite and url.lower().startswith("http"):
         return Video(name, lambda: stream.read_all(name, connect()), first.fps, first.frame_count)
     return Video(name, lambda: Live(name, connect, stream.Pictures()), first.fps)
 
@@ -228,7 +228,7 @@ def _open_camera(number: int) -> Video:
 class Camera:
     """A camera on this machine by its number; iterating yields (None, BGR frame) until it is gone. InputError if it cannot be opened."""
 
-    finite = False
+    finite = in_parts = False
 
     def __init__(self, number: int):
         self._capture = _capture(number)
