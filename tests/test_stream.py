@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -95,6 +96,19 @@ def test_raw_frames_go_through_nut_bit_by_bit_and_frames_equal_those_of_a_file(m
     (tmp_path / "clip.mkv").write_bytes(data)
     with stdin_of(monkeypatch, data):
         assert np.array_equal(list(open_video("-")), list(open_video(tmp_path / "clip.mkv"))), "PyAV as OpenCV"
+
+
+@pytest.mark.parametrize("matrix", [(0, 1, 0, -1, 0), (-1, 0, 0, 0, -1), (0, -1, 0, 1, 0)])
+def test_a_video_taken_with_a_turned_camera_is_upright_as_in_a_file(monkeypatch, tmp_path, matrix):
+    data = bytearray(video_bytes("mp4", "libx264", STEADY, movflags="frag_keyframe+empty_moov"))
+    place = data.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2
+    data[place : place + 20] = struct.pack(">5i", *(65536 * number for number in matrix))
+    (tmp_path / "clip.mp4").write_bytes(data)
+    with stdin_of(monkeypatch, data):
+        piped = list(open_video("-"))
+    assert piped[0].shape == ((64, 48, 3) if matrix[1] else (48, 64, 3))
+    assert np.array_equal(piped, list(open_video(tmp_path / "clip.mp4")))
+    assert not np.array_equal(piped[5], np.rot90(piped[5], 2)), "the test would see a wrong turn"
 
 
 def broken_streams():
