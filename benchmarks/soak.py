@@ -163,7 +163,7 @@ def main():
         code = process.wait()
         directory.cleanup()
     print(f"{feed.sent} frames sent; the program ended with {code}")
-    half = np.array([(sent, memory) for sent, _, memory in rows[len(rows) // 2 :]])
+    half = np.array([(sent, memory) for sent, _, memory in rows[len(rows) // 2 :] if sent < args.frames])  # not the tidying up
     if len(half) > 1:
         print(f"growth over the second half: {1e4 * np.polyfit(*half.T, 1)[0]:+.2f} MiB per 10,000 frames")
     if args.plot and rows:

@@ -172,6 +172,7 @@ def test_a_wrong_address_is_one_clear_line(tmp_path, capfd, monkeypatch):
             "http://no-such-host.invalid/clip": "there is no such host",
             "gopher://127.0.0.1/clip": "expected rtsp://",
             "http://": "cannot be opened",
+            "http://[::1/clip": "is malformed",
         }
         for url, says in cases.items():
             with pytest.raises(InputError) as caught:

@@ -59,12 +59,12 @@ class _Reader(threading.Thread):
     def _put(self, seconds: float | None, frame: object) -> None:
         now = time.monotonic()
         self._start = self._start or now
-        if seconds is None:
-            seconds, self._offset = now - self._start, 0.0
-        elif self._offset is None:  # the clock of a new connection starts anywhere
-            self._offset = now - self._start - seconds
+        passed = now - self._start
+        if self._offset is None and seconds is not None:  # the clock of a new connection starts anywhere
+            self._offset = passed - seconds
+        taken = passed if seconds is None else seconds + self._offset
         if self.stream.in_parts:  # a part would push out most of itself
-            self.stopped.wait(min(1.0, max(0.0, seconds + self._offset - (now - self._start))))
+            self.stopped.wait(min(1.0, max(0.0, taken - passed)))
         with self.changed:
             if self._lost is not None:
                 self.reconnects += 1
@@ -73,7 +73,7 @@ class _Reader(threading.Thread):
             if len(self.frames) == NEWEST:
                 self.frames.popleft()
                 self.dropped += 1
-            self.frames.append((seconds + self._offset, frame))
+            self.frames.append((taken, frame))
             self.changed.notify()
 
     def _connect_again(self, reason: str):

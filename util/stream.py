@@ -24,8 +24,11 @@ def is_url(source: str) -> bool:
 
 
 def shown(url: str) -> str:
-    """The URL without the user, password and query it may hold: fit for messages and files."""
-    parts = urlsplit(url)
+    """The URL without the user, password and query it may hold: fit for messages and files. InputError if it is malformed."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"the address of the video is malformed: {error}") from None
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
@@ -61,7 +64,7 @@ class Stream:
         self.finite = duration is not None or (scheme.startswith("http") and not self.in_parts and self.container.size > 0)
         self.has_clock = not kind.flags & av.format.Flags.no_timestamps.value and not kind.name.endswith("_pipe")
         self._torn, self._read_to = False, 0  # whether the last of its packets could not be decoded; its end in bytes
-        self._errors, self._corrupt = (av.error.FFmpegError, OSError), av.error.FFmpegError
+        self._failure = av.error.FFmpegError
 
     def __iter__(self) -> Iterator[tuple[float | None, object]]:
         came = time.monotonic()
@@ -73,7 +76,7 @@ class Stream:
                         came = time.monotonic()
                 if time.monotonic() - came > TIMEOUT and self.container.file is None:
                     raise Lost(f"no picture for {TIMEOUT:g} s")
-        except self._errors as error:
+        except (self._failure, OSError) as error:
             raise Lost(_reason(error, self.container.name)) from None
 
     def _decode(self, packet) -> list:
@@ -81,7 +84,7 @@ class Stream:
             self._torn, self._read_to = False, (packet.pos or 0) + packet.size
         try:
             return packet.decode()
-        except self._corrupt:
+        except self._failure:
             self._torn = True
             return []
 
