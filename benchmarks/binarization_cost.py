@@ -31,7 +31,6 @@ from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
 from util.files import atomic_write  # noqa: E402
-from util.pictures import Sampler  # noqa: E402
 from util.results import TABLE, read_results  # noqa: E402
 from util.video import open_video  # noqa: E402
 
@@ -85,6 +84,21 @@ def binary_network(path, main):
     if frozen:
         network.bytes, network.logits = packed(frozen, model, path, main)
     return network
+
+
+class Sampler:
+    """Keeps an even sample of a stream of unknown length: every item at first, then every 2nd, every 4th, …"""
+
+    def __init__(self, most: int):
+        self.items, self.most, self.step, self.seen = [], most, 1, 0
+
+    def add(self, item: object) -> None:
+        if self.seen % self.step == 0:
+            self.items.append(item)
+        self.seen += 1
+        if len(self.items) > self.most:
+            self.items = self.items[::2]
+            self.step *= 2
 
 
 def packed(frozen, model, path, main):

@@ -2,12 +2,14 @@ import signal
 import subprocess
 import sys
 
+import av
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.scripts import ROOT
+from util import pictures
 from util.cli import InputError
 from util.pictures import MOST_THUMBNAILS, PALETTE, VideoWriter, annotate, colour_of, contact_sheet
 
@@ -67,6 +69,51 @@ def test_a_written_video_is_read_back(tmp_path, capfd, suffix, size):
     assert len(frames) == 12 and frames[0].shape == (48, 64, 3) and abs(capture.get(cv2.CAP_PROP_FPS) - 20) < 0.1
     assert np.allclose([frame.mean() for frame in frames], 10 * np.arange(12), atol=4)
     assert [path.name for path in path.parent.iterdir()] == [path.name] and capfd.readouterr().err == ""
+
+
+def test_an_mp4_plays_in_browsers(tmp_path):
+    """H.264 in 4:2:0, as every browser has it, its index before its pictures; colours named, so that none is guessed."""
+    write_video(tmp_path / "clip.mp4", size=(65, 49))
+    data = (tmp_path / "clip.mp4").read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+    with av.open(str(tmp_path / "clip.mp4")) as video:
+        codec = video.streams.video[0].codec_context
+        assert (codec.name, codec.pix_fmt, codec.width, codec.height, codec.colorspace) == ("h264", "yuv420p", 64, 48, 6)
+
+
+def test_colours_survive_an_mp4(tmp_path):
+    colours = np.uint8([(200, 40, 30), (30, 180, 60), (40, 50, 210), (240, 240, 240)])
+    frame = np.repeat(np.repeat(colours[None], 16, 1), 48, 0)
+    with VideoWriter(tmp_path / "clip.mp4", 25, (64, 48)) as video:
+        video.write(frame)
+    read = cv2.VideoCapture(str(tmp_path / "clip.mp4")).read()[1]
+    assert np.abs(read[24, 8::16].astype(int) - colours).max() <= 6
+
+
+def test_an_mp4_shows_frames_when_they_were_seen(tmp_path):
+    with VideoWriter(tmp_path / "steady.mp4", 7.7, (64, 48)) as video:
+        for _ in range(300):
+            video.write(GREY[:48, :64])
+    with av.open(str(tmp_path / "steady.mp4")) as video:
+        assert np.allclose([frame.time for frame in video.decode(video=0)], np.arange(300) / 7.7, atol=0.001)
+    times = [5.0, 5.1, 5.2, 8.0, 8.0, 8.5]  # from any start; two at once are shown one after the other
+    with VideoWriter(tmp_path / "clip.mp4", 10, (64, 48)) as video:
+        for seconds in times:
+            video.write(GREY[:48, :64], seconds)
+    with av.open(str(tmp_path / "clip.mp4")) as video:
+        got = [frame.time for frame in video.decode(video=0)]
+    assert np.allclose(got, np.subtract(times, 5.0), atol=0.001) and all(np.diff(got) > 0)
+
+
+@pytest.mark.parametrize("missing", ["PyAV", "its encoder"])
+def test_an_mp4_is_written_without_pyav_too(tmp_path, monkeypatch, missing):
+    if missing == "PyAV":
+        monkeypatch.setitem(sys.modules, "av", None)
+    else:
+        monkeypatch.setattr(pictures._H264File, "ENCODER", "none_such")
+    write_video(tmp_path / "clip.mp4")
+    assert cv2.VideoCapture(str(tmp_path / "clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 12
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_an_early_end_leaves_a_whole_video_or_none(tmp_path):

@@ -204,7 +204,7 @@ class Annotated(Sink):
     def add(self, moment: Moment) -> None:
         shown = [seen for seen in moment.sightings if seen.track]
         texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in shown]
-        self.writer.write(annotate(moment.frame, [seen.box for seen in shown], texts))
+        self.writer.write(annotate(moment.frame, [seen.box for seen in shown], texts), moment.seconds)
 
     def __exit__(self, *error) -> None:
         self.writer.__exit__(*error)

@@ -1,8 +1,10 @@
 """Pictures of what was found: frames with boxes and names on them, a video of those, a contact sheet of crops."""
+import contextlib
 import math
 import os
 import zlib
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -77,11 +79,10 @@ def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 class VideoWriter:
     """A video written frame by frame: `with VideoWriter(path, fps, (width, height)) as video: video.write(bgr)`.
 
-    The suffix decides. .mp4: H.264, which every browser plays, where OpenCV has that encoder; else MPEG-4, for players
-    such as VLC, as pip's opencv-python has it. .webm: VP9, for every browser, but some hundred times slower to write.
-    .avi: Motion JPEG. The last column or row of an odd size is left out. The file gets its name at the end, also after
-    Ctrl-C or an InputError (a source that is cut off); after any other exception, or without a frame, none is left.
-    InputError if it cannot be written.
+    The suffix decides. .mp4: H.264, which every browser plays, through PyAV; where that is missing what OpenCV has, for pip's
+    opencv-python MPEG-4, for players such as VLC. .webm: VP9, some hundred times slower to write. .avi: Motion JPEG. The last
+    column or row of an odd size is left out. The file gets its name at the end, also after Ctrl-C or an InputError (a source
+    that is cut off); after any other exception, or without a frame, none is left. InputError if it cannot be written.
     """
 
     def __init__(self, path: str | Path, fps: float, size: tuple[int, int]):
@@ -93,27 +94,34 @@ class VideoWriter:
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
         self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
-        for codec in CODECS[self.path.suffix]:
-            with quiet():
-                self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter_fourcc(*codec), fps, self.size)
-            if self._writer.isOpened():
-                return
-        self._temporary.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: no room, no permission, or OpenCV has no encoder for it")
+        self._file = self._open(fps)
+        if self._file is None:
+            self._temporary.unlink(missing_ok=True)
+            raise InputError(f"{path} cannot be written: no room, no permission, or there is no encoder for it")
 
-    def write(self, bgr: np.ndarray) -> None:
-        """Append a frame, uint8 (H, W, 3) of the size given at first."""
+    def _open(self, fps: float):
+        with quiet():
+            if self.path.suffix == ".mp4" and min(self.size) > 0:
+                with contextlib.suppress(ImportError, OSError, ValueError):  # of PyAV: not there, no room, without that encoder
+                    return _H264File(self._temporary, fps, self.size)
+            for codec in CODECS[self.path.suffix]:
+                writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter_fourcc(*codec), fps, self.size)
+                if writer.isOpened():
+                    return _OpenCVFile(writer)
+
+    def write(self, bgr: np.ndarray, seconds: float | None = None) -> None:
+        """Append a frame, uint8 (H, W, 3) of the size given at first; an .mp4 shows it at `seconds` from the first if given."""
         if bgr.shape[1] // 2 * 2 != self.size[0] or bgr.shape[0] // 2 * 2 != self.size[1]:
             raise ValueError(f"frame is {bgr.shape[1]}x{bgr.shape[0]}, the video {self.size[0]}x{self.size[1]}")
-        self._writer.write(np.ascontiguousarray(bgr[: self.size[1], : self.size[0]]))
         self.frames += 1
+        self._file.add(np.ascontiguousarray(bgr[: self.size[1], : self.size[0]]), seconds)
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        self._writer.release()
         try:
+            self._file.release()
             if self.frames and (error is None or isinstance(error, KeyboardInterrupt | InputError)):
                 self._check()
                 os.replace(self._temporary, self.path)
@@ -121,25 +129,61 @@ class VideoWriter:
             self._temporary.unlink(missing_ok=True)
 
     def _check(self) -> None:
-        """OpenCV says nothing when the disk is full, so count what can be read back."""
-        count = max(0, int(cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT)))
+        """Neither library says anything dependable when the disk is full, so count what can be read back."""
+        with quiet():
+            count = max(0, int(cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT)))
         if count < self.frames - 1:
             raise InputError(f"{self.path}: only {count} of {self.frames} frames were written; is the disk full?")
 
 
-class Sampler:
-    """Keeps an even sample of a stream of unknown length: every item at first, then every 2nd, every 4th, …"""
+class _OpenCVFile:
+    def __init__(self, writer: cv2.VideoWriter):
+        self._writer, self.release = writer, writer.release
 
-    def __init__(self, most: int = MOST_THUMBNAILS):
-        self.items, self.most, self.step, self.seen = [], most, 1, 0
+    def add(self, bgr: np.ndarray, seconds: float | None) -> None:
+        self._writer.write(bgr)
 
-    def add(self, item: object) -> None:
-        if self.seen % self.step == 0:
-            self.items.append(item)
-        self.seen += 1
-        if len(self.items) > self.most:
-            self.items = self.items[::2]
-            self.step *= 2
+
+class _H264File:
+    """H.264 in an .mp4 whose index is at its start, so that a browser shows it while it loads. After a write error, nothing."""
+
+    ENCODER = "libx264"
+    TICKS = 90000  # per second
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
+        import av  # here, since it may be missing
+
+        self._av, self._step, self._next, self._last, self._start = av, self.TICKS / fps, 0.0, -1, None
+        self._file = av.open(str(path), "w", options={"movflags": "+faststart"})
+        options = {"preset": "ultrafast", "crf": "23", "g": str(max(1, round(2 * fps)))}  # a key frame each 2 s, to jump to
+        self._stream = self._file.add_stream(self.ENCODER, rate=Fraction(fps).limit_denominator(1001), options=options)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = *size, "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, self.TICKS)
+        for name in ("colorspace", "color_primaries", "color_trc"):
+            setattr(self._stream.codec_context, name, 6)  # BT.601, which the conversion below makes; else players guess
+        self._stream.codec_context.color_range = 1  # 16 to 235
+        self._stream.codec_context.open()
+        self._reformatter = av.video.reformatter.VideoReformatter()
+        self._broken = False
+
+    def add(self, bgr: np.ndarray, seconds: float | None) -> None:
+        self._start = seconds if self._start is None else self._start
+        wanted = self._next if seconds is None else (seconds - self._start) * self.TICKS
+        self._next = wanted + self._step
+        frame = self._reformatter.reformat(self._av.VideoFrame.from_ndarray(bgr, format="bgr24"), format="yuv420p")
+        self._last = frame.pts = max(round(wanted), self._last + 1)
+        frame.time_base = Fraction(1, self.TICKS)
+        self._write(lambda: self._file.mux(self._stream.encode(frame)))
+
+    def release(self) -> None:
+        self._write(lambda: self._file.mux(self._stream.encode()))
+        self._write(self._file.close)
+
+    def _write(self, action) -> None:
+        try:
+            self._broken or action()
+        except OSError:
+            self._broken = True
 
 
 def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str = "") -> Path:

@@ -105,6 +105,8 @@ def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], 
             for sink in sinks:
                 sink.finish(rest, clock)
     print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {clock.frames} frames")
+    if video.dropped or video.reconnects:
+        print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
     print(f"ms per frame: {clock}")
     if summary.sightings:
         print(summary.table())
@@ -120,7 +122,7 @@ def _watch(args, video: Video, pipeline: "Pipeline", sinks: list, summary: Summa
     total = min(filter(None, [args.limit, video.frame_count]), default=None)
     frames = tqdm(clock.each("decode", islice(video, args.limit)), "naming", total, unit=" frames", leave=False, disable=None)
     for number, frame in enumerate(frames, 1):
-        moment = pipeline(number, (number - 1) / video.fps, frame, clock)
+        moment = pipeline(number, video.seconds, frame, clock)
         summary.add(moment)
         if sinks:
             with clock("write"):

@@ -1,0 +1,175 @@
+"""Prints the memory of `main.py --video` every 5,000 frames of a source that goes on and on. Linux only.
+
+    python benchmarks/soak.py                          a live source: an MJPEG server on loopback
+    python benchmarks/soak.py --source stdin           a pipe, of which no frame is ever dropped
+    python benchmarks/soak.py --save OUT --plot P.png  everything the pipeline writes, into OUT; a picture of the table
+
+The clip: 400 made frames, forth and back, in which digits cross a ground that the camera pans over. Memory is what the process
+holds (RSS); the part in files it has mapped, such as libraries, is not counted. Printed at the end: the growth per 10,000 frames
+over the second half, a least-squares line.
+"""
+import argparse
+import http.server
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from util.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
+
+SIZE, PERIOD = (160, 120), 400
+HEADERS = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+
+
+def clip():
+    """Return PERIOD frames, BGR uint8 (120, 160, 3), of a moving camera with three objects that come and go."""
+    poses = camera_path(PERIOD, start=(150, 150), pan=(0.4, 0.1), shake=0.4, seed=1)
+    movers = [Mover(digit_sprite(digit, seed=digit, size=24), lambda t, i=i: (100 + 1.3 * t - 90 * i, 190 + 20 * i))
+              for i, digit in enumerate((3, 7, 8))]  # fmt: skip
+    return [frame.image for frame in Scene(*SIZE, texture(900, 500, seed=2), poses, movers)]
+
+
+def forth_and_back(items):
+    """Yield the items for ever without a jump."""
+    while True:
+        yield from items
+        yield from reversed(items)
+
+
+class Feed:
+    """Sends frames at most `rate` a second, and counts them."""
+
+    def __init__(self, frames, rate):
+        self.frames, self.rate, self.sent, self.stopped = frames, rate, 0, threading.Event()
+
+    def encoded(self, encode):
+        start = time.monotonic()
+        for part in forth_and_back([encode(frame) for frame in self.frames]):
+            if self.stopped.wait(max(0.0, start + self.sent / self.rate - time.monotonic())):
+                return
+            self.sent += 1
+            yield part
+
+
+def as_jpeg(frame):
+    data = cv2.imencode(".jpg", frame)[1].tobytes()
+    return HEADERS % len(data) + data + b"\r\n"
+
+
+def as_y4m(frame):
+    return b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420).tobytes()
+
+
+def serve(feed):
+    """Return a running MJPEG server that sends the feed to whoever asks."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            try:
+                for part in feed.encoded(as_jpeg):
+                    self.wfile.write(part)
+            except OSError:  # the program has seen enough
+                pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def fill(pipe, feed, count):
+    """Write `count` frames as y4m into `pipe`, and close it."""
+    try:
+        with pipe:
+            pipe.write(b"YUV4MPEG2 W%d H%d F25:1 C420jpeg\n" % SIZE)
+            for part in feed.encoded(as_y4m):
+                pipe.write(part)
+                if feed.sent == count:
+                    return
+    except BrokenPipeError:  # the program ended early; its message says why
+        pass
+
+
+def private_memory(pid):
+    """Return MiB that the process holds and does not share with files; None once it has ended."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return int(fields["RssAnon"].split()[0]) / 1024
+    except (OSError, KeyError):  # a process that has ended holds nothing
+        return None
+
+
+def watch(process, feed, every):
+    """Print and return rows (frames sent, seconds, MiB), one each `every` frames, until the process ends."""
+    rows, start = [], time.monotonic()
+    print(f"{'frames sent':>12}{'seconds':>9}{'MiB':>9}", flush=True)
+    while process.poll() is None:
+        if feed.sent >= every * (len(rows) + 1) and (memory := private_memory(process.pid)):
+            rows.append((feed.sent, time.monotonic() - start, memory))
+            print(f"{rows[-1][0]:>12}{rows[-1][1]:>9.0f}{memory:>9.1f}", flush=True)
+        time.sleep(0.02)
+    return rows
+
+
+def plot(rows, path):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="frames sent", ylabel="MiB", title="Memory of main.py --video")
+    axes.plot([row[0] for row in rows], [row[2] for row in rows], marker="o")
+    axes.set_ylim(0)
+    figure.savefig(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--source", choices=["live", "stdin"], default="live")
+    parser.add_argument("--frames", type=int, default=50000, help="that the program reads before it ends")
+    parser.add_argument("--every", type=int, default=5000, help="frames between two lines")
+    parser.add_argument("--rate", type=float, default=200, help="frames per second, at most")
+    parser.add_argument("--script", type=Path, default=ROOT / "CIFAR_10" / "main.py")
+    parser.add_argument("--save", type=Path, help="directory for all that the program writes")
+    parser.add_argument("--plot", type=Path, metavar="PNG")
+    parser.add_argument("options", nargs="*", help="further options of the program, after --")
+    args = parser.parse_args()
+    feed = Feed(clip(), args.rate)
+    source = "-" if args.source == "stdin" else f"http://127.0.0.1:{serve(feed).server_address[1]}/"
+    command = [sys.executable, args.script.resolve(), "--cpu", "--video", source, "--limit", str(args.frames), *args.options]
+    command += ["--save", args.save.resolve()] if args.save else []
+    directory = tempfile.TemporaryDirectory()  # for what the program writes where it runs
+    process = subprocess.Popen(command, stdin=subprocess.PIPE if source == "-" else None, cwd=directory.name,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    try:
+        if source == "-":
+            threading.Thread(target=fill, args=(process.stdin, feed, args.frames), daemon=True).start()
+        rows = watch(process, feed, args.every)
+    finally:
+        feed.stopped.set()
+        process.terminate()
+        code = process.wait()
+        directory.cleanup()
+    print(f"{feed.sent} frames sent; the program ended with {code}")
+    half = np.array([(sent, memory) for sent, _, memory in rows[len(rows) // 2 :] if sent < args.frames])  # not the tidying up
+    if len(half) > 1:
+        print(f"growth over the second half: {1e4 * np.polyfit(*half.T, 1)[0]:+.2f} MiB per 10,000 frames")
+    if args.plot and rows:
+        plot(rows, args.plot)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

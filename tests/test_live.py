@@ -1,0 +1,262 @@
+"""Sources that do not wait, against real servers on loopback; the RTSP server is GStreamer's, where it is installed."""
+import contextlib
+import os
+import queue
+import re
+import signal
+import subprocess
+import threading
+import time
+from itertools import count
+
+import av
+import numpy as np
+import pytest
+
+from tests.servers import (
+    copy_into,
+    multipart,
+    number_of,
+    numbered,
+    reading_threads,
+    serve_directory,
+    serve_stream,
+    start_program,
+    video_bytes,
+)
+from util import live, video
+from util.cli import InputError
+from util.video import open_video
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    for name, value in {"FIRST_WAIT": 0.05, "LONGEST_WAIT": 0.2}.items():
+        monkeypatch.setattr(live, name, value)
+
+
+def test_a_live_stream_goes_on_after_its_server_was_away(capfd):
+    with serve_stream(lambda: multipart(count(), 0.01)) as port:
+        clip = open_video(f"http://127.0.0.1:{port}/")
+        frames = iter(clip)
+        before = [(number_of(next(frames)), clip.seconds) for _ in range(20)]
+    away = time.monotonic()
+    threading.Timer(0.6, lambda: restarted.set()).start()
+    restarted = threading.Event()
+    after = []
+
+    def consume():
+        after.extend((number_of(frame), clip.seconds) for frame, _ in zip(frames, range(60), strict=False))
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    restarted.wait()
+    with serve_stream(lambda: multipart(count(100), 0.01), port=port):
+        consumer.join(timeout=20)
+        gone = time.monotonic() - away
+    assert [number for number, _ in before][-1] < 100 <= after[-1][0], "frames of the second server"
+    times = [seconds for _, seconds in before + after]
+    assert all(np.diff(times) > 0) and 0.5 < times[-1] - before[-1][1] < gone + 0.1, "the time away counts"
+    assert clip.reconnects == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and "lost (" in lines[0] and re.search(r"back after 0\.[4-9] s", lines[1]), lines
+    frames.close()
+    assert not reading_threads()
+
+
+def test_a_slow_consumer_gets_new_frames_and_the_count_of_those_it_missed():
+    sent = []
+
+    def parts():
+        for number, part in enumerate(multipart(range(200), 0.01)):
+            sent.append(number)
+            yield part
+
+    with serve_stream(parts) as port:
+        clip = open_video(f"http://127.0.0.1:{port}/")
+        for frame, _ in zip(clip, range(10), strict=False):
+            assert clip.frames_read == 1 or len(sent) - number_of(frame) < 25, "what is shown is new, although most was missed"
+            time.sleep(0.1)
+        assert 40 < clip.dropped < 200 - 10
+    assert 0.3 < clip.seconds < 3
+
+
+def test_a_stream_that_comes_in_parts_loses_none_of_them(tmp_path):
+    """HLS: a part of 0.2 s comes at once, and pushes nothing out. A list without an end is read from its third part before the last."""
+    options = {"hls_time": "0.2", "hls_list_size": "0", "hls_flags": "omit_endlist"}
+    with av.open(str(tmp_path / "list.m3u8"), "w", options=options) as hls:
+        copy_into(hls, video_bytes("matroska", "libx264", [i / 25 for i in range(50)]))
+    with serve_directory(tmp_path) as address:
+        clip = open_video(f"{address}/list.m3u8")
+        numbers = [number_of(frame) for _, frame in zip(range(10), clip, strict=False)]
+    assert 30 <= numbers[0] <= 40 and numbers == list(range(numbers[0], numbers[0] + 10))
+    assert clip.dropped == 0 and np.isclose(clip.seconds, 9 / 25)
+
+
+def test_a_source_that_stays_away_is_given_up(monkeypatch, capfd):
+    monkeypatch.setattr(live, "PATIENCE", 0.5)
+    with serve_stream(lambda: multipart(range(30), 0.01)) as port:
+        frames = iter(open_video(f"http://127.0.0.1:{port}/"))
+        next(frames)
+    with pytest.raises(InputError, match=r"lost, and not back within 0.5 s .*Connection refused"):
+        list(frames)
+    assert capfd.readouterr().err.count("\n") == 1 and not reading_threads()
+
+
+def test_a_stream_that_changes_its_size_ends_in_one_line(capfd):
+    sizes = iter([(64, 48), (64, 48), (96, 48)])  # opening, then the two connections
+    with serve_stream(lambda: multipart(range(20), 0.005, next(sizes, (96, 48)))) as port:
+        with pytest.raises(InputError, match="is 96x48, the first 64x48"):
+            list(open_video(f"http://127.0.0.1:{port}/"))
+    assert not reading_threads()
+
+
+def test_ctrl_c_ends_a_live_source_at_once(capfd):
+    with serve_stream(lambda: multipart(count(), 0.02)) as port:
+        process = start_program(f"http://127.0.0.1:{port}/")
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=5)[1]
+    assert process.returncode == 2 and error.count(b"\n") == 1 and b"interrupted" in error, error
+
+
+# ---- The thread, by a source under control ----------------------------------------------------------------------------
+class Scripted:
+    """A live source that does what a queue says: a frame, an exception, or None for its end."""
+
+    finite = in_parts = False
+
+    def __init__(self):
+        self.script, self.closed = queue.Queue(), False
+
+    def __iter__(self):
+        while (step := self.script.get(timeout=10)) is not None:
+            if isinstance(step, Exception):
+                raise step
+            yield step
+
+    def close(self):
+        self.closed = True
+
+
+def wait_until(condition):
+    end = time.monotonic() + 5
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    assert condition()
+
+
+def test_only_the_newest_frames_wait():
+    source = Scripted()
+    frames = live.Live("it", lambda: source, lambda frame: frame)
+    for number in range(10):
+        source.script.put((10 + number / 25, number))
+    wait_until(lambda: source.script.empty() and frames.dropped == 10 - live.NEWEST)
+    taken = [next(frames) for _ in range(live.NEWEST)]
+    assert [frame for _, frame in taken] == [6, 7, 8, 9]
+    assert np.allclose([seconds for seconds, _ in taken], [6 / 25, 7 / 25, 8 / 25, 9 / 25]), "by the source's clock, from its first frame"
+    source.script.put(None)
+    frames.close()
+
+
+def test_a_bug_in_a_source_is_no_loss():
+    source = Scripted()
+    frames = live.Live("it", lambda: source, lambda frame: frame)
+    source.script.put(ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        next(frames)
+
+
+def test_reading_ends_when_nobody_holds_the_video(monkeypatch):
+    with serve_stream(lambda: multipart(count(), 0.01)) as port:
+        clip = open_video(f"http://127.0.0.1:{port}/")
+        assert len(reading_threads()) == 1
+        del clip
+        wait_until(lambda: not reading_threads())
+
+
+class FakeCapture:
+    """Stands in for cv2.VideoCapture of a camera: 5 frames, then unplugged; plugged in again after two tries."""
+
+    opened = 0
+
+    def __init__(self, number):
+        FakeCapture.opened += 1
+        self.there, self.left = FakeCapture.opened not in (2, 3), 5
+
+    def isOpened(self):
+        return self.there
+
+    def get(self, what):
+        return 30.0
+
+    def read(self):
+        time.sleep(0.005)
+        self.left -= 1
+        return self.left >= 0, numbered(self.left)
+
+    def release(self):
+        pass
+
+
+def test_a_camera_is_live_and_comes_back(monkeypatch, capfd):
+    monkeypatch.setattr(video.cv2, "VideoCapture", FakeCapture)
+    clip = open_video("0")
+    assert clip.fps == 30 and len([frame for frame, _ in zip(clip, range(8), strict=False)]) == 8
+    assert clip.reconnects == 1 and FakeCapture.opened == 4 and 0.1 < clip.seconds < 5
+    assert re.fullmatch(r"camera 0: lost \(it ended\).*\ncamera 0: back after .* s\n", capfd.readouterr().err)
+
+
+# ---- RTSP -----------------------------------------------------------------------------------------------------------
+RTSP_SERVER = """
+import sys, gi
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+needed = ("videotestsrc", "vp8enc", "rtpvp8pay")
+if not all(map(Gst.ElementFactory.find, needed)): sys.exit(1)
+server = GstRtspServer.RTSPServer()
+server.set_address("127.0.0.1"); server.set_service(sys.argv[1])
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_launch("( videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=25/1"
+                   " ! vp8enc deadline=1 keyframe-max-dist=5 ! rtpvp8pay name=pay0 )")
+factory.set_shared(True)
+server.get_mount_points().add_factory("/cam", factory)
+server.attach(None)
+print("ready", server.get_bound_port(), flush=True)
+GLib.MainLoop().run()
+"""
+
+
+@contextlib.contextmanager
+def rtsp_server(port=0):
+    """Yield the port of a real RTSP server; skip the test where GStreamer's is not installed."""
+    python = "/usr/bin/python3"  # the system's, for which distributions package GStreamer
+    if not os.path.exists(python):
+        pytest.skip("no system Python")
+    process = subprocess.Popen([python, "-c", RTSP_SERVER, str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        ready = process.stdout.readline()
+        if not ready:
+            pytest.skip("no RTSP server (Debian: gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good python3-gi)")
+        yield int(ready.split()[1])
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_rtsp_goes_on_after_its_server_was_away(capfd):
+    with rtsp_server() as port:
+        with pytest.raises(InputError, match="404"):
+            open_video(f"rtsp://127.0.0.1:{port}/none")
+        clip = open_video(f"rtsp://127.0.0.1:{port}/cam")
+        frames = iter(clip)
+        times = [clip.seconds for _ in zip(range(40), frames, strict=False)]
+    assert np.allclose(np.median(np.diff(times)), 0.04, atol=0.002), "by the stream's clock"
+    with rtsp_server(port):
+        times += [clip.seconds for _ in zip(range(20), frames, strict=False)]
+    assert clip.reconnects == 1 and all(np.diff(times) > 0) and len(times) == 60
+    assert [re.search("lost|back", line).group() for line in capfd.readouterr().err.splitlines()] == ["lost", "back"]
+    frames.close()
+    assert not reading_threads()

@@ -1,0 +1,142 @@
+"""The newest frames of a source that does not wait: a thread reads it and connects again when it breaks."""
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from util.cli import InputError
+from util.stream import Lost
+
+NEWEST = 4  # frames that wait at most: 0.16 s at 25 a second, enough for what comes in bursts
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before trying again; doubled each time
+PATIENCE = 300.0  # seconds after which a source that is lost is given up
+
+
+class _Reader(threading.Thread):
+    """Reads a live source, connecting again whenever it breaks; holds what has not been taken yet."""
+
+    def __init__(self, name: str, connect: Callable[[], object]):
+        super().__init__(name=f"reading {name}", daemon=True)
+        self.source, self.connect = name, connect
+        self.stream = connect()  # here: what is wrong from the start is no loss
+        self.frames, self.notes = deque(), []  # (seconds, frame); lines for stderr
+        self.dropped = self.reconnects = 0
+        self.stopped, self.over, self.error = threading.Event(), False, None
+        self.changed = threading.Condition()
+        self._start = self._offset = None  # when the source's first frame came; what to add to the stream's clock
+        self._lost, self._came, self._wait = None, 0.0, FIRST_WAIT
+
+    def run(self) -> None:
+        try:
+            while self.stream and not self.stopped.is_set():
+                self._read()
+        except Exception as error:  # the consumer raises it
+            self.error = error
+        with self.changed:
+            self.over = True
+            self.changed.notify()
+
+    def _read(self) -> None:
+        """Follow one connection to its end, then make the next."""
+        reason, self._offset = "it ended", None
+        try:
+            for seconds, frame in self.stream:
+                if self.stopped.is_set():
+                    break
+                self._put(seconds, frame)
+        except Lost as error:
+            reason = str(error)
+        finally:
+            self.stream.close()
+        at_end = self.stream.finite and reason == "it ended"
+        self.stream = None if at_end or self.stopped.is_set() else self._connect_again(reason)
+
+    def _put(self, seconds: float | None, frame: object) -> None:
+        now = time.monotonic()
+        self._start = self._start or now
+        passed = now - self._start
+        if self._offset is None and seconds is not None:  # the clock of a new connection starts anywhere
+            self._offset = passed - seconds
+        taken = passed if seconds is None else seconds + self._offset
+        if self.stream.in_parts:  # a part would push out most of itself
+            self.stopped.wait(min(1.0, max(0.0, taken - passed)))
+        with self.changed:
+            if self._lost is not None:
+                self.reconnects += 1
+                self.notes.append(f"{self.source}: back after {now - self._lost:.1f} s")
+                self._lost, self._came = None, now
+            if len(self.frames) == NEWEST:
+                self.frames.popleft()
+                self.dropped += 1
+            self.frames.append((taken, frame))
+            self.changed.notify()
+
+    def _connect_again(self, reason: str):
+        """Return a new connection, or None if nobody wants it any more; InputError when patience is at its end."""
+        now = time.monotonic()
+        if self._lost is None:
+            self._lost = now
+            if now - self._came > LONGEST_WAIT:  # one that breaks again and again is asked less and less often
+                self._wait = FIRST_WAIT
+            with self.changed:
+                self.notes.append(f"{self.source}: lost ({reason}); trying again for {PATIENCE:g} s")
+                self.changed.notify()
+        while not self.stopped.wait(self._wait):
+            if time.monotonic() - self._lost > PATIENCE:
+                raise InputError(f"{self.source}: lost, and not back within {PATIENCE:g} s ({reason})")
+            self._wait = min(2 * self._wait, LONGEST_WAIT)
+            try:
+                return self.connect()
+            except InputError as error:
+                reason = str(error)
+        return None
+
+
+class Live:
+    """Iterator over (seconds, BGR frame) of a source that does not wait: of what is not taken in time, the newest frames stay.
+
+    connect: makes an iterable of (seconds by its own clock or None, frame) with `finite`, `in_parts` (see Stream) and `close()`, or
+    raises InputError: at once from here, later (tried again, less and less often) only when `PATIENCE` is at its end.
+    picture: from such a frame to BGR uint8.
+    seconds: since the source's first frame, also across a loss; where the source has no clock, when the frame came.
+    dropped: frames nobody took in time. reconnects: how often the source came back. A line on stderr for each loss and each return.
+    Reading ends with `close()`, which also comes when nobody holds this any longer.
+    """
+
+    def __init__(self, name: str, connect: Callable[[], object], picture: Callable[[object], np.ndarray]):
+        self._reader, self._picture = _Reader(name, connect), picture
+        self._reader.start()
+        self.close = weakref.finalize(self, _end, self._reader)  # the thread holds no reference to this
+
+    dropped = property(lambda self: self._reader.dropped)
+    reconnects = property(lambda self: self._reader.reconnects)
+
+    def __iter__(self) -> "Live":
+        return self
+
+    def __next__(self) -> tuple[float, np.ndarray]:
+        reader = self._reader
+        while True:
+            with reader.changed:
+                reader.changed.wait_for(lambda: reader.frames or reader.notes or reader.over, timeout=1)
+                notes, reader.notes = reader.notes, []
+                seconds, frame = reader.frames.popleft() if reader.frames else (0, None)
+                over = reader.over
+            for note in notes:
+                tqdm.write(note, file=sys.stderr)
+            if frame is not None:
+                return seconds, self._picture(frame)
+            if over:
+                if reader.error:
+                    raise reader.error
+                raise StopIteration
+
+
+def _end(reader: _Reader) -> None:
+    reader.stopped.set()
+    reader.join(timeout=2)  # a server that is silent holds it longer; then it goes with the process
