@@ -8,7 +8,7 @@ import pytest
 from tests.scripts import ROOT
 
 LIBRARIES = set(sys.stdlib_module_names) | {"torch", "torchvision", "numpy", "PIL", "cv2", "tqdm", "matplotlib", "safetensors"}
-LIBRARIES |= {"pycocotools", "trackeval", "ray"}
+LIBRARIES |= {"trackers", "supervision", "jinja2", "pycocotools", "trackeval", "ray"}
 ALLOWED = {
     "util": LIBRARIES | {"util"},
     "fastmcd": LIBRARIES - {"torch", "torchvision"} | {"fastmcd"},
