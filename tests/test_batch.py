@@ -206,6 +206,10 @@ def test_many_clips_need_a_directory(clips):
     clips("c/a.mp4", "c/b.mp4")
     code, _, error = run("--video", "c/a.mp4", "c/b.mp4")
     assert code == 2 and "--video means 2 clips; give --save DIR" in error and error.count("\n") == 1
+    clips("file", "results/detections.csv")
+    for save, words in (("file", "file is a file"), ("results", "results is where the results of one clip are")):
+        code, _, error = run("--video", "c", "--save", save)
+        assert code == 2 and words in error and error.count("\n") == 1
 
 
 def test_without_ray_one_line_says_so(clips, monkeypatch):

@@ -149,7 +149,9 @@ def work(command: list[str], directory: str, started: Callable = lambda process:
                 return process.returncode, out, error
     except BaseException:
         process.terminate()
-        process.communicate(timeout=PATIENCE_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=PATIENCE_S)
+        process.kill()  # nothing where it has ended
         raise
 
 
@@ -169,6 +171,9 @@ def run(args, clips: Sequence[str]) -> list[dict]:
     """
     if not args.save:
         raise InputError(f"--video means {len(clips)} clips; give --save DIR, which gets a directory for each")
+    if (args.save / TABLE).exists() or args.save.is_file():
+        found = "a file" if args.save.is_file() else "where the results of one clip are"
+        raise InputError(f"{args.save} is {found}; choose another directory")
     args.save.mkdir(parents=True, exist_ok=True)
     names = name_clips(clips)
     shared = common_arguments(sys.argv[1:])
