@@ -61,8 +61,9 @@ class _OneOrMany(argparse.Action):
 
 def add_video_argument(verb) -> None:
     """Add --video to a parser or a group of one; args.video is a str, or a list of several."""
-    text = "detect and name in a video, a directory of frames, camera N; or in many: several, a 'pattern*', a directory of clips"
-    verb.add_argument("--video", nargs="+", action=_OneOrMany, metavar="FILE|DIR|N", help=text)
+    text = "detect, name and follow what moves in a video, a directory of frames, camera N, a URL, - (stdin); or in many: "
+    text += "several, a 'pattern*', a directory of clips"
+    verb.add_argument("--video", nargs="+", action=_OneOrMany, metavar="FILE|DIR|N|URL|-", help=text)
 
 
 def add_batch_arguments(parser: Parser) -> None:
