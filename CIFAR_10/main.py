@@ -12,8 +12,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
@@ -21,6 +19,7 @@ from torch.nn import functional as F  # noqa: E402
 from util import checkpoint, data, naming, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
+from util.crops import small_images  # noqa: E402
 from util.layers import BatchNorm2d, BinConv2d  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -172,8 +171,7 @@ def preprocess(images):
 
 def to_images(crops):
     """Return uint8 (N, 3, 32, 32) from a list of RGB crops (H, W, 3) of any size."""
-    small = [cv2.resize(crop, (32, 32), interpolation=cv2.INTER_AREA) for crop in crops]
-    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
+    return torch.from_numpy(small_images(crops, 32)).permute(0, 3, 1, 2)
 
 
 # ---- Train, evaluate, classify ---------------------------------------------------------------------------------------

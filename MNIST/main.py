@@ -206,7 +206,7 @@ def make_detector(width, height):
     """Return a function from a BGR frame, uint8 (height, width, 3), to what moves in it (fastmcd.Result)."""
     import fastmcd  # here, since only --video needs the native build
 
-    return fastmcd.Detector(width, height).detect
+    return fastmcd.Detector(width, height, crop_context=0.15, crop_aspect=1).detect  # room beside a 1
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
