@@ -26,6 +26,8 @@ CLASSES = list("0123456789")
 SHAPE = (1, 28, 28)  # channels, height, width
 MEAN, STD = (0.1307,), (0.3081,)  # of the 60,000 training images
 HELD_OUT = 5000  # training images that pick the epoch
+# Arch -> (temperature, probability below which a digit is unknown) of the weights in models/; benchmarks/unknown.py finds them.
+CALIBRATION = {"LeNet_5": (1.06, 0.91)}
 LARGEST = 56  # px, twice MNIST's size: larger crops hold nothing more to read
 
 

@@ -1,6 +1,6 @@
 """Prints how sure a network has to be of a name: its temperature, the threshold of `unknown`, and what passes it falsely.
 
-    python benchmarks/unknown.py [CLIP...] [--arch ARCH]... [--keep 0.95] [--empty CLIP]...
+    python benchmarks/unknown.py [CLIP...] [--arch ARCH]... [--keep 0.98] [--empty CLIP]...
 
 Temperature: least negative log-likelihood on held-out training images, those that picked the epoch, prepared as crops are; ECE
 (15 bins) before and after.
@@ -180,7 +180,7 @@ def parse_args(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="*", type=Path, metavar="CLIP", help="video or folder of frames")
     parser.add_argument("--arch", action="append", choices=ARCHS, help="network; may be repeated (default: all)")
-    parser.add_argument("--keep", type=float, default=0.95, help="share of rightly named images that keep their name (default: 0.95)")
+    parser.add_argument("--keep", type=float, default=0.98, help="share of rightly named images that keep their name (default: 0.98)")
     parser.add_argument("--empty", action="append", default=[], type=Path, metavar="CLIP", help="clips with none of the classes in view")
     args = parser.parse_args(argv)
     if not 0 < args.keep < 1:
