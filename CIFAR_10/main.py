@@ -12,8 +12,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
@@ -21,6 +19,7 @@ from torch.nn import functional as F  # noqa: E402
 from util import checkpoint, data, naming, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
+from util.crops import small_images  # noqa: E402
 from util.layers import BatchNorm2d, BinConv2d  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -29,6 +28,8 @@ SHAPE = (3, 32, 32)  # channels, height, width
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 HELD_OUT = 2000  # training images that pick the epoch
 SHIFT = 2  # pixels by which training images are moved at most
+# Arch -> (temperature, probability below which a name is unknown) of the weights in models/; benchmarks/unknown.py finds them.
+CALIBRATION = {"vgg": (0.55, 0.47), "nin": (0.63, 0.39)}
 HEAT = 2  # the temperature at which the teacher's answer is softened
 
 
@@ -172,8 +173,7 @@ def preprocess(images):
 
 def to_images(crops):
     """Return uint8 (N, 3, 32, 32) from a list of RGB crops (H, W, 3) of any size."""
-    small = [cv2.resize(crop, (32, 32), interpolation=cv2.INTER_AREA) for crop in crops]
-    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
+    return torch.from_numpy(small_images(crops, 32)).permute(0, 3, 1, 2)
 
 
 # ---- Train, evaluate, classify ---------------------------------------------------------------------------------------
@@ -286,7 +286,8 @@ def main(argv=None):
         return accuracy
     if names:
         with bin_op.binarized():
-            return naming.run(args, lambda crops: classify(model, crops, device), CLASSES, ALSO_RIGHT, load_fastmcd)
+            calibration = CALIBRATION.get(args.name, (1.0, 0.0))
+            return naming.run(args, lambda crops: classify(model, crops, device), CLASSES, ALSO_RIGHT, load_fastmcd, calibration)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import cv2  # noqa: E402
 import networks  # noqa: E402
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
@@ -25,6 +23,7 @@ from tqdm import tqdm  # noqa: E402
 
 from util import checkpoint, data, naming, training  # noqa: E402
 from util.cli import InputError, Parser, add_common_arguments, run  # noqa: E402
+from util.crops import small_images  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -76,8 +75,7 @@ def shift_and_alternate(images, indices, epoch, generator):
 
 def to_images(crops):
     """Return uint8 (N, 3, 32, 32) from a list of RGB crops (H, W, 3) of any size."""
-    small = [cv2.resize(crop, (32, 32), interpolation=cv2.INTER_AREA) for crop in crops]
-    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
+    return torch.from_numpy(small_images(crops, 32)).permute(0, 3, 1, 2)
 
 
 # ---- Recipes ---------------------------------------------------------------------------------------------------------

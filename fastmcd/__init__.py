@@ -31,7 +31,7 @@ class Result:
     """What was found in one frame. Boxes are x, y, width, height in pixels, best score first."""
 
     boxes: np.ndarray  # int32 (N, 4), tight around what moved
-    crops: np.ndarray  # int32 (N, 4), the same with context, nearly square, for a classifier
+    crops: np.ndarray  # int32 (N, 4), the same with context, for a classifier
     scores: np.ndarray  # float32 (N,), 0..1
     mask: np.ndarray  # uint8 (H, W), 0 or 255
     homography: np.ndarray  # float64 (3, 3), takes current pixel coordinates to the previous frame's

@@ -48,7 +48,7 @@ struct Box {
 
 struct Object {
     Box box;      // tight around what moved
-    Box crop;     // box with context, nearly square: the region to cut out for a classifier
+    Box crop;     // box with context: the region to cut out for a classifier
     float score;  // 0..1: how solid (share of the box that moved) x how distinct (from its background) x how lasting
 };
 
@@ -91,7 +91,8 @@ struct Params {
     double closing = 0.025;         // 0..0.1 of the frame's diagonal: gaps that are bridged. More: neighbours join
     int persistence = 2;            // 1..30 frames an object must be seen before it is reported. More: less flicker
     int max_objects = 64;           // 1..1000 per frame, the best ones
-    double crop_context = 0.15;     // 0..1: margin on each side of a crop, as a share of the box's longer side
+    double crop_context = 0.1;      // 0..1: margin on each side of a crop, as a share of the box's width or height there
+    double crop_aspect = 2;         // 1..100: longer side of a crop over its shorter one at most; 1 makes squares
     int min_crop = 32;              // 1..1024 px: shortest side of a crop (less only where the frame is smaller)
 };
 

@@ -23,7 +23,8 @@ constexpr Parameter kParameters[] = {
     {"closing", "gaps that are bridged, as a share of the frame's diagonal", 0, 0.1, &P::closing},
     {"persistence", "frames an object must be seen before it is reported", 1, 30, &P::persistence},
     {"max_objects", "most objects per frame, the best ones", 1, 1000, &P::max_objects},
-    {"crop_context", "margin around a crop, as a share of the box's longer side", 0, 1, &P::crop_context},
+    {"crop_context", "margin around a crop, as a share of the box's width and height", 0, 1, &P::crop_context},
+    {"crop_aspect", "longer side of a crop over its shorter one at most", 1, 100, &P::crop_aspect},
     {"min_crop", "px, shortest side of a crop", 1, 1024, &P::min_crop},
 };
 

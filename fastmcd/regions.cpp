@@ -182,15 +182,15 @@ Object Regions::describe(const Region& region) const {
     const double solid = std::min(1.0, double(region.pixels) / (double(width) * height));
     const double contrast = double(region.contrast) / double(region.pixels);
     const double distinct = contrast / (contrast + 16), lasting = double(region.age) / (region.age + 1);
-    const int longer = std::max(width, height), margin = int(params_.crop_context * longer + 0.5);
-    // towards a square: the shorter side grows to the longer one's length, as far as the frame allows
-    const int side = std::max(longer + 2 * margin, params_.min_crop);
-    const auto span = [side](int low, int high, int limit) {
-        const int length = std::min(side, limit), start = (low + high - length) / 2;
+    const auto with_context = [this](int side) { return std::max(side + 2 * int(params_.crop_context * side + 0.5), params_.min_crop); };
+    const int wide = with_context(width), high = with_context(height);
+    const int shortest = int(std::max(wide, high) / params_.crop_aspect + 0.5);
+    const auto span = [shortest](int low, int high, int side, int limit) {
+        const int length = std::min(std::max(side, shortest), limit), start = (low + high - length) / 2;
         return std::pair(std::clamp(start, 0, limit - length), length);
     };
-    const auto [x, crop_width] = span(region.left, region.right, width_);
-    const auto [y, crop_height] = span(region.top, region.bottom, height_);
+    const auto [x, crop_width] = span(region.left, region.right, wide, width_);
+    const auto [y, crop_height] = span(region.top, region.bottom, high, height_);
     const Box box{region.left, region.top, width, height}, crop{x, y, crop_width, crop_height};
     return {box, crop, float(solid * distinct * lasting)};
 }

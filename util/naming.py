@@ -53,18 +53,20 @@ class Predictions:
 
 
 def run(
-    args, classify: Classifier, classes: Sequence[str], also_right: dict[int, set[int]], load_fastmcd: Callable, calibration=(1.0, 0.0)
-) -> Predictions | watch.Summary:
+    args, classify: Classifier, classes: Sequence[str], also_right: dict[int, set[int]],
+    load_fastmcd: Callable, calibration: tuple[float, float] = (1.0, 0.0), cut: dict[str, float] | None = None,
+) -> Predictions | watch.Summary:  # fmt: skip
     """Return what was named: the Predictions for a directory of the detector's results, the watch.Summary of a video (see util.cli).
 
     Prints a table and writes predictions.csv: into `--save`, else into the results directory, else (a video) into the current one.
-    load_fastmcd: returns the package fastmcd, only called for a video. calibration: (temperature, unknown_below) of the network.
+    load_fastmcd: returns the package fastmcd, only called for a video. calibration: (temperature, unknown_below) of the network, see
+    util.evidence. cut: parameters of the detector that the network needs others than the defaults of.
     """
     right = [classes[i] for i in (args.label, *sorted(also_right.get(args.label, ())))] if args.label is not None else []
     if args.video and (clips := batch.find_clips(args.video, args.save)):
         return batch.run(args, clips)
     if args.video:
-        return watch.run(args, classify, classes, right, load_fastmcd, calibration)
+        return watch.run(args, classify, classes, right, load_fastmcd, calibration, cut or {})
     directory = args.fastMCD or args.multi_fastMCD
     path = (args.save or directory) / "predictions.csv"
     predictions = Predictions(classes)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from util.evidence import Evidence
+from util.evidence import Evidence, weight_of
 
 UNKNOWN = "unknown"  # the name of what none of the classes fits
 
@@ -53,16 +53,16 @@ class Moment:
 class Life:
     """What is known so far of an object that may become a track."""
 
-    def __init__(self, moment: Moment, classes: int, calibration):
+    def __init__(self, moment: Moment, calibration: tuple[float, float]):
         self.number = 0  # until it is confirmed
         self.first, self.start, self.sightings = moment.number, moment.seconds, 0
-        self.evidence = Evidence(classes, *calibration)
+        self.evidence = Evidence(*calibration)
         self.best = {}  # class or None for unknown -> (worth, crop, frame, box): the name may still change
 
     def add(self, moment: Moment, sighting: Sighting, logits: np.ndarray) -> None:
         self.last, self.end = moment.number, moment.seconds
         self.sightings += 1
-        self.evidence.add(logits, sighting.score)
+        self.evidence.add(logits, weight_of(sighting.box, *moment.frame.shape[1::-1]))
         label, probability = self.evidence.name()
         x, y, width, height = sighting.crop
         worth = probability * min(width, height)
@@ -105,11 +105,11 @@ class Tracker:
         ids = self._identities(moment)
         for sighting, row, identity in zip(moment.sightings, logits, ids, strict=True):
             if identity < 0:  # not seen twice yet
-                alone = Evidence(len(self.classes), *self.calibration)
-                alone.add(row, sighting.score)
+                alone = Evidence(*self.calibration)
+                alone.add(row)
                 self._name(sighting, alone)
                 continue
-            life = self._lives.get(identity) or self._lives.setdefault(identity, Life(moment, len(self.classes), self.calibration))
+            life = self._lives.get(identity) or self._lives.setdefault(identity, Life(moment, self.calibration))
             life.add(moment, sighting, row)
             if not life.number and life.sightings >= self.min_sightings:
                 self._count += 1

@@ -84,12 +84,13 @@ class Summary:
         return f"{' or '.join(names)}: {'; '.join(parts)}"
 
 
-def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], load_fastmcd: Callable, calibration) -> Summary:
+def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], load_fastmcd: Callable, calibration, cut) -> Summary:
     """Return the counts of a run over `args.video`; prints them and writes its files (see util.outputs).
 
     classify: RGB crops -> logits (N, classes). right: the names that `--label` counts as right, or none.
     """
     settings = load_settings(args.settings, list(classes))
+    settings["detector"] = {**cut, **settings["detector"]}
     video = open_video(args.video)
     if args.save:
         batch.clear_summary(args.save)

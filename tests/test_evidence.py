@@ -1,0 +1,80 @@
+"""Evidence against its formula, written out with Python's own numbers."""
+import math
+import random
+
+import numpy as np
+import pytest
+
+from util.evidence import Evidence, softmax, weight_of
+
+
+def by_formula(answers, weights, temperature):
+    total = sum(weights)
+    p = [0.0] * len(answers[0])
+    for z, w in zip(answers, weights, strict=True):
+        powers = [math.exp(v / temperature) for v in z]
+        for k, power in enumerate(powers):
+            p[k] += w * power / math.fsum(powers) / total
+    return p
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_evidence_is_the_weighted_mean_of_tempered_probabilities(temperature):
+    numbers = random.Random(1)
+    answers = [[numbers.gauss(0, 3) for _ in range(10)] for _ in range(40)]
+    weights = [numbers.uniform(0.1, 5000) for _ in answers]
+    evidence = Evidence(temperature)
+    for z, w in zip(answers, weights, strict=True):
+        evidence.add(np.array(z, np.float32), w)
+    expected = by_formula(np.array(answers, np.float32).tolist(), weights, temperature)
+    np.testing.assert_allclose(evidence.probabilities(), expected, rtol=1e-12)
+    label, probability = evidence.name()
+    assert label == expected.index(max(expected)) and probability == pytest.approx(max(expected), rel=1e-12)
+
+
+def test_one_wild_answer_does_not_outvote_the_others():
+    evidence = Evidence()
+    for _ in range(5):
+        evidence.add([3.0, 0.0, 0.0])
+    evidence.add([0.0, 500.0, 0.0])  # a mean of logits would name class 1
+    assert evidence.name()[0] == 0
+
+
+def test_what_is_not_sure_enough_is_unknown():
+    evidence = Evidence(unknown_below=0.5)
+    assert evidence.name() == (None, 0.0)
+    evidence.add([math.log(0.4), math.log(0.3), math.log(0.3)])
+    assert evidence.name() == (None, pytest.approx(0.4))
+    evidence.add([math.log(0.8), math.log(0.1), math.log(0.1)])  # (0.4 + 0.8) / 2
+    assert evidence.name() == (0, pytest.approx(0.6))
+
+
+def test_an_answer_without_weight_says_nothing():
+    evidence = Evidence()
+    evidence.add([0.0, 9.0], 0)
+    assert evidence.name() == (None, 0.0)
+    evidence.add([2.0, 0.0], 1e-3)
+    evidence.add([0.0, 9.0], 0)
+    assert evidence.name()[0] == 0
+
+
+def test_weight_is_the_area_and_a_tenth_at_each_edge():
+    assert weight_of((10, 10, 20, 30), 320, 240) == 600
+    for box in [(0, 10, 20, 30), (10, 0, 20, 30), (300, 10, 20, 30), (10, 210, 20, 30), (1, 10, 20, 30)]:
+        assert weight_of(box, 320, 240) == pytest.approx(60)
+
+
+def test_huge_logits_neither_overflow_nor_warn(recwarn):
+    np.testing.assert_allclose(softmax([1e4, 1e4, -1e4]), [0.5, 0.5, 0])
+    assert not recwarn
+
+
+@pytest.mark.parametrize(("logits", "weight"), [([float("nan"), 0], 1), ([float("inf"), 0], 1), ([1.0, 0], -1), ([1.0, 0], float("nan"))])
+def test_evidence_refuses_what_would_poison_it(logits, weight):
+    with pytest.raises(ValueError, match="finite"):
+        Evidence().add(logits, weight)
+
+
+def test_temperature_is_above_zero():
+    with pytest.raises(ValueError, match="temperature"):
+        Evidence(0)
