@@ -5,6 +5,8 @@
 # make bench-speed      speed of the detector by frame size, stage and CPU level, beside MOG2
 # make bench-xnor       speed of packed networks beside PyTorch (and onnxruntime where installed), layer by layer
 # make bench-cost CLIPS="FILE DIR"  what binarizing costs: accuracy, names of objects in clips, time and file size, beside float networks
+# make bench-unknown    how sure a network has to be of a name: temperature, threshold, what is named falsely
+# make soak             memory of the whole pipeline over 50,000 frames
 # make bench-training   images per second of a training step, beside XNOR-Net-PyTorch's plain loop
 # make train-nin        train a network with its recipe, as those that ship were: train-vgg, train-resnet20, train-nin_bwn,
 #                       train-lenet; float: train-airbench, train-mobilenet
@@ -21,7 +23,7 @@ OUT ?= out
 
 TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-lenet train-airbench train-mobilenet
 
-.PHONY: demo score test bench bench-speed bench-xnor bench-cost bench-training $(TRAININGS) lint sanitize native clean
+.PHONY: demo score test bench bench-speed bench-xnor bench-cost bench-training bench-unknown soak $(TRAININGS) lint sanitize native clean
 .DELETE_ON_ERROR:
 
 demo: native
@@ -53,6 +55,12 @@ bench-xnor: native
 
 bench-cost: native
 	$(PY) benchmarks/binarization_cost.py $(CLIPS) --plot $(OUT)/binarization_cost.png
+
+bench-unknown: native
+	$(PY) benchmarks/unknown.py
+
+soak: native
+	$(PY) benchmarks/soak.py --plot $(OUT)/soak.png
 
 bench-training: $(VENV)/.requirements
 	$(TRAIN) benchmarks/training.py

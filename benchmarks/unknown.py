@@ -1,22 +1,20 @@
 """Prints how sure a network has to be of a name: its temperature, the threshold of `unknown`, and what passes it falsely.
 
-    python benchmarks/unknown.py [CLIP...] [--arch ARCH]... [--keep 0.98] [--empty CLIP]...
+    python benchmarks/unknown.py [--arch ARCH]... [--keep 0.98] [--empty CLIP]...
 
 Temperature: least negative log-likelihood on held-out training images, those that picked the epoch, prepared as crops are; ECE
 (15 bins) before and after.
 unknown below: --keep of the rightly named held-out images stay above it. Then the share of images that keep a name though they
 show none of the classes: textures, CIFAR-10's or MNIST's images for the other's networks, and windows cut at random out of each
---empty clip (nothing in it may be one of the classes). Of each CLIP: its tracks of a second at least, how many of them are unknown,
-and the names of the others, most frequent first. Tracks are joined by overlap alone.
+--empty clip (nothing in it may be one of the classes).
 """
 import sys
-from collections import Counter
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -25,25 +23,13 @@ import cv2  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import checkpoint, data, xnor  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
-from util.evidence import Evidence, softmax, weight_of  # noqa: E402
+from util.evidence import softmax  # noqa: E402
 from util.scenes import texture  # noqa: E402
 from util.video import open_video  # noqa: E402
 
-ARCHS = ["vgg", "nin", "LeNet_5"]
+ARCHS = ["vgg", "nin", "resnet20", "LeNet_5"]
 BINS = 15
 COUNT = 500  # images of each kind that shows none of the classes
-LOOKS = 40  # of a track, evenly spread, are classified
-GAP = 8  # frames that a track survives unseen
-
-
-@dataclass
-class Found:
-    """One track: its crops and what each counts."""
-
-    box: np.ndarray
-    last: int
-    crops: list[np.ndarray] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
 
 
 # ---- Calibration -----------------------------------------------------------------------------------------------------
@@ -53,15 +39,9 @@ def loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature in 0.05..20 of the least loss, within 0.1 %: golden sections of its logarithm, in which the loss has one valley."""
-    low, high, share = np.log(0.05), np.log(20), (5**0.5 - 1) / 2
-    while high - low > 1e-3:
-        a, b = high - share * (high - low), low + share * (high - low)
-        if loss(logits, labels, np.exp(a)) < loss(logits, labels, np.exp(b)):
-            high = b
-        else:
-            low = a
-    return float(np.exp((low + high) / 2))
+    """The temperature in 0.05..20 of the least loss."""
+    best = minimize_scalar(lambda log: loss(logits, labels, np.exp(log)), bounds=np.log([0.05, 20]), method="bounded")
+    return float(np.exp(best.x))
 
 
 def calibration_error(p: np.ndarray, labels: np.ndarray) -> float:
@@ -77,30 +57,6 @@ def threshold(p: np.ndarray, labels: np.ndarray, keep: float) -> float:
 
 
 # ---- Images ----------------------------------------------------------------------------------------------------------
-def tracks_of(clip: Path, make_detector) -> list[Found]:
-    """The tracks of a clip that last a second: each box joins the latest one that it overlaps by 0.2 or more."""
-    video = open_video(str(clip))
-    detect, tracks = make_detector(video.width, video.height), []
-    for number, frame in enumerate(video):
-        result = detect(frame)
-        live = [track for track in tracks if number - track.last <= GAP]
-        for box, (x, y, w, h) in zip(result.boxes, result.crops, strict=True):
-            track = max((t for t in live if t.last < number), key=lambda t: overlap(box, t.box), default=None)
-            if track is None or overlap(box, track.box) < 0.2:
-                tracks.append(track := Found(box, number))
-            track.box, track.last = box, number
-            track.crops.append(np.ascontiguousarray(frame[y : y + h, x : x + w, ::-1]))
-            track.weights.append(weight_of(box, video.width, video.height))
-    return [track for track in tracks if len(track.crops) >= 0.8 * video.fps]
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes x, y, width, height."""
-    sides = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
-    common = float(np.prod(np.maximum(sides, 0)))
-    return common / (float(a[2] * a[3]) + float(b[2] * b[3]) - common)
-
-
 def windows(clip: Path, count: int = COUNT) -> list[np.ndarray]:
     """RGB squares of 32 px up to half the frame, cut at random out of up to 50 frames."""
     numbers, video = np.random.default_rng(0), open_video(str(clip))
@@ -134,8 +90,7 @@ def network(script, arch: str):
     """A function from uint8 images (N, C, H, W) to logits, float64 (N, classes): the weights that ship, packed."""
     model = script.MODELS[arch]().eval()
     checkpoint.load_into(model, script.HERE / "models" / f"{arch}.best.pth.tar", arch)
-    packed = xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch).eval()
-    answer = packed if isinstance(packed, xnor.Frozen) else lambda x: packed(script.preprocess(x))
+    answer = xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch).eval()
 
     @torch.no_grad()
     def logits(images):
@@ -144,17 +99,8 @@ def network(script, arch: str):
     return logits
 
 
-def name(track: Found, script, logits, temperature: float, unknown_below: float) -> int | None:
-    """The class of a track, None for unknown."""
-    evidence = Evidence(temperature, unknown_below)
-    picked = np.unique(np.linspace(0, len(track.crops) - 1, LOOKS).astype(int))
-    for z, i in zip(logits(script.to_images([track.crops[i] for i in picked])), picked, strict=True):
-        evidence.add(z, track.weights[i])
-    return evidence.name()[0]
-
-
-def report(script, arch: str, args, foreign: dict, tracks: dict) -> None:
-    """Print one network's lines; `foreign`: kind -> crops that show none of the classes, `tracks`: clip -> its tracks."""
+def report(script, arch: str, args, foreign: dict) -> None:
+    """Print one network's lines; `foreign`: kind -> crops that show none of the classes."""
     logits = network(script, arch)
     images, labels = script.load_data(script.parse_args([]), train=True)
     _, held_out = data.hold_out(script.HELD_OUT, len(images))
@@ -169,16 +115,11 @@ def report(script, arch: str, args, foreign: dict, tracks: dict) -> None:
     print(f" -> {loss(z, y, temperature):.3f}; wrong ones that keep their name {wrong:.1%}")
     for kind, crops in foreign.items():
         sure = softmax(logits(script.to_images(crops)) / temperature).max(1)
-        print(f"  false names, {kind}: {(sure >= below).mean():.1%} of {len(crops)}")
-    for clip, found in tracks.items():
-        names = Counter(name(track, script, logits, temperature, below) for track in found)
-        listed = ", ".join(f"{'unknown' if i is None else script.CLASSES[i]} {count}" for i, count in names.most_common())
-        print(f"  {clip}: {len(found)} tracks: {listed}", flush=True)
+        print(f"  false names, {kind}: {(sure >= below).mean():.1%} of {len(crops)}", flush=True)
 
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("clips", nargs="*", type=Path, metavar="CLIP", help="video or folder of frames")
     parser.add_argument("--arch", action="append", choices=ARCHS, help="network; may be repeated (default: all)")
     parser.add_argument("--keep", type=float, default=0.98, help="share of rightly named images that keep their name (default: 0.98)")
     parser.add_argument("--empty", action="append", default=[], type=Path, metavar="CLIP", help="clips with none of the classes in view")
@@ -197,9 +138,9 @@ def main(argv=None):
     for script, kind, other in ((cifar, "MNIST's digits", mnist), (mnist, "CIFAR-10's images", cifar)):
         archs = [arch for arch in args.arch if arch in script.MODELS]
         if archs:
-            foreign, tracks = {kind: pictures(other), **common}, {str(clip): tracks_of(clip, script.make_detector) for clip in args.clips}
+            foreign = {kind: pictures(other), **common}
             for arch in archs:
-                report(script, arch, args, foreign, tracks)
+                report(script, arch, args, foreign)
 
 
 if __name__ == "__main__":
