@@ -20,7 +20,10 @@ except ImportError as error:
         f"(needs nanobind and a C++20 compiler). {error}"
     ) from error
 
-__all__ = ["PARAMS", "Detector", "Result", "grey"]
+__all__ = ["CELL", "PARAMS", "Background", "Detector", "Points", "Result", "grey"]
+
+CELL = 4
+"""Pixels along the side of a cell of the background model."""
 
 PARAMS: dict[str, tuple[float, str]] = _fastmcd.parameters()
 """Parameter name -> (default, one line of help)."""
@@ -41,6 +44,24 @@ class Result:
     timings: dict[str, float]  # stage -> ms
 
 
+@dataclass(frozen=True)
+class Background:
+    """What the detector takes for the background, as of its last frame; each float32 (rows, columns)."""
+
+    mean: np.ndarray  # grey levels
+    variance: np.ndarray  # grey levels squared
+    age: np.ndarray  # frames; up to 1 where nothing is known yet
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points by which the camera's motion was found."""
+
+    current: np.ndarray  # float32 (N, 2), x and y in the last frame
+    previous: np.ndarray  # float32 (N, 2), in the frame that the homography leads to
+    inlier: np.ndarray  # bool (N,), whether that motion explains it
+
+
 class Detector:
     """A detector for frames of width x height (32x32 to 4096x2160), fed frame by frame.
 
@@ -49,6 +70,7 @@ class Detector:
     """
 
     def __init__(self, width: int, height: int, **params: float):
+        self._size = width, height
         self._detector = _fastmcd.Detector(width, height, params)
 
     def detect(self, frame: np.ndarray) -> Result:
@@ -59,6 +81,22 @@ class Detector:
         layout. The GIL is released meanwhile.
         """
         return Result(**self._detector.detect(frame))
+
+    def background(self, full_size: bool = True) -> Background:
+        """The model of the background: a value for each pixel of the frame, or else for each cell of 4x4 pixels.
+
+        A copy, made only here; looking costs nothing while nobody looks.
+        """
+        planes = self._detector.background()
+        if full_size:
+            width, height = self._size
+            planes = [plane.repeat(CELL, 0).repeat(CELL, 1)[:height, :width] for plane in planes]
+        return Background(*planes)
+
+    def points(self) -> Points:
+        """The points tracked in the last frame, as many as its result's `points`; none in the first frame. A copy too."""
+        current, previous, inlier = self._detector.tracked()
+        return Points(current, previous, inlier.astype(bool))
 
     def reset(self) -> None:
         """Nothing; forgets all frames so far."""

@@ -64,7 +64,7 @@ struct Detector::State {
     Model model;
     Plane mask;
     Regions find_regions;
-    bool started = false;
+    bool started = false, compared = false;  // with the reference
     int still_frames = 0;
     int lost = 0;  // frames since the last one of known motion
     Homography last = kIdentity;  // motion
@@ -111,6 +111,7 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     s.current.build();
     spent.smooth_ms = watch.lap_ms();
 
+    s.compared = s.started;
     const Motion motion = s.started ? s.estimate_motion(s.current, s.reference, s.last) : Motion{kIdentity, false, 0, 0};
     spent.motion_ms = watch.lap_ms();
 
@@ -125,8 +126,14 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     return {objects, s.mask.view(), motion};
 }
 
+std::vector<TrackedPoint> Detector::tracked() const {
+    return state_->compared ? state_->estimate_motion.tracked() : std::vector<TrackedPoint>();
+}
+
+Background Detector::background() const { return state_->model.background(); }
+
 void Detector::reset() {
-    state_->started = false;
+    state_->started = state_->compared = false;
     state_->lost = state_->still_frames = 0;
     state_->last = kIdentity;
     state_->model.reset();

@@ -71,6 +71,18 @@ struct Result {
     Motion motion;
 };
 
+// A look inside, for tuning. Copies, made when asked for.
+struct TrackedPoint {
+    double x, y;            // px, in the last frame
+    double from_x, from_y;  // in the frame that the homography leads to
+    bool inlier;            // the camera's motion explains it
+};
+
+struct Background {
+    int columns, rows;                       // of cells of 4x4 px, row by row; the last ones may reach past the frame
+    std::vector<float> mean, variance, age;  // grey levels, grey levels squared, frames
+};
+
 // Every knob. Ranges are checked by the constructor; parameters() lists the same fields with help texts.
 // Grey levels are 0..255, so a variance is in grey levels squared; ages are in frames.
 struct Params {
@@ -119,6 +131,9 @@ public:
     // Feeds the next frame. std::invalid_argument if its size is another one. Timings are taken only if asked for.
     Result detect(Image grey, Timings* timings = nullptr);
     Result detect_bgr(Colour frame, Timings* timings = nullptr);  // as if given what grey_from_bgr makes of it
+
+    std::vector<TrackedPoint> tracked() const;  // by the last frame; empty if that was the first
+    Background background() const;              // as the last frame left it
 
     void reset();               // forget everything: the next frame is the first
     std::size_t bytes() const;  // memory held: below 24 per pixel, plus at most 128 KiB

@@ -103,6 +103,19 @@ void Model::update(const Plane& frame, const Homography& h, Plane& mask) {
     std::swap(modes_, next_);
 }
 
+Background Model::background() const {
+    Background out{columns_, rows_, {}, {}, {}};
+    int which = 0;
+    for (auto* values : {&out.mean, &out.variance, &out.age}) {
+        for (int row = 0; row < rows_; ++row) {
+            const float* from = plane(0, which).row(row);
+            values->insert(values->end(), from, from + columns_);
+        }
+        ++which;
+    }
+    return out;
+}
+
 std::size_t Model::bytes() const {
     return 12 * modes_[0].bytes() + 6 * line_[0].bytes() + 3 * sample_[0].bytes() + marks_.bytes();
 }

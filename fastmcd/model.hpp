@@ -44,6 +44,7 @@ public:
 
     int columns() const { return columns_; }
     int rows() const { return rows_; }
+    Background background() const;
     const Grid<float>& plane(int mode, int which) const { return modes_[3 * mode + which]; }  // mean, variance, age
     const Grid<std::int32_t>& marks() const { return marks_; }
     std::size_t bytes() const;

@@ -92,6 +92,25 @@ nb::dict detect(Detector& detector, const Array& frame) {
     return out;
 }
 
+nb::tuple background(const Detector& detector) {  // mean, variance, age
+    Background b = detector.background();
+    const auto values = [&](std::vector<float>& v) { return owned(std::move(v), {std::size_t(b.rows), std::size_t(b.columns)}); };
+    return nb::make_tuple(values(b.mean), values(b.variance), values(b.age));
+}
+
+nb::tuple tracked(const Detector& detector) {  // current positions, previous ones, inliers
+    const auto points = detector.tracked();
+    std::vector<float> current, previous;
+    std::vector<std::uint8_t> inliers;
+    for (const TrackedPoint& p : points) {
+        current.insert(current.end(), {float(p.x), float(p.y)});
+        previous.insert(previous.end(), {float(p.from_x), float(p.from_y)});
+        inliers.push_back(p.inlier);
+    }
+    return nb::make_tuple(owned(std::move(current), {points.size(), 2}), owned(std::move(previous), {points.size(), 2}),
+                          owned(std::move(inliers), {points.size()}));
+}
+
 Params params_from(const nb::dict& values) {
     Params params;
     for (const auto [key, value] : values) {
@@ -135,6 +154,8 @@ NB_MODULE(_fastmcd, m) {
              })
         .def("detect", &detect<Grey>, "frame"_a.noconvert())
         .def("detect", &detect<Pixels>, "frame"_a.noconvert())
+        .def("background", &background)
+        .def("tracked", &tracked)
         .def("reset", &Detector::reset)
         .def("bytes", &Detector::bytes);
     m.def("parameters", &parameter_table);
