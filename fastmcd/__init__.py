@@ -20,7 +20,7 @@ except ImportError as error:
         f"(needs nanobind and a C++20 compiler). {error}"
     ) from error
 
-__all__ = ["CELL", "PARAMS", "Background", "Detector", "Points", "Result", "grey"]
+__all__ = ["CELL", "EVIDENCE", "PARAMS", "Background", "Detector", "Points", "Result", "grey"]
 
 CELL = 4
 """Pixels along the side of a cell of the background model."""
@@ -29,19 +29,24 @@ PARAMS: dict[str, tuple[float, str]] = _fastmcd.parameters()
 """Parameter name -> (default, one line of help)."""
 
 
+EVIDENCE: tuple[str, ...] = _fastmcd.EVIDENCE
+"""What a score is made of, as Evidence in fastmcd.hpp tells."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What was found in one frame. Boxes are x, y, width, height in pixels, best score first."""
 
     boxes: np.ndarray  # int32 (N, 4), tight around what moved
     crops: np.ndarray  # int32 (N, 4), the same with context, nearly square, for a classifier
-    scores: np.ndarray  # float32 (N,), 0..1
+    scores: np.ndarray  # float32 (N,), 0..1: estimated share of true boxes (IoU >= 0.5) among boxes like it
     mask: np.ndarray  # uint8 (H, W), 0 or 255
     homography: np.ndarray  # float64 (3, 3), takes current pixel coordinates to the previous frame's
     motion_known: bool  # False on the first frame, at scene cuts and without texture: nothing is reported then
     points: int  # tracked for the homography
     inliers: int  # explained by it
     timings: dict[str, float]  # stage -> ms
+    evidence: np.ndarray | None = None  # float32 (N, len(EVIDENCE)), what each score is made of
 
 
 @dataclass(frozen=True)

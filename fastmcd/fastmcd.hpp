@@ -46,10 +46,19 @@ struct Box {
     int x, y, width, height;
 };
 
+// What a score is made of, each from 0 to 1.
+struct Evidence {
+    float size;      // s / (s + 0.1), s: side of a square as large as the box, against that of one as large as the frame
+    float solid;     // share of the box that moved
+    float distinct;  // c / (c + 16), c: how far its cells are from the background, grey levels
+    float lasting;   // n / (n + 4), n: frames in which it was seen
+};
+
 struct Object {
     Box box;      // tight around what moved
     Box crop;     // box with context, nearly square: the region to cut out for a classifier
-    float score;  // 0..1: how solid (share of the box that moved) x how distinct (from its background) x how lasting
+    float score;  // 0..1: estimated share of true boxes among boxes like it; true: intersection over union >= 0.5
+    Evidence evidence;
 };
 
 // The camera's. Frames of unknown motion are passed over, four in a row at most; then all is learned anew. So the frame

@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 #include <string>
 
@@ -18,6 +19,8 @@ using namespace nb::literals;
 using namespace fastmcd;
 
 namespace {
+
+constexpr std::size_t kEvidence = sizeof(Evidence) / sizeof(float);
 
 using Grey = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::device::cpu>;
 using Pixels = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
@@ -77,6 +80,11 @@ nb::dict detect(Detector& detector, const Array& frame) {
     }();
     std::vector<float> scores;
     for (const Object& object : result.objects) scores.push_back(object.score);
+    std::vector<float> evidence;
+    for (const Object& object : result.objects) {
+        const auto values = std::bit_cast<std::array<float, kEvidence>>(object.evidence);
+        evidence.insert(evidence.end(), values.begin(), values.end());
+    }
     const auto& h = result.motion.homography;
     nb::dict stages, out;
     stages["smooth"] = timings.smooth_ms, stages["motion"] = timings.motion_ms;
@@ -84,6 +92,7 @@ nb::dict detect(Detector& detector, const Array& frame) {
     out["boxes"] = box_array(result.objects, &Object::box);
     out["crops"] = box_array(result.objects, &Object::crop);
     out["scores"] = owned(std::move(scores), {result.objects.size()});
+    out["evidence"] = owned(std::move(evidence), {result.objects.size(), kEvidence});
     out["mask"] = image_array(result.mask);
     out["homography"] = owned(std::vector<double>(h.begin(), h.end()), {3, 3});
     out["motion_known"] = result.motion.known;
@@ -159,6 +168,7 @@ NB_MODULE(_fastmcd, m) {
         .def("reset", &Detector::reset)
         .def("bytes", &Detector::bytes);
     m.def("parameters", &parameter_table);
+    m.attr("EVIDENCE") = nb::make_tuple("size", "solid", "distinct", "lasting");
     m.def("levels", &levels);
     m.def("grey", &grey, "bgr"_a.noconvert());
 
