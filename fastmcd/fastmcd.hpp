@@ -12,7 +12,7 @@
 // background becomes the mask, and the mask's connected regions become boxes.
 // Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
 //
-// Same frames in, same bits out, on every CPU. A detector belongs to one thread at a time; different detectors
+// Same frames in, same bits out, on every CPU and with any number of threads. A detector belongs to one thread at a time; different detectors
 // share nothing. The first masks come with the third frame, and six frames after a scene cut.
 #pragma once
 
@@ -114,6 +114,8 @@ struct Params {
     int max_objects = 64;           // 1..1000 per frame, the best ones
     double crop_context = 0.15;     // 0..1: margin on each side of a crop, as a share of the box's longer side
     int min_crop = 32;              // 1..1024 px: shortest side of a crop (less only where the frame is smaller)
+    // Speed.
+    int threads = 1;                // 1..16: share the rows of large frames, small ones use fewer. They do not outlive fork()
 };
 
 // One field of Params: what a command line or a binding needs to offer it.

@@ -25,6 +25,7 @@ constexpr Parameter kParameters[] = {
     {"max_objects", "most objects per frame, the best ones", 1, 1000, &P::max_objects},
     {"crop_context", "margin around a crop, as a share of the box's longer side", 0, 1, &P::crop_context},
     {"min_crop", "px, shortest side of a crop", 1, 1024, &P::min_crop},
+    {"threads", "threads that share the rows of large frames; the results stay the same", 1, 16, &P::threads},
 };
 
 std::string text(double value) {
