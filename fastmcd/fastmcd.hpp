@@ -100,7 +100,7 @@ struct Params {
     double tolerance = 1.0;         // 0.2..5 px of the tracked level: how far an inlier may be off. Less: lost sooner
     double min_inliers = 0.3;       // 0.1..0.9: share of points that must agree, else motion is unknown. More: safer
     // Background model.
-    double max_age = 60;            // 2..1000 frames of memory. More: slow objects stay visible, ghosts too
+    double max_age = 250;           // 2..1000 frames of memory: what stops is background after so many. More: ghosts too
     double match = 1;               // 0.5..20 variances: a cell this near its background teaches it. More: absorbs more
     double threshold = 3.5;         // 1..50 variances: beyond: foreground. More: quieter, thinner objects
     double initial_variance = 400;  // 1..10000: of a cell just seen for the first time

@@ -81,7 +81,8 @@ Model::Light Model::fit_light() {
 }
 
 // After the light is accounted for, cell by cell:
-// The candidate replaces the apparent background if it has become older. The cell's mean then teaches the mode that it
+// The candidate replaces the apparent background if it has become older, or has its full age and a frame: so what stops,
+// or is uncovered, is background in the end. The loser stays as the candidate. The cell's mean then teaches the mode that it
 // matches, or starts the candidate anew. A variance is that of the worst pixel, not the mean: one Gaussian stands for all
 // of the cell's pixels, and an edge through it must not be foreground for ever. It may only grow step by step: or else an
 // object's front, when it has just reached the cell, would blind the cell to the object. As in the authors' program a

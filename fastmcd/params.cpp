@@ -12,7 +12,7 @@ constexpr Parameter kParameters[] = {
     {"points", "most points tracked to find the camera's motion", 32, 1000, &P::points},
     {"tolerance", "px (of the tracked level) that a point may deviate from the camera's motion", 0.2, 5, &P::tolerance},
     {"min_inliers", "share of points that must agree, else the camera's motion is unknown", 0.1, 0.9, &P::min_inliers},
-    {"max_age", "frames of memory; more keeps slow objects visible longer, ghosts too", 2, 1000, &P::max_age},
+    {"max_age", "frames of memory: what stops becomes background after so many; ghosts last as long", 2, 1000, &P::max_age},
     {"match", "variances within which a cell updates its background", 0.5, 20, &P::match},
     {"threshold", "variances beyond which a pixel is foreground", 1, 50, &P::threshold},
     {"initial_variance", "variance of a cell just seen first, grey levels squared", 1, 10000, &P::initial_variance},

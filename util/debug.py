@@ -7,7 +7,7 @@ CAPTION = 24  # px: height of the line above each view
 INK, GROUND, NOTHING = (235, 235, 235), (31, 26, 24), (90, 40, 30)  # BGR; NOTHING: cells that have no background yet
 BOX, AGREES, DIFFERS = (80, 220, 80), (230, 200, 60), (40, 90, 255)
 DEVIATION = 60  # grey levels: end of the scale
-AGE = 60  # frames: end of the scale until something gets older
+AGE = 60  # frames: end of the scale until something is older
 LENGTH = 3  # vectors are drawn so many times longer than they are
 
 
@@ -42,7 +42,7 @@ class DebugView:
             ("background: deviation, grey levels", scaled(deviation, DEVIATION, unknown)),
             ("background: age, frames", scaled(background.age, self.oldest, unknown)),
         ]
-        return np.vstack([np.hstack([_tile(*view) for view in row]) for row in (above, below)])
+        return np.vstack([np.hstack([tile(*view) for view in row]) for row in (above, below)])
 
 
 def with_boxes(bgr: np.ndarray, result) -> np.ndarray:
@@ -97,7 +97,7 @@ def scaled(values: np.ndarray, top: float, unknown: np.ndarray) -> np.ndarray:
     return out
 
 
-def _tile(caption: str, view: np.ndarray) -> np.ndarray:
+def tile(caption: str, view: np.ndarray) -> np.ndarray:
     height, width = view.shape[:2]
     if width > TILE:
         view = cv2.resize(view, (TILE, round(height * TILE / width)), interpolation=cv2.INTER_AREA)
