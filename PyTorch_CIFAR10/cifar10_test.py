@@ -28,6 +28,7 @@ def parse_args(argv=None):
     parser.add_argument("--label", metavar="0-9|NAME", help="what the objects are: report the share named so; 1 takes 9 (truck) too")
     parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     parser.add_argument("--save", metavar="DIR", help="write predictions.csv, contact sheet and (of a video) results here")
+    parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
     add_batch_arguments(parser)
     parser.add_argument("--pretrained", metavar="FILE", help="weights (default: state_dicts/CLASSIFIER.pt)")
     parser.add_argument("--limit", metavar="N", help="at most N images, objects or frames: a quick try")
@@ -45,7 +46,7 @@ def main(argv=None):
     options += [f"--{name}={value}" for name in PASSED_ON if (value := getattr(args, name)) is not None]
     if args.video:
         options += ["--video", *([args.video] if isinstance(args.video, str) else args.video)]
-    options += [flag for flag, given in (("--cpu", args.cpu), ("--old-std", args.old_std)) if given]
+    options += [flag for flag, given in (("--cpu", args.cpu), ("--old-std", args.old_std), ("--show-debug", args.show_debug)) if given]
     if args.data:
         options.append(f"--multi_fastMCD={args.data}" if args.fastMCD else f"--data={args.data}")
     if not args.fastMCD and not args.video:

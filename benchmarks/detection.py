@@ -11,7 +11,7 @@ in, one thread; the stages are the detector's own. Peers: MOG2 and KNN are OpenC
 opencv-contrib-python, SuBSENSE needs pybgs. --pictures writes a sheet of the best and worst frames of each sequence.
 
 --speed times the detector on every CPU level, and MOG2, by turns on the same frames: a sequence's, resized, or those of
-a made scene (panning camera, two moving objects).
+a made scene (panning camera, two moving objects). --threads N adds a detector with N threads.
 """
 
 import argparse
@@ -157,21 +157,23 @@ def made_scene(width: int, height: int, frames: int) -> list[np.ndarray]:
     return [frame.image for frame in Scene(width, height, ground, path, movers)]
 
 
-def detectors(width: int, height: int) -> dict[str, fastmcd.Detector]:
-    """CPU level -> a detector that uses it."""
+def detectors(width: int, height: int, threads: int) -> dict[str, fastmcd.Detector]:
+    """CPU level -> a detector that uses it; and one that uses the best with several threads, if `threads` is over 1."""
     before, out = os.environ.get("FASTMCD_LEVEL"), {}
     for level in _fastmcd.levels():
         os.environ["FASTMCD_LEVEL"] = level
         out[level] = fastmcd.Detector(width, height)
     os.environ.pop("FASTMCD_LEVEL")
     os.environ.update({"FASTMCD_LEVEL": before} if before else {})
+    if threads > 1:
+        out[f"{next(iter(out))} x{threads}"] = fastmcd.Detector(width, height, threads=threads)
     return out
 
 
-def speed(frames: list[np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def speed(frames: list[np.ndarray], threads: int = 1) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{'MOG2' or CPU level: (ms of each frame, ms of each frame and stage)}, after the warm-up."""
     height, width = frames[0].shape[:2]
-    ours, rival = detectors(width, height), PEERS["MOG2"]()
+    ours, rival = detectors(width, height, threads), PEERS["MOG2"]()
     ms, stages = {name: [] for name in ("MOG2", *ours)}, {name: [] for name in ours}
     for frame in frames:
         ms["MOG2"].append(timed(rival.apply, frame)[1])
@@ -182,7 +184,7 @@ def speed(frames: list[np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {name: (np.array(ms[name][WARM_UP:]), np.array(stages.get(name, [])[WARM_UP:])) for name in ms}
 
 
-def print_speed(sequence: Path | None, sizes: Iterable[tuple[int, int]], count: int) -> None:
+def print_speed(sequence: Path | None, sizes: Iterable[tuple[int, int]], count: int, threads: int = 1) -> None:
     print(f"{'size':<11}{'method':<10}{'ms':>7} {'quartiles':>15}  {'MOG2 / ours':>11}  {'  '.join(f'{s:>6}' for s in STAGES)}")
     vga = None
     for width, height in sizes:
@@ -191,7 +193,7 @@ def print_speed(sequence: Path | None, sizes: Iterable[tuple[int, int]], count: 
             frames = [cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA) for bgr in first]
         else:
             frames = made_scene(width, height, count)
-        figures = speed(frames)
+        figures = speed(frames, threads)
         reference = np.median(figures["MOG2"][0])
         vga = reference if (width, height) == (640, 480) else vga
         for name, (ms, stages) in figures.items():
@@ -229,10 +231,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write a sheet of hits and misses of each sequence there")
     parser.add_argument("--speed", action="store_true", help="times by size, stage and CPU level instead of quality")
     parser.add_argument("--frames", type=int, default=60, help=f"of --speed; the first {WARM_UP} are not timed (default: 60)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of --speed: time the best level with N threads too")
     args = parser.parse_args(argv)
     args.peers = ["MOG2"] if args.peers is None else list(dict.fromkeys(chain(*args.peers)))
     if args.speed and (len(args.sequences) > 1 or args.frames <= WARM_UP):
         parser.error(f"--speed takes one SEQUENCE or none, and --frames over {WARM_UP}")
+    if not 1 <= args.threads <= 16:
+        parser.error("--threads must be from 1 to 16")
     if not args.speed and not args.sequences:
         parser.error("nothing to do: give a SEQUENCE or --speed")
     for directory in args.sequences:
@@ -245,7 +250,7 @@ def main(argv=None) -> None:
     args = parse_args(argv)
     cv2.setNumThreads(1)
     if args.speed:
-        return print_speed(next(iter(args.sequences), None), SIZES, args.frames)
+        return print_speed(next(iter(args.sequences), None), SIZES, args.frames, args.threads)
     stages = "  ".join(f"{stage:>6}" for stage in STAGES)
     print(f"{'sequence':<24}{'method':<10}P     R     F      boxR  boxP  {'ms':>6}  {stages}")
     for directory in args.sequences:

@@ -20,10 +20,17 @@ except ImportError as error:
         f"(needs nanobind and a C++20 compiler). {error}"
     ) from error
 
-__all__ = ["PARAMS", "Detector", "Result", "grey"]
+__all__ = ["CELL", "EVIDENCE", "PARAMS", "Background", "Detector", "Points", "Result", "grey"]
+
+CELL = 4
+"""Pixels along the side of a cell of the background model."""
 
 PARAMS: dict[str, tuple[float, str]] = _fastmcd.parameters()
 """Parameter name -> (default, one line of help)."""
+
+
+EVIDENCE: tuple[str, ...] = _fastmcd.EVIDENCE
+"""What a score is made of, as Evidence in fastmcd.hpp tells."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,32 @@ class Result:
 
     boxes: np.ndarray  # int32 (N, 4), tight around what moved
     crops: np.ndarray  # int32 (N, 4), the same with context, for a classifier
-    scores: np.ndarray  # float32 (N,), 0..1
+    scores: np.ndarray  # float32 (N,), 0..1: estimated share of true boxes (IoU >= 0.5) among boxes like it
     mask: np.ndarray  # uint8 (H, W), 0 or 255
     homography: np.ndarray  # float64 (3, 3), takes current pixel coordinates to the previous frame's
     motion_known: bool  # False on the first frame, at scene cuts and without texture: nothing is reported then
     points: int  # tracked for the homography
     inliers: int  # explained by it
     timings: dict[str, float]  # stage -> ms
+    evidence: np.ndarray | None = None  # float32 (N, len(EVIDENCE)), what each score is made of
+
+
+@dataclass(frozen=True)
+class Background:
+    """What the detector takes for the background, as of its last frame; each float32 (rows, columns)."""
+
+    mean: np.ndarray  # grey levels
+    variance: np.ndarray  # grey levels squared
+    age: np.ndarray  # frames; up to 1 where nothing is known yet
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points by which the camera's motion was found."""
+
+    current: np.ndarray  # float32 (N, 2), x and y in the last frame
+    previous: np.ndarray  # float32 (N, 2), in the frame that the homography leads to
+    inlier: np.ndarray  # bool (N,), whether that motion explains it
 
 
 class Detector:
@@ -49,6 +75,7 @@ class Detector:
     """
 
     def __init__(self, width: int, height: int, **params: float):
+        self._size = width, height
         self._detector = _fastmcd.Detector(width, height, params)
 
     def detect(self, frame: np.ndarray) -> Result:
@@ -59,6 +86,22 @@ class Detector:
         layout. The GIL is released meanwhile.
         """
         return Result(**self._detector.detect(frame))
+
+    def background(self, full_size: bool = True) -> Background:
+        """The model of the background: a value for each pixel of the frame, or else for each cell of 4x4 pixels.
+
+        A copy, made only here; looking costs nothing while nobody looks.
+        """
+        planes = self._detector.background()
+        if full_size:
+            width, height = self._size
+            planes = [plane.repeat(CELL, 0).repeat(CELL, 1)[:height, :width] for plane in planes]
+        return Background(*planes)
+
+    def points(self) -> Points:
+        """The points tracked in the last frame, as many as its result's `points`; none in the first frame. A copy too."""
+        current, previous, inlier = self._detector.tracked()
+        return Points(current, previous, inlier.astype(bool))
 
     def reset(self) -> None:
         """Nothing; forgets all frames so far."""

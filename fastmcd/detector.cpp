@@ -9,11 +9,13 @@
 #include "model.hpp"
 #include "motion.hpp"
 #include "regions.hpp"
+#include "workers.hpp"
 
 namespace fastmcd {
 namespace {
 
 constexpr int kMinSide = 32, kMaxWidth = 4096, kMaxHeight = 2160;
+constexpr int kBandRows = 16;  // rows of cells: fewer are not worth a thread
 constexpr int kSteady = 10;   // frames of rest, after which the camera is taken to stand on something firm
 constexpr int kPatience = 4;  // frames of unknown motion that are passed over: a jerk, or a lorry close by
 
@@ -46,17 +48,22 @@ private:
 
 struct Detector::State {
     State(int width, int height, const Params& params)
-        : grey(std::size_t(width) * height), smooth(width), current(width, height), reference(width, height), estimate_motion(width, height, params),
-          model(width, height, params), mask(width, height), find_regions(width, height, params) {}
+        : workers(std::clamp(cells(height) / kBandRows, 1, params.threads)), grey(std::size_t(width) * height), smooth(width, workers), current(width, height), reference(width, height), estimate_motion(width, height, params),
+          model(width, height, params, workers), mask(width, height), find_regions(width, height, params) {}
 
     bool place(const Motion& motion);  // false: the frame could not be compared with the model
 
     void smoothen(Image frame) { smooth(frame, current.levels[0]); }
     void smoothen(Colour frame) {
-        grey_from_bgr(frame.data, frame.stride, frame.width, frame.height, grey.data());
+        workers(frame.height, [&](int, int first, int end) {
+            for (int y = first; y < end; ++y)
+                kernels.image.grey(frame.data + y * frame.stride, frame.width, grey.data() + std::ptrdiff_t(y) * frame.width);
+        });
         smoothen(Image{grey.data(), frame.width, frame.height, frame.width});
     }
 
+    const Kernels& kernels = fastmcd::kernels();
+    Workers workers;
     std::vector<std::uint8_t> grey;  // only for frames in colour
     Smoother smooth;
     Pyramid current, reference;
@@ -64,7 +71,7 @@ struct Detector::State {
     Model model;
     Plane mask;
     Regions find_regions;
-    bool started = false;
+    bool started = false, compared = false;  // with the reference
     int still_frames = 0;
     int lost = 0;  // frames since the last one of known motion
     Homography last = kIdentity;  // motion
@@ -108,9 +115,10 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     Timings spent{};
 
     s.smoothen(frame);
-    s.current.build();
+    s.current.build(s.workers);
     spent.smooth_ms = watch.lap_ms();
 
+    s.compared = s.started;
     const Motion motion = s.started ? s.estimate_motion(s.current, s.reference, s.last) : Motion{kIdentity, false, 0, 0};
     spent.motion_ms = watch.lap_ms();
 
@@ -125,8 +133,14 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     return {objects, s.mask.view(), motion};
 }
 
+std::vector<TrackedPoint> Detector::tracked() const {
+    return state_->compared ? state_->estimate_motion.tracked() : std::vector<TrackedPoint>();
+}
+
+Background Detector::background() const { return state_->model.background(); }
+
 void Detector::reset() {
-    state_->started = false;
+    state_->started = state_->compared = false;
     state_->lost = state_->still_frames = 0;
     state_->last = kIdentity;
     state_->model.reset();

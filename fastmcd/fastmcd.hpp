@@ -12,7 +12,7 @@
 // background becomes the mask, and the mask's connected regions become boxes.
 // Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
 //
-// Same frames in, same bits out, on every CPU. A detector belongs to one thread at a time; different detectors
+// Same frames in, same bits out, on every CPU and with any number of threads. A detector belongs to one thread at a time; different detectors
 // share nothing. The first masks come with the third frame, and six frames after a scene cut.
 #pragma once
 
@@ -46,10 +46,19 @@ struct Box {
     int x, y, width, height;
 };
 
+// What a score is made of, each from 0 to 1.
+struct Evidence {
+    float size;      // s / (s + 0.1), s: side of a square as large as the box, against that of one as large as the frame
+    float solid;     // share of the box that moved
+    float distinct;  // c / (c + 16), c: how far its cells are from the background, grey levels
+    float lasting;   // n / (n + 4), n: frames in which it was seen
+};
+
 struct Object {
     Box box;      // tight around what moved
     Box crop;     // box with context: the region to cut out for a classifier
-    float score;  // 0..1: how solid (share of the box that moved) x how distinct (from its background) x how lasting
+    float score;  // 0..1: estimated share of true boxes among boxes like it; true: intersection over union >= 0.5
+    Evidence evidence;
 };
 
 // The camera's. Frames of unknown motion are passed over, four in a row at most; then all is learned anew. So the frame
@@ -71,6 +80,18 @@ struct Result {
     Motion motion;
 };
 
+// A look inside, for tuning. Copies, made when asked for.
+struct TrackedPoint {
+    double x, y;            // px, in the last frame
+    double from_x, from_y;  // in the frame that the homography leads to
+    bool inlier;            // the camera's motion explains it
+};
+
+struct Background {
+    int columns, rows;                       // of cells of 4x4 px, row by row; the last ones may reach past the frame
+    std::vector<float> mean, variance, age;  // grey levels, grey levels squared, frames
+};
+
 // Every knob. Ranges are checked by the constructor; parameters() lists the same fields with help texts.
 // Grey levels are 0..255, so a variance is in grey levels squared; ages are in frames.
 struct Params {
@@ -79,7 +100,7 @@ struct Params {
     double tolerance = 1.0;         // 0.2..5 px of the tracked level: how far an inlier may be off. Less: lost sooner
     double min_inliers = 0.3;       // 0.1..0.9: share of points that must agree, else motion is unknown. More: safer
     // Background model.
-    double max_age = 60;            // 2..1000 frames of memory. More: slow objects stay visible, ghosts too
+    double max_age = 250;           // 2..1000 frames of memory: what stops is background after so many. More: ghosts too
     double match = 1;               // 0.5..20 variances: a cell this near its background teaches it. More: absorbs more
     double threshold = 3.5;         // 1..50 variances: beyond: foreground. More: quieter, thinner objects
     double initial_variance = 400;  // 1..10000: of a cell just seen for the first time
@@ -94,6 +115,8 @@ struct Params {
     double crop_context = 0.1;      // 0..1: margin on each side of a crop, as a share of the box's width or height there
     double crop_aspect = 2;         // 1..100: longer side of a crop over its shorter one at most; 1 makes squares
     int min_crop = 32;              // 1..1024 px: shortest side of a crop (less only where the frame is smaller)
+    // Speed.
+    int threads = 1;                // 1..16: share the rows of large frames, small ones use fewer. They do not outlive fork()
 };
 
 // One field of Params: what a command line or a binding needs to offer it.
@@ -120,6 +143,9 @@ public:
     // Feeds the next frame. std::invalid_argument if its size is another one. Timings are taken only if asked for.
     Result detect(Image grey, Timings* timings = nullptr);
     Result detect_bgr(Colour frame, Timings* timings = nullptr);  // as if given what grey_from_bgr makes of it
+
+    std::vector<TrackedPoint> tracked() const;  // by the last frame; empty if that was the first
+    Background background() const;              // as the last frame left it
 
     void reset();               // forget everything: the next frame is the first
     std::size_t bytes() const;  // memory held: below 24 per pixel, plus at most 128 KiB

@@ -25,11 +25,13 @@ Plane copy_of(Image image) {
 }
 
 void Smoother::operator()(Image source, Plane& target) {
-    for (int y = 0; y < target.height; ++y) {
-        const std::uint8_t* rows[5];
-        for (int k = 0; k < 5; ++k) rows[k] = row(source, std::clamp(y + k - 2, 0, source.height - 1));
-        kernels_.image.smooth(rows, target.width, line_.data(), target.row(y));
-    }
+    workers_(target.height, [&](int band, int first, int end) {
+        for (int y = first; y < end; ++y) {
+            const std::uint8_t* rows[5];
+            for (int k = 0; k < 5; ++k) rows[k] = row(source, std::clamp(y + k - 2, 0, source.height - 1));
+            kernels_.image.smooth(rows, target.width, line_.data() + band * room_, target.row(y));
+        }
+    });
     repeat_edges(target);
 }
 
@@ -42,12 +44,14 @@ Pyramid::Pyramid(int width, int height) {
         levels.emplace_back(levels.back().width / 2, levels.back().height / 2);
 }
 
-void Pyramid::build() {
+void Pyramid::build(Workers& workers) {
     const Kernels& with = kernels();
     for (std::size_t i = 1; i < levels.size(); ++i) {
         const Plane& source = levels[i - 1];
-        for (int y = 0; y < levels[i].height; ++y)
-            with.image.halve(source.row(2 * y), source.row(2 * y + 1), levels[i].width, levels[i].row(y));
+        (i == 1 ? workers : alone())(levels[i].height, [&](int, int first, int end) {
+            for (int y = first; y < end; ++y)
+                with.image.halve(source.row(2 * y), source.row(2 * y + 1), levels[i].width, levels[i].row(y));
+        });
     }
 }
 

@@ -7,6 +7,7 @@
 
 #include "fastmcd.hpp"
 #include "kernels.hpp"
+#include "workers.hpp"
 
 namespace fastmcd {
 
@@ -37,12 +38,15 @@ Plane copy_of(Image image);  // with edges repeated
 // repeated. Edges are repeated in the target. Width at least 16.
 class Smoother {
 public:
-    explicit Smoother(int width) : line_(5 * (width + 4 + kSlack)) {}
+    explicit Smoother(int width, Workers& workers = alone())
+        : workers_(workers), room_(5 * (width + 4 + kSlack)), line_(std::size_t(room_) * workers.count()) {}
     void operator()(Image source, Plane& target);
     std::size_t bytes() const { return line_.size(); }
 
 private:
     const Kernels& kernels_ = kernels();
+    Workers& workers_;
+    std::ptrdiff_t room_;  // for each thread
     std::vector<std::uint8_t> line_;
 };
 
@@ -51,7 +55,7 @@ private:
 // stays bounded, and a tenth of its pixel is precise enough for 4-pixel cells.
 struct Pyramid {
     Pyramid(int width, int height);
-    void build();  // from levels[0]
+    void build(Workers& workers = alone());  // from levels[0]
     std::size_t bytes() const;
 
     std::vector<Plane> levels;

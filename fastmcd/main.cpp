@@ -177,9 +177,10 @@ void write_frame(fastmcd::Results& results, long number, const cv::Mat& frame, c
         cv::imencode(".png", image, files.back().data);
     };
     for (std::size_t i = 0; i < found.objects.size(); ++i) {
-        const auto& [box, crop, score] = found.objects[i];
+        const fastmcd::Object& object = found.objects[i];
+        const fastmcd::Box &box = object.box, &crop = object.crop;
         add(format("crops/%06ld_%02zu.png", number, i), frame(cv::Rect(crop.x, crop.y, crop.width, crop.height)));
-        rows += format("%ld,%zu,%d,%d,%d,%d,%.4f,%s\n", number, i, box.x, box.y, box.width, box.height, double(score),
+        rows += format("%ld,%zu,%d,%d,%d,%d,%.4f,%s\n", number, i, box.x, box.y, box.width, box.height, double(object.score),
                        files.back().name.c_str());
     }
     const auto& [data, width, height, stride] = found.mask;

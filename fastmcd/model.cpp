@@ -13,11 +13,11 @@ constexpr double kCentre = (kCell - 1) / 2.0;  // of a cell, counted from its fi
 
 }  // namespace
 
-Model::Model(int width, int height, const Params& p)
-    : constants_{float(p.max_age),      float(p.match),          float(p.threshold), float(p.initial_variance),
+Model::Model(int width, int height, const Params& p, Workers& workers)
+    : workers_(workers), constants_{float(p.max_age),      float(p.match),          float(p.threshold), float(p.initial_variance),
                  float(p.min_variance), float(p.decay_variance), float(p.decay_rate)},
       columns_(cells(width)), rows_(cells(height)), sample_step_(std::max(1, rows_ / kSampleRows)),
-      modes_(6, {columns_, rows_}), next_(modes_), line_(6, {columns_, 1}),
+      modes_(6, {columns_, rows_}), next_(modes_), line_(6, {columns_, workers.count()}),
       sample_(3, {columns_, rows_ / sample_step_ + 1}), marks_(columns_, rows_) {}
 
 void Model::reset() {
@@ -35,9 +35,9 @@ Planes Model::planes(std::vector<Grid<float>>& modes, int row) {
 // tolerant. (All of it, as in the paper, adds up under a steady pan until textured cells are blind: measured, F 0.64
 // against 0.65 and worse boxes.) Where that variance is great, the cell is unreliable and loses age. A cell that comes
 // from outside, if only in part, starts anew.
-Planes Model::arrived(int row) {
+Planes Model::arrived(int row, int band) {
     if (cells_ == kIdentity) return planes(modes_, row);
-    Warp job{&constants_, planes(modes_, 0), planes(line_, 0), marks_.pitch(), columns_, rows_, {}};
+    Warp job{&constants_, planes(modes_, 0), planes(line_, band), marks_.pitch(), columns_, rows_, {}};
     for (int k = 0; k < 3; ++k) {
         job.h[3 * k] = float(cells_[3 * k]);
         job.h[3 * k + 1] = float(cells_[3 * k + 1] * row + cells_[3 * k + 2]);
@@ -48,7 +48,7 @@ Planes Model::arrived(int row) {
 
 void Model::take_sample(const Plane& frame) {
     for (int row = sample_step_ / 2, k = 0; row < rows_; row += sample_step_, ++k) {
-        const Planes background = arrived(row);
+        const Planes background = arrived(row, 0);
         std::copy_n(background.of[0], columns_, sample_[0].row(k));
         std::copy_n(background.of[2], columns_, sample_[1].row(k));
         kernels_.model.means(frame.row(row * kCell), frame.stride, columns_, sample_[2].row(k));
@@ -81,7 +81,8 @@ Model::Light Model::fit_light() {
 }
 
 // After the light is accounted for, cell by cell:
-// The candidate replaces the apparent background if it has become older. The cell's mean then teaches the mode that it
+// The candidate replaces the apparent background if it has become older, or has its full age and a frame: so what stops,
+// or is uncovered, is background in the end. The loser stays as the candidate. The cell's mean then teaches the mode that it
 // matches, or starts the candidate anew. A variance is that of the worst pixel, not the mean: one Gaussian stands for all
 // of the cell's pixels, and an edge through it must not be foreground for ever. It may only grow step by step: or else an
 // object's front, when it has just reached the cell, would blind the cell to the object. As in the authors' program a
@@ -92,15 +93,32 @@ void Model::update(const Plane& frame, const Homography& h, Plane& mask) {
     cells_ = h == kIdentity ? kIdentity : product(to_cells, product(h, to_pixels));
     take_sample(frame);
     const Light light = fit_light();
-    for (int row = 0; row < rows_; ++row) {
-        const float y = 2 * float(row) / float(rows_) - 1;
-        std::int32_t* marks = marks_.row(row);
-        kernels_.model.learn({&constants_, arrived(row), planes(next_, row), frame.row(row * kCell), mask.row(row * kCell),
-                              frame.stride, mask.stride, marks, columns_, light[0] - light[1] - light[2] + light[3] * y,
-                              light[1] / 128, 2 * light[2] / float(columns_)});
-        std::fill(marks + columns_, marks + marks_.pitch(), 0);
-    }
+    workers_(rows_, [&](int band, int first, int end) {
+        for (int row = first; row < end; ++row) learn(row, band, light, frame, mask);
+    });
     std::swap(modes_, next_);
+}
+
+Background Model::background() const {
+    Background out{columns_, rows_, {}, {}, {}};
+    int which = 0;
+    for (auto* values : {&out.mean, &out.variance, &out.age}) {
+        for (int row = 0; row < rows_; ++row) {
+            const float* from = plane(0, which).row(row);
+            values->insert(values->end(), from, from + columns_);
+        }
+        ++which;
+    }
+    return out;
+}
+
+void Model::learn(int row, int band, const Light& light, const Plane& frame, Plane& mask) {
+    const float y = 2 * float(row) / float(rows_) - 1;
+    std::int32_t* marks = marks_.row(row);
+    kernels_.model.learn({&constants_, arrived(row, band), planes(next_, row), frame.row(row * kCell), mask.row(row * kCell),
+                          frame.stride, mask.stride, marks, columns_, light[0] - light[1] - light[2] + light[3] * y,
+                          light[1] / 128, 2 * light[2] / float(columns_)});
+    std::fill(marks + columns_, marks + marks_.pitch(), 0);
 }
 
 std::size_t Model::bytes() const {

@@ -34,7 +34,7 @@ private:
 
 class Model {
 public:
-    Model(int width, int height, const Params& params);
+    Model(int width, int height, const Params& params, Workers& workers = alone());
 
     void reset();  // every cell is new again
 
@@ -44,6 +44,7 @@ public:
 
     int columns() const { return columns_; }
     int rows() const { return rows_; }
+    Background background() const;
     const Grid<float>& plane(int mode, int which) const { return modes_[3 * mode + which]; }  // mean, variance, age
     const Grid<std::int32_t>& marks() const { return marks_; }
     std::size_t bytes() const;
@@ -51,15 +52,17 @@ public:
 private:
     using Light = std::array<float, 4>;  // change of grey level = l . (1, level / 128 - 1, x, y), x and y from -1 to 1
     Planes planes(std::vector<Grid<float>>& modes, int row);
-    Planes arrived(int row);
+    Planes arrived(int row, int band);
     void take_sample(const Plane& frame);
     Light fit_light();
+    void learn(int row, int band, const Light& light, const Plane& frame, Plane& mask);
 
     const Kernels& kernels_ = kernels();
+    Workers& workers_;
     ModelConstants constants_;
     int columns_, rows_, sample_step_;
     std::vector<Grid<float>> modes_, next_;
-    std::vector<Grid<float>> line_;    // one row of the modes
+    std::vector<Grid<float>> line_;    // one row of the modes for each thread
     std::vector<Grid<float>> sample_;  // every so many rows: mean and age of the background, mean of the frame
     Homography cells_ = kIdentity;     // takes the frame's cells to the model's
     Grid<std::int32_t> marks_;

@@ -6,6 +6,7 @@ namespace {
 
 constexpr float kNoAge = 1e-3f;  // frames; less is none: mixing would halve it for ever, into slow denormal numbers
 constexpr float kGrowth = 2;     // most that one frame's deviations count, as a multiple of the variance so far
+constexpr float kLoser = 0.5f;   // share of the full age that a background keeps at most when it is replaced
 constexpr float kSpread = 0.5f;  // share of the spread of means that enters a mix's variance
 
 ALWAYS Floats select(Ints mask, Floats a, Floats b) { return mask ? a : b; }
@@ -102,7 +103,7 @@ ALWAYS Mode select(Ints mask, const Mode& a, const Mode& b) {
     return {select(mask, a.mean, b.mean), select(mask, a.variance, b.variance), select(mask, a.age, b.age)};
 }
 
-ALWAYS Mode blend(const ModelConstants& constants, const Mode& m, Floats mean, Floats low, Floats high) {
+ALWAYS Mode blend(const ModelConstants& constants, const Mode& m, Floats mean, Floats low, Floats high, Floats oldest) {
     const Floats keep = m.age / (m.age + 1);
     Mode out;
     out.mean = select(m.age < 1, mean, keep * m.mean + (1 - keep) * mean);
@@ -110,7 +111,7 @@ ALWAYS Mode blend(const ModelConstants& constants, const Mode& m, Floats mean, F
     const Floats blended = keep * m.variance + (1 - keep) * lesser(worst, kGrowth * m.variance);
     out.variance = select(m.age == 0, greater(worst, spread(constants.initial_variance)), blended);
     out.variance = greater(out.variance, spread(constants.min_variance));
-    out.age = lesser(m.age + 1, spread(constants.max_age));
+    out.age = lesser(m.age + 1, oldest);
     return out;
 }
 
@@ -120,13 +121,16 @@ ALWAYS Floats teach(const ModelConstants& constants, Mode& apparent, Mode& candi
     const Ints fresh = (apparent.age == 0) & (candidate.age == 0), swapped = candidate.age > apparent.age;
     const Mode older = select(swapped, candidate, apparent);
     candidate = select(swapped, apparent, candidate);
+    candidate.age = select(swapped, lesser(candidate.age, spread(constants.max_age * kLoser)), candidate.age);
     const auto matches = [&](const Mode& m) {
         const Floats d = mean - m.mean;
         return d * d < constants.match * m.variance;
     };
     const Ints first = fresh | matches(older);
     candidate.age = select(first | matches(candidate), candidate.age, Floats{});
-    const Mode taught = blend(constants, select(first, older, candidate), mean, low, high);
+    // one frame more for the candidate: or else a background of full age could never be replaced
+    const Floats oldest = select(first, spread(constants.max_age), spread(constants.max_age + 1));
+    const Mode taught = blend(constants, select(first, older, candidate), mean, low, high, oldest);
     apparent = select(first, taught, older);
     candidate = select(first, candidate, taught);
     candidate.mean = select(fresh, mean, candidate.mean);

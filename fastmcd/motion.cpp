@@ -36,6 +36,7 @@ MotionEstimator::MotionEstimator(int width, int height, const Params& params)
       ransac_(width, height, params.points) {
     const Pyramid shape(width, height);
     const Plane& image = shape.levels[shape.base];
+    base_ = shape.base;
     block_columns_ = image.width / kBlock, block_rows_ = image.height / kBlock;
     block_pitch_ = rounded_up(block_columns_, kLanes);
     const double side = std::sqrt(double(block_columns_) * block_rows_ / points_);  // of a lattice cell, in blocks
@@ -139,6 +140,7 @@ Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, 
     }
     Motion motion{kIdentity, false, ransac_.size(), 0};
     if (motion.points >= kMinPoints) motion.inliers = ransac_(tolerance_ * scale, motion.homography);
+    fitted_ = motion.homography, fits_ = motion.inliers > 0;
     motion.known = motion.inliers >= kMinPoints && motion.inliers >= min_inliers_ * motion.points;
     return motion;
 }
@@ -182,6 +184,19 @@ Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previo
         motion.known = motion.points < kMinPoints && unchanged(image, previous.levels[previous.base]);
     }
     return motion;
+}
+
+std::vector<TrackedPoint> MotionEstimator::tracked() const {
+    const double scale = double(1 << base_);
+    std::vector<TrackedPoint> out;
+    for (std::size_t i = 0; i < found_.size(); ++i) {
+        if (!tracked_[i]) continue;
+        const Point at = full_size(found_[i], scale), to = project(fitted_, at);
+        const Point from{at.x + scale * double(shifts_[i].x), at.y + scale * double(shifts_[i].y)};
+        const double off = std::hypot(to.x - from.x, to.y - from.y);
+        out.push_back({at.x, at.y, from.x, from.y, fits_ && off <= tolerance_ * scale});
+    }
+    return out;
 }
 
 std::size_t MotionEstimator::bytes() const {

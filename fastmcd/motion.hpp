@@ -16,6 +16,8 @@ public:
     // Maps pixel coordinates of `current` to those of `previous`; `likely` is looked at first.
     Motion operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely = kIdentity);
 
+    std::vector<TrackedPoint> tracked() const;  // in the last call; as many as its motion's points
+
     std::size_t bytes() const;
 
 private:
@@ -32,6 +34,7 @@ private:
     const Kernels& kernels_ = kernels();
     int points_;
     double tolerance_, min_inliers_;
+    int base_ = 0;                                // the pyramid's level that is tracked
     int block_columns_ = 0, block_rows_ = 0;      // of the base level
     int lattice_columns_ = 0, lattice_rows_ = 0;  // at most one point in each lattice cell
     std::ptrdiff_t block_pitch_ = 0;
@@ -41,6 +44,8 @@ private:
     std::vector<Shift> shifts_, good_;      // of each point; of those tracked at this level
     std::vector<std::uint8_t> tracked_;
     Ransac ransac_;
+    Homography fitted_ = kIdentity;  // of the last call, before rest may have been preferred
+    bool fits_ = false;              // false: none was found
 };
 
 }  // namespace fastmcd

@@ -12,7 +12,7 @@ constexpr Parameter kParameters[] = {
     {"points", "most points tracked to find the camera's motion", 32, 1000, &P::points},
     {"tolerance", "px (of the tracked level) that a point may deviate from the camera's motion", 0.2, 5, &P::tolerance},
     {"min_inliers", "share of points that must agree, else the camera's motion is unknown", 0.1, 0.9, &P::min_inliers},
-    {"max_age", "frames of memory; more keeps slow objects visible longer, ghosts too", 2, 1000, &P::max_age},
+    {"max_age", "frames of memory: what stops becomes background after so many; ghosts last as long", 2, 1000, &P::max_age},
     {"match", "variances within which a cell updates its background", 0.5, 20, &P::match},
     {"threshold", "variances beyond which a pixel is foreground", 1, 50, &P::threshold},
     {"initial_variance", "variance of a cell just seen first, grey levels squared", 1, 10000, &P::initial_variance},
@@ -26,6 +26,7 @@ constexpr Parameter kParameters[] = {
     {"crop_context", "margin around a crop, as a share of the box's width and height", 0, 1, &P::crop_context},
     {"crop_aspect", "longer side of a crop over its shorter one at most", 1, 100, &P::crop_aspect},
     {"min_crop", "px, shortest side of a crop", 1, 1024, &P::min_crop},
+    {"threads", "threads that share the rows of large frames; the results stay the same", 1, 16, &P::threads},
 };
 
 std::string text(double value) {

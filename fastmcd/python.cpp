@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 #include <string>
 
@@ -18,6 +19,8 @@ using namespace nb::literals;
 using namespace fastmcd;
 
 namespace {
+
+constexpr std::size_t kEvidence = sizeof(Evidence) / sizeof(float);
 
 using Grey = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::device::cpu>;
 using Pixels = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
@@ -77,6 +80,11 @@ nb::dict detect(Detector& detector, const Array& frame) {
     }();
     std::vector<float> scores;
     for (const Object& object : result.objects) scores.push_back(object.score);
+    std::vector<float> evidence;
+    for (const Object& object : result.objects) {
+        const auto values = std::bit_cast<std::array<float, kEvidence>>(object.evidence);
+        evidence.insert(evidence.end(), values.begin(), values.end());
+    }
     const auto& h = result.motion.homography;
     nb::dict stages, out;
     stages["smooth"] = timings.smooth_ms, stages["motion"] = timings.motion_ms;
@@ -84,12 +92,32 @@ nb::dict detect(Detector& detector, const Array& frame) {
     out["boxes"] = box_array(result.objects, &Object::box);
     out["crops"] = box_array(result.objects, &Object::crop);
     out["scores"] = owned(std::move(scores), {result.objects.size()});
+    out["evidence"] = owned(std::move(evidence), {result.objects.size(), kEvidence});
     out["mask"] = image_array(result.mask);
     out["homography"] = owned(std::vector<double>(h.begin(), h.end()), {3, 3});
     out["motion_known"] = result.motion.known;
     out["points"] = result.motion.points, out["inliers"] = result.motion.inliers;
     out["timings"] = stages;
     return out;
+}
+
+nb::tuple background(const Detector& detector) {  // mean, variance, age
+    Background b = detector.background();
+    const auto values = [&](std::vector<float>& v) { return owned(std::move(v), {std::size_t(b.rows), std::size_t(b.columns)}); };
+    return nb::make_tuple(values(b.mean), values(b.variance), values(b.age));
+}
+
+nb::tuple tracked(const Detector& detector) {  // current positions, previous ones, inliers
+    const auto points = detector.tracked();
+    std::vector<float> current, previous;
+    std::vector<std::uint8_t> inliers;
+    for (const TrackedPoint& p : points) {
+        current.insert(current.end(), {float(p.x), float(p.y)});
+        previous.insert(previous.end(), {float(p.from_x), float(p.from_y)});
+        inliers.push_back(p.inlier);
+    }
+    return nb::make_tuple(owned(std::move(current), {points.size(), 2}), owned(std::move(previous), {points.size(), 2}),
+                          owned(std::move(inliers), {points.size()}));
 }
 
 Params params_from(const nb::dict& values) {
@@ -135,9 +163,12 @@ NB_MODULE(_fastmcd, m) {
              })
         .def("detect", &detect<Grey>, "frame"_a.noconvert())
         .def("detect", &detect<Pixels>, "frame"_a.noconvert())
+        .def("background", &background)
+        .def("tracked", &tracked)
         .def("reset", &Detector::reset)
         .def("bytes", &Detector::bytes);
     m.def("parameters", &parameter_table);
+    m.attr("EVIDENCE") = nb::make_tuple("size", "solid", "distinct", "lasting");
     m.def("levels", &levels);
     m.def("grey", &grey, "bgr"_a.noconvert());
 

@@ -48,6 +48,7 @@ private:
     void follow(const Homography& h);
     void clean(Plane& mask);
     void fill(Plane& mask, int row, int first, int end, std::uint8_t value) const;
+    Evidence evidence(const Region& region) const;
     Object describe(const Region& region) const;
     int root(int label);
 

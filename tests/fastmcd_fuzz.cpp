@@ -130,10 +130,11 @@ bool refused(int width, int height) {
     return false;
 }
 
-std::vector<Detector> one_per_level(int width, int height, const Params& params) {
+std::vector<Detector> one_per_level(int width, int height, Params params) {  // and each with another number of threads
     std::vector<Detector> detectors;
     for (const std::string& level : levels()) {
         setenv("FASTMCD_LEVEL", level.c_str(), 1);
+        params.threads = 1 + int(detectors.size());
         detectors.emplace_back(width, height, params);
     }
     unsetenv("FASTMCD_LEVEL");
@@ -148,17 +149,19 @@ void random_round() {
         return;
     }
     auto detectors = one_per_level(width, height, any_params(dice));
-    const std::size_t bytes = detectors[0].bytes();
+    std::vector<std::size_t> bytes;
+    for (const Detector& detector : detectors) bytes.push_back(detector.bytes());
     for (int t = 0; t < 14; ++t) {
         Frame frame(width, height, dice.one_in(4) ? 3 : 1, dice.below(2) * dice.below(50));
         draw(frame, dice);
         const bool forget = dice.one_in(20);
         std::optional<Copy> first;
-        for (Detector& detector : detectors) {
+        for (std::size_t i = 0; i < detectors.size(); ++i) {
+            Detector& detector = detectors[i];
             if (forget) detector.reset();
             const Result result = frame.channels == 3 ? detector.detect_bgr(frame.colour()) : detector.detect(frame.grey());
             check_sane(result, width, height);
-            CHECK(detector.bytes() == bytes);
+            CHECK(detector.bytes() == bytes[i]);
             if (!first) first.emplace(result);
             else CHECK(*first == Copy(result));
         }
@@ -242,9 +245,31 @@ void nothing_grows_or_drifts(int frames) {
     CHECK(tallies[2].found >= 0.9 * tallies[0].found && tallies[0].found > 0.5 * tallies[0].there);
 }
 
+// Large enough for sixteen threads, many more than there are cores.
+void any_number_of_threads_gives_the_same_bits() {
+    constexpr int kWidth = 96, kHeight = 1040;
+    Dice dice{std::mt19937(3)};
+    std::vector<Detector> detectors;
+    for (const int threads : {1, 2, 5, 16}) {
+        Params params;
+        params.threads = threads;
+        detectors.emplace_back(kWidth, kHeight, params);
+    }
+    for (int t = 0; t < 24; ++t) {
+        Frame frame(kWidth, kHeight, 3, 5);
+        draw(frame, dice);
+        const Copy alone(detectors[0].detect_bgr(frame.colour()));
+        for (std::size_t i = 1; i < detectors.size(); ++i) CHECK(Copy(detectors[i].detect_bgr(frame.colour())) == alone);
+    }
+}
+
 void memory_is_bounded() {
     for (const auto& [width, height] : {std::pair{320, 240}, {240, 320}, {321, 241}, {854, 480}, {1921, 1081}, {4096, 2160}})
-        CHECK(Detector(width, height).bytes() <= std::size_t(24) * width * height);
+        for (const int threads : {1, 16}) {
+            Params params;
+            params.threads = threads;
+            CHECK(Detector(width, height, params).bytes() <= std::size_t(24) * width * height);
+        }
 }
 
 }  // namespace
@@ -255,6 +280,7 @@ int main(int argc, char** argv) {
     const int frames = argc > 3 ? std::atoi(argv[3]) : 3000;
     random_rounds(seconds);
     one_detector_per_thread_is_safe();
+    any_number_of_threads_gives_the_same_bits();
     nothing_grows_or_drifts(frames);
     memory_is_bounded();
     std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);

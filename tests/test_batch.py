@@ -35,7 +35,7 @@ def main():
     if clips := batch.find_clips(args.video, args.save):
         return batch.run(args, clips)
     args.save.mkdir(parents=True, exist_ok=True)
-    batch.clear_summary(args.save)
+    (args.save / batch.SUMMARY).unlink(missing_ok=True)
     with open(args.save / "runs", "a") as file:
         file.write("run\\n")
     name = Path(args.video).stem
@@ -177,7 +177,7 @@ def test_a_marker_that_is_damaged_is_none(tmp_path):
         assert batch.read_summary(tmp_path, ["--video", "a"]) is None
     (tmp_path / "summary.json").write_text('{"arguments": ["--video", "a"]}')
     assert batch.read_summary(tmp_path, ["--video", "a"])
-    batch.clear_summary(tmp_path)
+    (tmp_path / batch.SUMMARY).unlink()
     assert batch.read_summary(tmp_path, ["--video", "a"]) is None
 
 

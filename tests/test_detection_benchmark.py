@@ -56,9 +56,9 @@ def test_pixels_are_counted_by_the_protocol():
 
 
 def test_speed_names_every_level_and_ratio(capsys):
-    detection.print_speed(None, [(64, 48)], detection.WARM_UP + 2)
-    rows = capsys.readouterr().out.splitlines()[1:]
-    assert [row.split()[1] for row in rows] == ["MOG2", *detection._fastmcd.levels()]
+    detection.print_speed(None, [(64, 48)], detection.WARM_UP + 2, threads=2)
+    rows, levels = capsys.readouterr().out.splitlines()[1:], detection._fastmcd.levels()
+    assert [row[11:21].strip() for row in rows] == ["MOG2", *levels, f"{levels[0]} x2"]
     for row in rows[1:]:
         numbers = [float(v) for v in re.findall(r"\d+\.\d+", row)]
         assert sum(numbers[-4:]) < 3 * numbers[0] and numbers[1] <= numbers[0] <= numbers[2]
@@ -71,6 +71,7 @@ def test_speed_names_every_level_and_ratio(capsys):
         (["nowhere"], "is no sequence"),
         (["--peers", "VIBE"], "VIBE is none of"),
         (["--speed", "--frames", "3"], "--frames over"),
+        (["--speed", "--threads", "0"], "--threads must be"),
     ],
 )
 def test_bad_arguments_end_in_one_line(capsys, arguments, words):

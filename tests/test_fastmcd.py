@@ -241,7 +241,7 @@ def test_boxes_are_those_of_the_masks_components():
 class PlainModel:
     """The model in float64, cell by cell, after its description: warp, light, swap, match, update, mask."""
 
-    MATCH, THRESHOLD, FRESH, FLOOR, OLDEST, DECAY_FROM, DECAY, SPREAD = 1, 3.5, 400, 36, 60, 2500, 0.001, 0.5
+    MATCH, THRESHOLD, FRESH, FLOOR, OLDEST, DECAY_FROM, DECAY, SPREAD = 1, 3.5, 400, 36, 250, 2500, 0.001, 0.5
 
     def __init__(self, width, height):
         self.cols, self.rows = -(-width // 4), -(-height // 4)
@@ -293,7 +293,7 @@ class PlainModel:
             variance = max(worst, self.FRESH)
         else:
             variance = max(keep * variance + (1 - keep) * min(worst, 2 * variance), self.FLOOR)
-        self.modes[m, :, j, i] = mean, variance, min(age + 1, self.OLDEST)
+        self.modes[m, :, j, i] = mean, variance, min(age + 1, self.OLDEST + m)
 
     def update(self, frame):
         height, width = frame.shape
@@ -309,6 +309,7 @@ class PlainModel:
                 continue
             if cell[1, 2] > cell[0, 2]:
                 cell[:] = cell[::-1].copy()
+                cell[1, 2] = min(cell[1, 2], self.OLDEST / 2)
             _, variance, age = cell[0]
             near = [(block.mean() - c[0]) ** 2 < self.MATCH * c[1] for c in cell]
             if not any(near):
@@ -335,6 +336,18 @@ def test_model_follows_its_description():
                 wrong = np.abs(mine - theirs) > 0.01 + 0.002 * np.abs(theirs)
                 assert wrong.mean() <= (0.03 if t else 0)  # and spread to neighbours
     assert mask.any()
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["stops", "was there from the start"])
+def test_what_stops_or_leaves_is_background_in_the_end(begun):
+    """Also when the background has reached its full age, here 30 frames."""
+    detector, shares, rng = fastmcd.Detector(WIDTH, HEIGHT, max_age=30), [], np.random.default_rng(3)
+    for t in range(120):
+        frame = seen(world(4), np.eye(3)) + rng.integers(0, 4, (HEIGHT, WIDTH), np.uint8)
+        if (t >= 60) == begun:
+            frame[40:80, 60:100] = 240
+        shares.append((detector.detect(frame).mask[44:76, 64:96] > 0).mean())
+    assert min(shares[62:85]) > 0.9 and max(shares[95:]) == 0
 
 
 def test_missing_extension_is_explained(tmp_path):

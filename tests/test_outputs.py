@@ -51,7 +51,7 @@ def track(number, label="cat"):
 def run(directory, end=None, at=FRAMES):
     """A run of 12 frames in which track 1 ends at frame 11, or that `end` breaks off after frame `at`."""
     with ExitStack() as stack:
-        sinks = open_sinks(stack, SimpleNamespace(save=directory, video="clip.avi"), VIDEO, CLASSES)
+        sinks = open_sinks(stack, SimpleNamespace(save=directory, video="clip.avi", show_debug=False), VIDEO, CLASSES, None)
         try:
             for number in range(1, at + 1):
                 for sink in sinks:
@@ -108,7 +108,7 @@ def test_predictions_give_each_object_its_track(tmp_path):
 def test_without_save_the_predictions_are_written_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
-        [sink] = open_sinks(stack, SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES)
+        [sink] = open_sinks(stack, SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None)
         sink.add(moment(1))
     assert names(tmp_path) == ["predictions.csv"] and len(table(tmp_path)) == 2
 

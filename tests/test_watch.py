@@ -59,7 +59,7 @@ def clip(tmp_path):
 
 
 def run(classify=classify, calibration=(1.0, 0.0), **given):
-    defaults = {"fastMCD": None, "multi_fastMCD": None, "label": None, "save": None, "limit": None, "settings": None}
+    defaults = {"fastMCD": None, "multi_fastMCD": None, "label": None, "save": None, "limit": None, "settings": None, "show_debug": False}
     args = argparse.Namespace(**{**defaults, **given})
     return naming.run(args, classify, CLASSES, {1: {0}}, lambda: SimpleNamespace(Detector=Detector), calibration)
 
@@ -114,9 +114,12 @@ def test_interruption_keeps_what_was_done_and_ends_the_tracks(clip, tmp_path):
             raise KeyboardInterrupt
         return classify(crops)
 
+    run(video=str(clip), save=tmp_path / "out")
+    assert (tmp_path / "out" / "summary.json").exists()
     with pytest.raises(KeyboardInterrupt):
         run(interrupted, video=str(clip), save=tmp_path / "out")
     assert len(rows_of(tmp_path / "out" / "predictions.csv")) == len(rows_of(tmp_path / "out" / "detections.csv")) == 14
+    assert not (tmp_path / "out" / "summary.json").exists()
     assert (tmp_path / "out" / "annotated.mp4").exists() and (tmp_path / "out" / "contact_sheet.png").exists()
 
 
@@ -147,3 +150,16 @@ def test_clock_counts_frames_and_stages():
         with clock("detect"):
             pass
     assert clock.frames == 4 and set(clock.seconds) == {"decode", "detect"} and "all" in str(clock)
+
+
+def test_show_debug_writes_a_look_inside(clip, tmp_path):
+    fastmcd = pytest.importorskip("fastmcd")
+    naming.run(
+        argparse.Namespace(
+            video=str(clip), save=tmp_path / "out", show_debug=True, settings=None, limit=None, label=None, fastMCD=None, multi_fastMCD=None
+        ),
+        classify, CLASSES, {}, lambda: fastmcd,
+    )  # fmt: skip
+    video = cv2.VideoCapture(str(tmp_path / "out" / "debug.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 12
+    assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == 3 * 64

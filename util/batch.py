@@ -107,11 +107,6 @@ def write_summary(directory: Path, **values: object) -> None:
         temporary.write_text(json.dumps({"arguments": sys.argv[1:], **values}, indent=1) + "\n")
 
 
-def clear_summary(directory: Path) -> None:
-    """Forget that a run into this directory has ended; to be called before any file is written."""
-    (directory / SUMMARY).unlink(missing_ok=True)
-
-
 def read_summary(directory: Path, arguments: Sequence[str]) -> dict | None:
     """What write_summary wrote if a run with these arguments has ended well, else None."""
     with contextlib.suppress(OSError, ValueError):

@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 
 from util.cli import InputError
+from util.debug import DebugView
 from util.files import GrowingFile, atomic_write
 from util.pictures import VideoWriter, annotate, contact_sheet
 from util.report import Longest, Report
@@ -37,8 +38,10 @@ PREDICTIONS = ["frame", "object", "x", "y", "width", "height", "label", "probabi
 SHEET = 96  # tracks on a contact sheet, at most
 
 
-def open_sinks(stack: ExitStack, args, video, classes: Sequence[str]) -> list["Sink"]:
+def open_sinks(stack: ExitStack, args, video, classes: Sequence[str], detector) -> list["Sink"]:
     """Return the sinks for what `args` asks, entered into `stack`: all with `--save DIR`, else predictions.csv here.
+
+    debug.mp4, which looks inside the detector, only with `--show-debug`.
 
     InputError if the directory holds anything but an earlier run, or cannot be written.
     """
@@ -51,6 +54,7 @@ def open_sinks(stack: ExitStack, args, video, classes: Sequence[str]) -> list["S
     try:
         sinks = [make(args.save) for make in (Predictions, Events, Tracks, ChangeMasks)]
         sinks += [Coco(args.save, classes), Annotated(args.save, video), Sheet(args.save, title), Report(args.save, title, Annotated.NAME)]
+        sinks += [Debug(args.save, video, detector)] * args.show_debug
     except OSError as error:
         raise InputError(f"{error.filename or args.save}: {error.strerror}; choose another directory") from None
     return [results, *map(stack.enter_context, sinks)]
@@ -208,6 +212,22 @@ class Annotated(Sink):
 
     def __exit__(self, *error) -> None:
         self.writer.__exit__(*error)
+
+
+class Debug(Sink):
+    """debug.mp4: what the detector saw, took for background and measured, side by side (util.debug)."""
+
+    def __init__(self, directory: Path, video, detector):
+        self.path, self.fps, self.view, self.writer = directory / "debug.mp4", video.fps, DebugView(detector), None
+
+    def add(self, moment: Moment) -> None:
+        picture = self.view.frame(moment.frame, moment.result)
+        self.writer = self.writer or VideoWriter(self.path, self.fps, picture.shape[1::-1])
+        self.writer.write(picture, moment.seconds)
+
+    def __exit__(self, *error) -> None:
+        if self.writer:
+            self.writer.__exit__(*error)
 
 
 class Sheet(Sink):

@@ -23,11 +23,12 @@ from util.video import MAX_SIZE, list_images, read_image
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "score", "crop"]
 TABLE, PART = "detections.csv", "detections.csv.part"
 BESIDE = {"predictions.csv", "contact_sheet.png", "annotated.mp4", "annotated.webm"}  # what the scripts add, also without a table
-OUTPUTS = BESIDE | {"events.jsonl", "coco.json", "coco_categories.json", "tracks.txt", "report.html"}  # what a run over a video adds
+OUTPUTS = BESIDE | {"events.jsonl", "coco.json", "coco_categories.json", "tracks.txt", "report.html", "debug.mp4"}  # of a video's run
+OUTPUTS |= {"summary.json"}  # written last: without it a run is not finished
 NUMBERED = {"crops": "", "masks": "", "frames": "", "events": "", "cdnet": "bin"}  # directory -> what stands before the number
 SMALLEST_IMAGE = 4  # pixels a side: less shows nothing
 SMALLEST_REGION = 25  # pixels of a mask: less is noise
-CONTEXT, SMALLEST_CROP = 0.15, 32  # as the detector cuts: margin / longer side of the box; pixels
+CONTEXT, SMALLEST_CROP = 0.15, 32  # of a pair: margin / longer side of the box; pixels
 
 
 @dataclass(eq=False)

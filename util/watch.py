@@ -92,12 +92,10 @@ def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], 
     settings = load_settings(args.settings, list(classes))
     settings["detector"] = {**cut, **settings["detector"]}
     video = open_video(args.video)
-    if args.save:
-        batch.clear_summary(args.save)
     summary, clock = Summary(), Clock()
     pipeline = Pipeline(video, classify, classes, load_fastmcd(), calibration, settings)
     with ExitStack() as stack:
-        sinks = open_sinks(stack, args, video, classes)
+        sinks = open_sinks(stack, args, video, classes, pipeline.detector)
         try:
             _watch(args, video, pipeline, sinks, summary, clock)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
