@@ -76,7 +76,7 @@ train-nin_bwn train-vgg_bwn train-resnet20_bwn: train-%_bwn: $(TEACHER)
 	$(TRAIN) CIFAR_10/main.py --arch $* --bwn --compile --teacher $< $(RESUME)
 
 train-lenet: $(VENV)/.requirements
-	$(TRAIN) MNIST/main.py $(RESUME)
+	$(TRAIN) MNIST/main.py --compile $(RESUME)
 
 $(TEACHER): $(VENV)/.requirements
 	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench --logits $@

@@ -126,7 +126,7 @@ class Recipe:
 
 
 PUBLISHED = Recipe(100, 1e-2, 256, warm_cosine, plain_sgd, crop_and_mirror)
-RECIPES = {"airbench": Recipe(12, 1.5, 1024, triangle, airbench_sgd, shift_and_alternate, smoothing=0.2, look_back=5)}
+RECIPES = {"airbench": Recipe(18, 1.5, 1024, triangle, airbench_sgd, shift_and_alternate, smoothing=0.2, look_back=5)}
 
 
 # ---- Train, evaluate, classify ---------------------------------------------------------------------------------------

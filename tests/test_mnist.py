@@ -185,7 +185,7 @@ def test_shipped_weights_are_as_good_as_they_say_and_so_are_crops():
     model = shipped()
     x, y = main.load_data(main.parse_args(["--data", str(ROOT / "MNIST/data")]), train=False)
     _, accuracy = main.evaluate(model, x, y, "cpu", BinOp(model))
-    assert accuracy >= 0.992 and 100 * accuracy == pytest.approx(saved["best_acc"], abs=0.02)
+    assert accuracy >= 0.9945 and 100 * accuracy == pytest.approx(saved["best_acc"], abs=0.02)
     crops = main.to_images([np.dstack([image[0].numpy()] * 3) for image in x[:1500]])
     plain, through_crops = (main.evaluate(model, images, y[:1500], "cpu", BinOp(model))[1] for images in (x[:1500], crops))
     assert through_crops >= plain - 0.005
