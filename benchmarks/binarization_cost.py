@@ -243,7 +243,7 @@ def plot_clips(axes, found, truth, right):
         places = np.arange(len(shares)) + (i + 0.5) / len(found) * 0.8 - 0.4
         axes.bar(places, shares, 0.8 / len(found), color=colour, label=f"{network.name}, {network.arithmetic}")
     axes.set_xticks(range(len(shares)), list(found[0].labels)[1:])
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", ncols=2, loc="lower center")
 
 
 def conditions():
