@@ -23,6 +23,8 @@ import detection  # noqa: E402
 
 import fastmcd  # noqa: E402
 from util.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
+from util.scores import MOVING, components, iou  # noqa: E402
+from util.truth import MIN_AREA  # noqa: E402
 
 RIDGE, BINS = 3e-4, 10
 WIDTH, HEIGHT, FRAMES = 320, 240, 90
@@ -45,7 +47,7 @@ class Boxes:
 
 def right(found: np.ndarray, true: np.ndarray) -> list[bool]:
     """For each found box (best first), whether it has a true one of its own; both (N, 4) x, y, width, height."""
-    overlap, out = detection.iou(found.astype(float), true.astype(float)), []
+    overlap, out = iou(found.astype(float), true.astype(float)), []
     for row in overlap:
         out.append(bool(len(row) and row.max() >= 0.5))
         if out[-1]:
@@ -61,7 +63,7 @@ def gather(frames: Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]], w
         result = detector.detect(bgr)
         if truth is None:
             continue
-        true = detection.components((region & (truth == detection.MOVING)).astype(np.uint8), detection.MIN_TRUE_AREA)
+        true = components((region & (truth == MOVING)).astype(np.uint8), MIN_AREA)
         x, y = (result.boxes[:, :2] + result.boxes[:, 2:] // 2).T
         inside = region[y, x]
         count += len(true)

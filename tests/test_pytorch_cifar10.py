@@ -258,7 +258,7 @@ def test_logits_are_the_mean_of_what_the_network_says_of_an_image_and_its_mirror
 def test_each_network_has_its_own_recipe_which_flags_override(call):
     lines = [["vgg11_bn"], ["airbench"], ["airbench", "--epochs", "3", "--no-bf16"]]
     given = [main.parse_args(["--classifier", *words]) for words in lines]
-    assert [(a.epochs, a.lr, a.batch_size, a.bf16) for a in given[:2]] == [(100, 0.01, 256, None), (12, 1.5, 1024, None)]
+    assert [(a.epochs, a.lr, a.batch_size, a.bf16) for a in given[:2]] == [(100, 0.01, 256, None), (18, 1.5, 1024, None)]
     assert (given[2].epochs, given[2].lr, given[2].bf16) == (3, 1.5, False)
 
 
