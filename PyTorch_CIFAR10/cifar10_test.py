@@ -12,7 +12,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import main as script  # noqa: E402
 import networks  # noqa: E402
 
-from util.cli import Parser, add_batch_arguments, add_video_argument, run  # noqa: E402
+from util.cli import Parser, add_video_argument, add_video_options, run  # noqa: E402
 
 PASSED_ON = ["settings", "label", "save", "pretrained", "limit", "jobs", "ray"]
 
@@ -26,10 +26,8 @@ def parse_args(argv=None):
     parser.add_argument("--classifier", choices=sorted(networks.NETWORKS), required=True, help="network")
     parser.add_argument("--data", metavar="DIR", help="with --fastMCD the detector's results, else the folder of the data set")
     parser.add_argument("--label", metavar="0-9|NAME", help="what the objects are: report the share named so; 1 takes 9 (truck) too")
-    parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     parser.add_argument("--save", metavar="DIR", help="write predictions.csv, contact sheet and (of a video) results here")
-    parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
-    add_batch_arguments(parser)
+    add_video_options(parser)
     parser.add_argument("--pretrained", metavar="FILE", help="weights (default: state_dicts/CLASSIFIER.pt)")
     parser.add_argument("--limit", metavar="N", help="at most N images, objects or frames: a quick try")
     parser.add_argument("--old-std", action="store_true", help=f"standardise by {script.OLD_STD}, as some older weights expect it")

@@ -23,10 +23,10 @@ import detection  # noqa: E402
 
 import fastmcd  # noqa: E402
 from util.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
-from util.scores import MOVING, components, iou  # noqa: E402
+from util.scores import MOVING, calibration_error, components, iou, reliability  # noqa: E402
 from util.truth import MIN_AREA  # noqa: E402
 
-RIDGE, BINS = 3e-4, 10
+RIDGE = 3e-4
 WIDTH, HEIGHT, FRAMES = 320, 240, 90
 CAMERAS = (
     {}, {"shake": 0.6}, {"pan": (2.5, 0.5)}, {"pan": (-4, 1), "shake": 1}, {"zoom": 1.5, "turn": 5}, {"zoom": 0.75, "pan": (1, 0)},
@@ -118,21 +118,6 @@ def product(evidence: np.ndarray) -> np.ndarray:
     return solid * distinct * frames / (frames + 1)
 
 
-def reliability(scores: np.ndarray, hits: np.ndarray, weights: np.ndarray) -> list[tuple[float, float, float]]:
-    """(share of boxes, mean score, share of true ones) of each bin that holds boxes, lowest first."""
-    bins, rows = np.minimum((scores * BINS).astype(int), BINS - 1), []
-    for k in range(BINS):
-        w = weights * (bins == k)
-        if w.sum():
-            rows.append((w.sum() / weights.sum(), np.average(scores, weights=w), np.average(hits, weights=w)))
-    return rows
-
-
-def ece(scores: np.ndarray, hits: np.ndarray, weights: np.ndarray | None = None) -> float:
-    weights = np.ones(len(scores)) if weights is None else weights
-    return sum(share * abs(mean - true) for share, mean, true in reliability(scores, hits, weights))
-
-
 def average_precision(scores: np.ndarray, hits: np.ndarray, true: int) -> float:
     """Area under precision (made falling) over recall."""
     hits = hits[np.argsort(-scores, kind="stable")]
@@ -147,12 +132,12 @@ def print_table(sequences: dict[str, Boxes]) -> None:
     for name, s in sequences.items():
         p = held_out[name] = apply(fit([other for key, other in sequences.items() if key != name]), s.evidence)
         kinds = (product(s.evidence), p, s.shipped)
-        misses, precisions = [ece(k, s.right) for k in kinds], [average_precision(k, s.right, s.true) for k in kinds]
+        misses, precisions = [calibration_error(k, s.right) for k in kinds], [average_precision(k, s.right, s.true) for k in kinds]
         print(f"{name:<22}{len(p):>6}{s.right.mean():>6.2f}{p.mean():>6.2f}   {misses[0]:>11.3f}{misses[1]:>9.3f}{misses[2]:>8.3f}"
               f"   {precisions[0]:>10.3f}{precisions[1]:>9.3f}{precisions[2]:>8.3f}")  # fmt: skip
     everything = np.concatenate(list(held_out.values())), np.concatenate([s.right for s in sequences.values()])
     weights = np.concatenate([np.full(len(s.right), s.weight / max(1, len(s.right))) for s in sequences.values()])
-    print(f"\nall together, held out: ECE {ece(*everything, weights):.3f}\n{'boxes':>6}  {'score':>6}  {'true':>5}")
+    print(f"\nall together, held out: ECE {calibration_error(*everything, weights):.3f}\n{'boxes':>6}  {'score':>6}  {'true':>5}")
     for share, mean, true in reliability(*everything, weights):
         print(f"{share:>6.1%}  {mean:>6.2f}  {true:>5.2f}")
 

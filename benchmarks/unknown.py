@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402
 
 from tests.scripts import load_script  # noqa: E402
-from util import checkpoint, data, xnor  # noqa: E402
+from util import checkpoint, data, scores, xnor  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
 from util.evidence import softmax  # noqa: E402
 from util.scenes import texture  # noqa: E402
@@ -45,10 +45,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibration_error(p: np.ndarray, labels: np.ndarray) -> float:
-    """Expected calibration error in 0..1 of probabilities (N, classes): mean |share right - sureness| over bins of sureness."""
-    sure, right = p.max(1), p.argmax(1) == labels
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
-    return sum(abs(right[place == i].mean() - sure[place == i].mean()) * (place == i).mean() for i in np.unique(place))
+    """Expected calibration error in 0..1 of probabilities (N, classes): of the sureness of the best one."""
+    return scores.calibration_error(p.max(1), p.argmax(1) == labels, bins=BINS)
 
 
 def threshold(p: np.ndarray, labels: np.ndarray, keep: float) -> float:

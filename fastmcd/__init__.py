@@ -7,7 +7,7 @@
 The method and every parameter are described in fastmcd.hpp.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,6 +47,11 @@ class Result:
     inliers: int  # explained by it
     timings: dict[str, float]  # stage -> ms
     evidence: np.ndarray | None = None  # float32 (N, len(EVIDENCE)), what each score is made of
+
+    def only(self, keep: np.ndarray) -> "Result":
+        """The same with some of the objects: keep is bool (N,)."""
+        evidence = None if self.evidence is None else self.evidence[keep]
+        return replace(self, boxes=self.boxes[keep], crops=self.crops[keep], scores=self.scores[keep], evidence=evidence)
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 import cv2
 from util import batch
-from util.cli import InputError, Parser, add_batch_arguments, add_video_argument, run
+from util.cli import InputError, Parser, add_video_argument, add_video_options, run
 
 def main():
     parser = Parser()
     add_video_argument(parser)
-    add_batch_arguments(parser)
+    add_video_options(parser)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--limit")
     args = parser.parse_args()

@@ -359,3 +359,11 @@ def test_missing_extension_is_explained(tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1 and "cmake --build build" in done.stderr
+
+
+def test_a_result_with_some_of_its_objects_has_all_that_belongs_to_them():
+    detector = fastmcd.Detector(WIDTH, HEIGHT, persistence=1)
+    result = next(r for frame, _ in square_scene(30) if len((r := detector.detect(frame)).boxes))
+    none, every = result.only(np.zeros(len(result.boxes), bool)), result.only(np.ones(len(result.boxes), bool))
+    assert [len(getattr(none, name)) for name in ("boxes", "crops", "scores", "evidence")] == [0] * 4 and none.mask is result.mask
+    assert all((getattr(every, name) == getattr(result, name)).all() for name in ("boxes", "crops", "scores", "evidence"))

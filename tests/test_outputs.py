@@ -20,10 +20,12 @@ from util.outputs import ChangeMasks, Coco, Events, Predictions, Tracks, open_si
 from util.report import Report
 from util.results import read_results
 from util.tracking import UNKNOWN, Moment, Sighting, Track
+from util.watch import Clock
 
 CLASSES = ["cat", "motor bike, red"]
 VIDEO = SimpleNamespace(name="/somewhere/clip.avi", fps=25.0, width=96, height=64)
-CLOCK = SimpleNamespace(seconds={"detect": 0.5}, frames=12)
+CLOCK = Clock()
+CLOCK.seconds, CLOCK.frames = {"detect": 0.5}, 12
 FRAMES = 12
 
 

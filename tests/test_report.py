@@ -3,7 +3,6 @@ import base64
 import re
 import shutil
 import subprocess
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,9 +10,11 @@ import pytest
 
 from util.report import BINS, MOST, Activity, Longest, Report, _ticks
 from util.tracking import UNKNOWN, Moment, Sighting, Track
+from util.watch import Clock
 
 NAME = "<script>alert('1')</script> & \"clip\" \udcff.mp4"
-CLOCK = SimpleNamespace(seconds={"decode": 0.5, "detect": 1.25, "write": 0.25}, frames=250)
+CLOCK = Clock()
+CLOCK.seconds, CLOCK.frames = {"decode": 0.5, "detect": 1.25, "write": 0.25}, 250
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 

@@ -52,7 +52,7 @@ def test_fit_finds_the_weights_that_made_the_data():
         sequences.append(score.Boxes(evidence, rng.random(n) < p, p, n, weight))
     b = score.fit(sequences)
     assert np.abs(b - truth).max() < 0.35
-    assert score.ece(score.apply(b, sequences[1].evidence), sequences[1].right) < 0.03
+    assert score.calibration_error(score.apply(b, sequences[1].evidence), sequences[1].right) < 0.03
 
 
 def test_average_precision_by_hand():
@@ -64,8 +64,8 @@ def test_average_precision_by_hand():
 def test_reliability_by_hand():
     scores, hits = np.array([0.05, 0.05, 0.95, 0.95]), np.array([False, True, True, True])
     assert score.reliability(scores, hits, np.ones(4)) == [(0.5, pytest.approx(0.05), 0.5), (0.5, pytest.approx(0.95), 1)]
-    assert score.ece(scores, hits) == pytest.approx(0.5 * 0.45 + 0.5 * 0.05)
-    assert score.ece(scores, hits, np.array([1, 0, 0, 0])) == pytest.approx(0.05)
+    assert score.calibration_error(scores, hits) == pytest.approx(0.5 * 0.45 + 0.5 * 0.05)
+    assert score.calibration_error(scores, hits, np.array([1, 0, 0, 0])) == pytest.approx(0.05)
 
 
 def test_each_true_box_makes_one_found_box_right():

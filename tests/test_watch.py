@@ -1,7 +1,7 @@
 """From a video to named tracks: the files of a run, interruption, settings and zones at work."""
 import argparse
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import cv2
@@ -24,6 +24,9 @@ class Result:
     homography: np.ndarray
     motion_known: bool = True
     timings: dict = None
+
+    def only(self, keep):
+        return replace(self, boxes=self.boxes[keep], crops=self.crops[keep], scores=self.scores[keep])
 
 
 class Detector:

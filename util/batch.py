@@ -27,11 +27,10 @@ from tqdm import tqdm
 
 from util.cli import InputError
 from util.files import atomic_write
-from util.results import PART, TABLE
+from util.results import PART, SUMMARY, TABLE
 from util.video import list_images
 
 SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
-SUMMARY = "summary.json"
 OWN = ("--video", "--save", "--jobs", "--ray")  # flags that a single clip's command has otherwise or not at all
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"], "1")
 COLUMNS = ["clip", "status", "frames", "objects", "tracks", "ms_per_frame", "labels", "reason", "source"]

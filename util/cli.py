@@ -36,10 +36,8 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence
     verb.add_argument("--multi_fastMCD", type=Path, metavar="DIR", help="name all objects in the detector's results")
     add_video_argument(verb)
     parser.add_argument("--label", type=_label_of(classes), metavar="0-9|NAME", help="what the objects are: report the share named so")
-    parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
-    parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
-    add_batch_arguments(parser)
+    add_video_options(parser)
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help="network")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to use or to start from (default: the best of training)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set (default: beside the script, downloaded)")
@@ -67,8 +65,10 @@ def add_video_argument(verb) -> None:
     verb.add_argument("--video", nargs="+", action=_OneOrMany, metavar="FILE|DIR|N|URL|-", help=text)
 
 
-def add_batch_arguments(parser: Parser) -> None:
-    """Add the flags for many clips at once (util.batch)."""
+def add_video_options(parser: Parser) -> None:
+    """Add the flags that go with --video: settings, a look inside, many clips at once (util.batch)."""
+    parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
+    parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
     parser.add_argument("--jobs", type=_at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")
     parser.add_argument("--ray", metavar="ADDRESS|local", help="run many clips on a Ray cluster (pip install ray)")
 

@@ -33,6 +33,7 @@ from util.pictures import VideoWriter, annotate, contact_sheet
 from util.report import Longest, Report
 from util.results import ResultsWriter
 from util.tracking import UNKNOWN, Moment, Track
+from util.video import write_image
 
 PREDICTIONS = ["frame", "object", "x", "y", "width", "height", "label", "probability", "track"]
 SHEET = 96  # tracks on a contact sheet, at most
@@ -250,4 +251,4 @@ class Sheet(Sink):
 
 def _write_png(path: Path, image: np.ndarray) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_bytes(cv2.imencode(".png", image)[1])  # not imwrite: it does not notice a full disk
+        write_image(temporary, image)

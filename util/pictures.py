@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from util.cli import InputError
 from util.files import atomic_write
+from util.tracking import UNKNOWN
 from util.video import quiet
 
 # RGB, far apart in hue and lightness, all readable with a dark text on them or a light one.
@@ -33,7 +34,7 @@ def colour_of(text: str) -> tuple[int, int, int]:
     words = words[1:] if len(words) > 1 and words[0].startswith("#") else words
     words = words[:-1] if len(words) > 1 and words[-1].strip("%.").replace(".", "").isdecimal() else words
     label = " ".join(words)
-    if label == "unknown":
+    if label == UNKNOWN:
         return MUTED
     return PALETTE[(zlib.crc32(label.encode()) * SALT >> 16) % len(PALETTE)]
 

@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 
 from util.files import atomic_write
-from util.pictures import MUTED, colour_of
+from util.pictures import colour_of
 from util.tracking import UNKNOWN, Moment, Track
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -110,7 +110,7 @@ class Report:
             self.activity.add(track)
 
     def finish(self, tracks: Sequence[Track], clock) -> None:
-        """Nothing; writes the page. tracks: those that have not ended; clock: has `seconds` per stage and the number of `frames`."""
+        """Nothing; writes the page. tracks: those that have not ended; clock: the run's watch.Clock."""
         self._end(tracks)
         with atomic_write(self.path) as temporary:
             temporary.write_text(self.page(clock), encoding="utf-8", errors="replace")
@@ -120,7 +120,7 @@ class Report:
         shown, seconds = self.longest.tracks(), self._seconds()
         labels = sorted(self.labels, key=lambda label: (label == UNKNOWN, -self.labels[label], label))
         peak, areas = self.activity.areas(labels, seconds)
-        stages = [(stage, 1000 * spent / max(1, clock.frames)) for stage, spent in clock.seconds.items()]
+        stages = list(clock.ms().items())
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
         environment.globals.update(colour=_colour, time=_time)
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -162,7 +162,7 @@ class Report:
 
 
 def _colour(label: str) -> str:
-    return "rgb({} {} {})".format(*(MUTED if label == UNKNOWN else colour_of(label)))
+    return "rgb({} {} {})".format(*colour_of(label))
 
 
 def _data_uri(rgb: np.ndarray) -> str:

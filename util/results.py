@@ -18,13 +18,14 @@ import numpy as np
 
 from util.cli import InputError
 from util.files import GrowingFile
-from util.video import MAX_SIZE, list_images, read_image
+from util.video import MAX_SIZE, list_images, read_image, write_image
 
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "score", "crop"]
 TABLE, PART = "detections.csv", "detections.csv.part"
+SUMMARY = "summary.json"  # written last: without it a run is not finished
 BESIDE = {"predictions.csv", "contact_sheet.png", "annotated.mp4", "annotated.webm"}  # what the scripts add, also without a table
 OUTPUTS = BESIDE | {"events.jsonl", "coco.json", "coco_categories.json", "tracks.txt", "report.html", "debug.mp4"}  # of a video's run
-OUTPUTS |= {"summary.json"}  # written last: without it a run is not finished
+OUTPUTS |= {SUMMARY}
 NUMBERED = {"crops": "", "masks": "", "frames": "", "events": "", "cdnet": "bin"}  # directory -> what stands before the number
 SMALLEST_IMAGE = 4  # pixels a side: less shows nothing
 SMALLEST_REGION = 25  # pixels of a mask: less is noise
@@ -235,9 +236,8 @@ class ResultsWriter:
             raise
 
     def _write(self, name: str, image: np.ndarray, written: list[Path]) -> None:
-        # not imwrite: it does not notice a full disk
         written.append(self.directory / name)
-        written[-1].write_bytes(cv2.imencode(".png", image)[1])
+        write_image(written[-1], image)
 
     def close(self) -> None:
         """Give the table its name; nothing if that is done."""

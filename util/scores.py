@@ -122,6 +122,23 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
+# ---- Probabilities ---------------------------------------------------------------------------------------------------
+def reliability(sure: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None, bins: int = 10) -> list[tuple[float, float, float]]:
+    """(share of the cases, mean sureness 0..1, share of right ones) of each bin of sureness that holds any, lowest first."""
+    weights = np.ones(len(sure)) if weights is None else weights
+    place, rows = np.minimum((sure * bins).astype(int), bins - 1), []
+    for k in range(bins):
+        w = weights * (place == k)
+        if w.sum():
+            rows.append((w.sum() / weights.sum(), np.average(sure, weights=w), np.average(right, weights=w)))
+    return rows
+
+
+def calibration_error(sure: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None, bins: int = 10) -> float:
+    """Expected calibration error, 0..1: how much sureness and the share of right ones differ, mean over the bins."""
+    return sum(share * abs(mean - true) for share, mean, true in reliability(sure, right, weights, bins))
+
+
 # ---- Boxes -----------------------------------------------------------------------------------------------------------
 def by_frame(boxes: Boxes) -> dict[int, np.ndarray]:
     """{frame: its rows}; frames without boxes are left out."""

@@ -57,26 +57,28 @@ class Life:
         self.number = 0  # until it is confirmed
         self.first, self.start, self.sightings = moment.number, moment.seconds, 0
         self.evidence = Evidence(*calibration)
-        self.best = {}  # class or None for unknown -> (worth, crop, frame, box): the name may still change
+        self.best = {}  # class, or None for unknown -> (worth, crop, frame, box): the name may still change
 
     def add(self, moment: Moment, sighting: Sighting, logits: np.ndarray) -> None:
         self.last, self.end = moment.number, moment.seconds
         self.sightings += 1
         self.evidence.add(logits, weight_of(sighting.box, *moment.frame.shape[1::-1]))
-        label, probability = self.evidence.name()
+        self.label, self.probability = self.evidence.name()
         x, y, width, height = sighting.crop
-        worth = probability * min(width, height)
-        for key in {label, "any"}:
-            if key not in self.best or worth > self.best[key][0]:
-                crop = np.ascontiguousarray(moment.frame[y : y + height, x : x + width, ::-1])
-                self.best[key] = worth, crop, moment.number, sighting.box
+        worth = self.probability * min(width, height)
+        if self.label not in self.best or worth > self.best[self.label][0]:
+            crop = np.ascontiguousarray(moment.frame[y : y + height, x : x + width, ::-1])
+            self.best[self.label] = worth, crop, moment.number, sighting.box
 
     def track(self, classes: Sequence[str]) -> Track:
-        label, probability = self.evidence.name()
-        _, crop, frame, box = self.best.get(label, self.best["any"])
-        name = UNKNOWN if label is None else classes[label]
+        _, crop, frame, box = self.best[self.label]
         ages = self.first, self.last, self.start, self.end
-        return Track(self.number, name, probability, *ages, self.sightings, crop, frame, box)
+        return Track(self.number, called(self.label, classes), self.probability, *ages, self.sightings, crop, frame, box)
+
+
+def called(label: int | None, classes: Sequence[str]) -> str:
+    """Return the class's name, or UNKNOWN."""
+    return UNKNOWN if label is None else classes[label]
 
 
 class Tracker:
@@ -107,7 +109,8 @@ class Tracker:
             if identity < 0:  # not seen twice yet
                 alone = Evidence(*self.calibration)
                 alone.add(row)
-                self._name(sighting, alone)
+                label, sighting.probability = alone.name()
+                sighting.label = called(label, self.classes)
                 continue
             life = self._lives.get(identity) or self._lives.setdefault(identity, Life(moment, self.calibration))
             life.add(moment, sighting, row)
@@ -115,7 +118,7 @@ class Tracker:
                 self._count += 1
                 life.number = self._count
             sighting.track = life.number
-            self._name(sighting, life.evidence)
+            sighting.label, sighting.probability = called(life.label, self.classes), life.probability
         ended = [i for i, life in self._lives.items() if moment.seconds - life.end > self.lost_seconds]
         moment.ended = self._end(ended)
 
@@ -126,10 +129,6 @@ class Tracker:
     def _end(self, identities: list[int]) -> list[Track]:
         lives = [self._lives.pop(i) for i in identities]
         return [life.track(self.classes) for life in lives if life.number]
-
-    def _name(self, sighting: Sighting, evidence: Evidence) -> None:
-        label, sighting.probability = evidence.name()
-        sighting.label = UNKNOWN if label is None else self.classes[label]
 
     def _identities(self, moment: Moment) -> np.ndarray:
         """Return the tracker's number for each sighting, -1 for none."""

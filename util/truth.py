@@ -26,7 +26,7 @@ from PIL import Image
 
 from util.cli import InputError
 from util.scores import MOVING, OUTSIDE, UNCLEAR, Boxes, components
-from util.video import list_images, read_image
+from util.video import list_images, read_image, write_image
 
 MIN_AREA = 50  # pixels: smaller regions of a CDnet mask are crumbs
 AWAY = 25  # frames: what comes back after more is another object
@@ -242,15 +242,15 @@ def write_truth(frames: Iterable, directory: Path, names: Sequence[str]) -> None
         (directory / folder).mkdir(parents=True)
     rows, last, ids, unused = [], {}, {}, itertools.count(1)  # last: mover -> the latest frame with it
     for number, frame in enumerate(frames, 1):
-        cv2.imwrite(str(directory / "input" / f"in{number:06d}.png"), frame.image)
-        cv2.imwrite(str(directory / "groundtruth" / f"gt{number:06d}.png"), frame.mask)
+        write_image(directory / "input" / f"in{number:06d}.png", frame.image)
+        write_image(directory / "groundtruth" / f"gt{number:06d}.png", frame.mask)
         for o in frame.truth:
             if number - last.get(o.id, -AWAY) > AWAY:
                 ids[o.id] = next(unused)
             last[o.id] = number
             box = o.x + 1, o.y + 1, o.width, o.height  # MOTChallenge counts pixels from 1
             rows.append((number, ids[o.id], *box, int(o.visible >= IN_VIEW), o.label + 1, f"{o.visible:.3f}"))
-    cv2.imwrite(str(directory / "ROI.bmp"), np.full(frame.mask.shape, 255, np.uint8))
+    write_image(directory / "ROI.bmp", np.full(frame.mask.shape, 255, np.uint8))
     (directory / "temporalROI.txt").write_text(f"1 {number}\n")
     (directory / "gt" / "labels.txt").write_text("\n".join(names) + "\n")
     (directory / "gt" / "gt.txt").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))

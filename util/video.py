@@ -156,6 +156,11 @@ def read_image(path: Path) -> np.ndarray:
     return image
 
 
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write BGR or grey uint8 in the format of the suffix; OSError on a full disk, which cv2.imwrite does not notice."""
+    path.write_bytes(cv2.imencode(path.suffix, image)[1])
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Nothing; drops what is written to the process's stderr meanwhile, as libpng, libjpeg and FFmpeg do by themselves."""

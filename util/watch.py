@@ -3,7 +3,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -150,7 +149,7 @@ class Pipeline:
             result = self.detector.detect(frame)
             keep = self.zones.keep(result.boxes)
             if not keep.all():
-                result = replace(result, boxes=result.boxes[keep], crops=result.crops[keep], scores=result.scores[keep])
+                result = result.only(keep)
         boxes, crops = (tuple(map(tuple, boxes.tolist())) for boxes in (result.boxes, result.crops))
         sightings = [Sighting(*each) for each in zip(boxes, crops, result.scores.tolist(), strict=True)]
         moment = Moment(number, seconds, frame, result, sightings)
