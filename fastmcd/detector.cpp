@@ -48,23 +48,12 @@ private:
 
 struct Detector::State {
     State(int width, int height, const Params& params)
-        : workers(std::clamp(cells(height) / kBandRows, 1, params.threads)), grey(std::size_t(width) * height), smooth(width, workers), current(width, height), reference(width, height), estimate_motion(width, height, params),
+        : workers(std::clamp(cells(height) / kBandRows, 1, params.threads)), smooth(width, workers), current(width, height), reference(width, height), estimate_motion(width, height, params),
           model(width, height, params, workers), mask(width, height), find_regions(width, height, params) {}
 
     bool place(const Motion& motion);  // false: the frame could not be compared with the model
 
-    void smoothen(Image frame) { smooth(frame, current.levels[0]); }
-    void smoothen(Colour frame) {
-        workers(frame.height, [&](int, int first, int end) {
-            for (int y = first; y < end; ++y)
-                kernels.image.grey(frame.data + y * frame.stride, frame.width, grey.data() + std::ptrdiff_t(y) * frame.width);
-        });
-        smoothen(Image{grey.data(), frame.width, frame.height, frame.width});
-    }
-
-    const Kernels& kernels = fastmcd::kernels();
     Workers workers;
-    std::vector<std::uint8_t> grey;  // only for frames in colour
     Smoother smooth;
     Pyramid current, reference;
     MotionEstimator estimate_motion;
@@ -114,7 +103,7 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     Stopwatch watch(timings != nullptr);
     Timings spent{};
 
-    s.smoothen(frame);
+    s.smooth(frame, s.current.levels[0]);
     s.current.build(s.workers);
     spent.smooth_ms = watch.lap_ms();
 
@@ -149,7 +138,7 @@ void Detector::reset() {
 
 std::size_t Detector::bytes() const {
     const State& s = *state_;
-    return sizeof s + s.grey.size() + s.smooth.bytes() + s.current.bytes() + s.reference.bytes() + s.estimate_motion.bytes() +
+    return sizeof s + s.smooth.bytes() + s.current.bytes() + s.reference.bytes() + s.estimate_motion.bytes() +
            s.model.bytes() + s.mask.pixels.size() + s.find_regions.bytes();
 }
 

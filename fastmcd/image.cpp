@@ -24,15 +24,31 @@ Plane copy_of(Image image) {
     return out;
 }
 
-void Smoother::operator()(Image source, Plane& target) {
-    workers_(target.height, [&](int band, int first, int end) {
+template <class RowAt>
+void Smoother::smooth(int height, Plane& target, const RowAt& row_at) {
+    workers_(height, [&](int band, int first, int end) {
+        std::uint8_t* const greys = room_.data() + 2 * 5 * pitch_ * band;
+        const std::uint8_t* ready[5];  // row y is ready[y % 5]
+        int next = std::max(first - 2, 0);
         for (int y = first; y < end; ++y) {
+            for (; next <= std::min(y + 2, height - 1); ++next) ready[next % 5] = row_at(next, greys + next % 5 * pitch_);
             const std::uint8_t* rows[5];
-            for (int k = 0; k < 5; ++k) rows[k] = row(source, std::clamp(y + k - 2, 0, source.height - 1));
-            kernels_.image.smooth(rows, target.width, line_.data() + band * room_, target.row(y));
+            for (int k = 0; k < 5; ++k) rows[k] = ready[std::clamp(y + k - 2, 0, height - 1) % 5];
+            kernels_.image.smooth(rows, target.width, greys + 5 * pitch_, target.row(y));
         }
     });
     repeat_edges(target);
+}
+
+void Smoother::operator()(Image source, Plane& target) {
+    smooth(source.height, target, [&](int y, std::uint8_t*) { return row(source, y); });
+}
+
+void Smoother::operator()(Colour source, Plane& target) {
+    smooth(source.height, target, [&](int y, std::uint8_t* grey) {
+        kernels_.image.grey(source.data + y * source.stride, source.width, grey);
+        return grey;
+    });
 }
 
 Pyramid::Pyramid(int width, int height) {

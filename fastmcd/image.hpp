@@ -35,19 +35,23 @@ void repeat_edges(Plane& plane);
 Plane copy_of(Image image);  // with edges repeated
 
 // Nearly the 5x5 median (0.4 grey levels off on average, equal in four of five pixels) at a third of its cost, borders
-// repeated. Edges are repeated in the target. Width at least 16.
+// repeated. Edges are repeated in the target. Width at least 16. Colours become grey row by row, while they are in the cache.
 class Smoother {
 public:
     explicit Smoother(int width, Workers& workers = alone())
-        : workers_(workers), room_(5 * (width + 4 + kSlack)), line_(std::size_t(room_) * workers.count()) {}
+        : workers_(workers), pitch_(width + 4 + kSlack), room_(std::size_t(2 * 5 * pitch_) * workers.count()) {}
     void operator()(Image source, Plane& target);
-    std::size_t bytes() const { return line_.size(); }
+    void operator()(Colour source, Plane& target);
+    std::size_t bytes() const { return room_.size(); }
 
 private:
+    template <class RowAt>  // called for each row once, in order, from two above a band to two below it
+    void smooth(int height, Plane& target, const RowAt& row_at);
+
     const Kernels& kernels_ = kernels();
     Workers& workers_;
-    std::ptrdiff_t room_;  // for each thread
-    std::vector<std::uint8_t> line_;
+    std::ptrdiff_t pitch_;
+    std::vector<std::uint8_t> room_;  // for each thread five rows of grey, and five for the kernel
 };
 
 // A smoothed frame and its halvings: each pixel is the rounded mean of four; an odd last row or column is left out.

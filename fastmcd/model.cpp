@@ -96,7 +96,7 @@ void Model::update(const Plane& frame, const Homography& h, Plane& mask) {
     workers_(rows_, [&](int band, int first, int end) {
         for (int row = first; row < end; ++row) learn(row, band, light, frame, mask);
     });
-    std::swap(modes_, next_);
+    if (cells_ != kIdentity) std::swap(modes_, next_);
 }
 
 Background Model::background() const {
@@ -115,7 +115,8 @@ Background Model::background() const {
 void Model::learn(int row, int band, const Light& light, const Plane& frame, Plane& mask) {
     const float y = 2 * float(row) / float(rows_) - 1;
     std::int32_t* marks = marks_.row(row);
-    kernels_.model.learn({&constants_, arrived(row, band), planes(next_, row), frame.row(row * kCell), mask.row(row * kCell),
+    std::vector<Grid<float>>& to = cells_ == kIdentity ? modes_ : next_;  // at rest in place: half the memory to go through
+    kernels_.model.learn({&constants_, arrived(row, band), planes(to, row), frame.row(row * kCell), mask.row(row * kCell),
                           frame.stride, mask.stride, marks, columns_, light[0] - light[1] - light[2] + light[3] * y,
                           light[1] / 128, 2 * light[2] / float(columns_)});
     std::fill(marks + columns_, marks + marks_.pitch(), 0);

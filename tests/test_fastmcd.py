@@ -162,6 +162,9 @@ def test_grey_is_within_a_level_of_the_standard_weights():
     assert np.abs(fastmcd.grey(bgr) - exact).max() < 1
     assert (fastmcd.grey(bgr[3:, 5:50]) == fastmcd.grey(bgr)[3:, 5:50]).all()
     assert (fastmcd.grey(np.full((9, 9, 3), 255, np.uint8)) == 255).all()
+    for width in range(1, 70):  # whole vectors and what is left over
+        cut = np.ascontiguousarray(bgr.reshape(-1, 3)[: 39 * width].reshape(39, width, 3))
+        assert (fastmcd.grey(cut) == (cut.astype(int) @ [29, 150, 77] + 128) // 256).all()
     for bad, error in [(bgr[:, :, ::-1], ValueError), (bgr[..., :2], TypeError), (bgr.astype(float), TypeError)]:
         with pytest.raises(error):
             fastmcd.grey(bad)
