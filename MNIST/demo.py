@@ -136,7 +136,7 @@ class Trails:
 
 def find_and_read(scene, classify, writer):
     """Return (Score, stage -> ms per frame, Poster) after running detector and network over the scene."""
-    detector = fastmcd.Detector(scene.width, scene.height)
+    detector = fastmcd.Detector(scene.width, scene.height, **lenet.CUT)
     score, trails, poster, spent = Score(), Trails(), Poster(), defaultdict(list)
     for frame in tqdm(scene, "demo", unit=" frames", leave=False, disable=None):
         result = detector.detect(frame.image)
