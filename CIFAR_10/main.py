@@ -18,9 +18,9 @@ from torch.nn import functional as F  # noqa: E402
 
 from util import checkpoint, data, naming, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
-from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
+from util.cli import Parser, add_common_arguments, add_engine_arguments, add_teacher_argument, run  # noqa: E402
 from util.crops import small_images  # noqa: E402
-from util.layers import BatchNorm2d, BinConv2d  # noqa: E402
+from util.layers import BatchNorm2d, BinConv2d, MaxPool2d  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
@@ -30,7 +30,6 @@ HELD_OUT = 2000  # training images that pick the epoch
 SHIFT = 2  # pixels by which training images are moved at most
 # Arch -> (temperature, probability below which a name is unknown) of the weights in models/; benchmarks/unknown.py finds them.
 CALIBRATION = {"vgg": (0.57, 0.48), "nin": (0.63, 0.39), "resnet20": (0.63, 0.42)}
-HEAT = 2  # the temperature at which the teacher's answer is softened
 
 
 # ---- Models ----------------------------------------------------------------------------------------------------------
@@ -53,7 +52,7 @@ class NIN(nn.Module):
             nn.ReLU(),
             block(192, 160, 1),
             block(160, 96, 1),
-            nn.MaxPool2d(3, 2, padding=1),
+            MaxPool2d(3, 2, padding=1),
             block(96, 192, 5, padding=2, dropout=dropout),
             block(192, 192, 1),
             block(192, 192, 1),
@@ -104,9 +103,9 @@ class VGG(nn.Module):
         widths = [(128, 128), (128, 128), None, (128, 256), (256, 256), None, (256, 512), (512, 512)]
         self.features = nn.Sequential(
             nn.Conv2d(3, 128, 3, padding=1, bias=False),
-            nn.MaxPool2d(2),
+            MaxPool2d(2),
             BatchNorm2d(128),
-            *(Residual(*pair, estimator=estimator) if pair else nn.MaxPool2d(2) for pair in widths),
+            *(Residual(*pair, estimator=estimator) if pair else MaxPool2d(2) for pair in widths),
             BatchNorm2d(512),
             nn.AdaptiveAvgPool2d(1),
         )
@@ -150,7 +149,7 @@ def parse_args(argv=None):
     add_common_arguments(parser, list(MODELS), CLASSES, epochs=0, lr=0.0)
     add_engine_arguments(parser)
     parser.add_argument("--bwn", action="store_true", help="binary weights only: activations stay floats")
-    parser.add_argument("--teacher", type=Path, metavar="FILE", help="logits to learn from, PyTorch_CIFAR10/main.py --logits makes them")
+    add_teacher_argument(parser)
     parser.set_defaults(**RECIPES["nin"])
     parser.set_defaults(**RECIPES[parser.parse_known_args(argv)[0].arch])
     args = parser.parse_args(argv)
@@ -177,40 +176,24 @@ def to_images(crops):
 
 
 # ---- Train, evaluate, classify ---------------------------------------------------------------------------------------
-def image_size(args, epoch):
-    """Small images first: the net learns most at a quarter of the cost; the last epochs are at full size."""
-    return next(size for share, size in args.sizes if epoch <= round(share * args.epochs))
-
-
-def loss_of(logits, labels, taught):
-    """Return the mean cross-entropy, where there is a teacher nine tenths of it to its softened answer (Hinton et al. 2015)."""
-    loss = F.cross_entropy(logits, labels)
-    if taught is None:
-        return loss
-    soft = F.kl_div((logits / HEAT).log_softmax(1), (taught / HEAT).softmax(1), reduction="batchmean")
-    return 0.1 * loss + 0.9 * HEAT**2 * soft
-
-
 def train_epoch(model, step_model, images, labels, taught, log, args, device, bin_op):
     """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
     epoch = log.epoch + 1
     order = torch.randperm(len(images), generator=training.generator(args.seed, epoch))
     batches = order[: len(order) // args.processes * args.processes].split(args.batch_size)
-    size = image_size(args, epoch)
+    size = training.image_size(args.sizes, epoch / args.epochs)
     model.train()
     for i in log.steps(len(batches), f"epoch {epoch} at {size} px"):
         progress = (epoch - 1 + i / len(batches)) / args.epochs
         training.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
         generator, batch = training.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
         x = data.random_mirror(data.random_shift(images[batch], SHIFT, generator), generator)
-        x = preprocess(x.to(device))
-        if size < 32:
-            x = F.interpolate(x, size, mode="bilinear", antialias=True).contiguous(memory_format=torch.channels_last)
+        x = data.resized(preprocess(x.to(device)), size)
         log.optimizer.zero_grad(set_to_none=True)
         with bin_op.binarized():
             with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
                 logits = step_model(x)
-            loss = loss_of(logits.float(), labels[batch].to(device), None if taught is None else taught[batch].to(device))
+            loss = training.loss_of(logits.float(), labels[batch].to(device), None if taught is None else taught[batch].to(device))
             loss.backward()
         bin_op.updateBinaryGradWeight()
         log.optimizer.step()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script
 from tests.test_cifar10 import write_images
-from util import training
+from util import data, layers, training
 from util.cli import InputError
 from util.layers import BatchNorm2d, PositiveBatchNorm2d
 
@@ -111,9 +111,9 @@ def test_a_teacher_is_listened_to(home, images, capsys):
     logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
     taught = training.load_teacher(teacher, 20, 10)
     expected = 0.1 * F.cross_entropy(logits, labels)
-    p, log_q = (taught / main.HEAT).softmax(1), (logits / main.HEAT).log_softmax(1)
-    expected = expected + 0.9 * main.HEAT**2 * (p * (p.log() - log_q)).sum(1).mean()
-    torch.testing.assert_close(main.loss_of(logits, labels, taught), expected)
+    p, log_q = (taught / training.HEAT).softmax(1), (logits / training.HEAT).log_softmax(1)
+    expected = expected + 0.9 * training.HEAT**2 * (p * (p.log() - log_q)).sum(1).mean()
+    torch.testing.assert_close(training.loss_of(logits, labels, taught), expected)
     main.main(arguments(images, "--teacher", str(teacher), "--epochs", "1"))
     save_file({"other": torch.zeros(3)}, teacher)
     with pytest.raises(InputError, match="holds no logits"):
@@ -121,6 +121,31 @@ def test_a_teacher_is_listened_to(home, images, capsys):
     teacher.write_bytes(b"no tensors")
     with pytest.raises(InputError, match="not a readable file of tensors"):
         main.main(arguments(images, "--teacher", str(teacher)))
+
+
+def test_images_grow_with_the_epochs():
+    sizes = [(0.4, 16), (0.75, 24), (1, 32)]
+    assert [training.image_size(sizes, epoch / 20) for epoch in range(1, 21)] == [16] * 8 + [24] * 7 + [32] * 5
+    x = torch.rand(3, 2, 32, 32)
+    assert data.resized(x, 32) is x
+    triangle = torch.tensor([1.0, 3, 3, 1]) / 8  # of the four pixels around each place, across and down
+    inner = F.conv2d(x.flatten(0, 1)[:, None], torch.outer(triangle, triangle)[None, None], stride=2, padding=1).view(3, 2, 16, 16)
+    torch.testing.assert_close(data.resized(x, 16)[..., 1:-1, 1:-1], inner[..., 1:-1, 1:-1])
+    constant = data.resized(torch.full((1, 1, 32, 32), 0.3), 24)
+    torch.testing.assert_close(constant, torch.full((1, 1, 24, 24), 0.3))
+
+
+@pytest.mark.parametrize("window", [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
+def test_max_pooling_that_stays_out_of_the_compiler_is_torchs(window):
+    results = []
+    for pool in (lambda x: layers._max_pool(x, *window)[0], lambda x: F.max_pool2d(x, *window)):
+        x = torch.randn(2, 4, 8, 6, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
+        y = pool(x.requires_grad_())
+        y.mul(torch.arange(y.numel()).view_as(y)).sum().backward()
+        results.append((y, x.grad))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*results, strict=True))
+    x = torch.randn(2, 4, 8, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.library.opcheck(layers._max_pool, (x, *window))
 
 
 @pytest.mark.parametrize("cls", [BatchNorm2d, PositiveBatchNorm2d])

@@ -79,6 +79,12 @@ def add_engine_arguments(parser: Parser) -> None:
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the network packed: 1 bit per weight; --pretrained reads it")
 
 
+def add_teacher_argument(parser: Parser) -> None:
+    """Add --teacher (training.load_teacher reads it)."""
+    text = "logits to learn from in training; PyTorch_CIFAR10/main.py --logits makes them"
+    parser.add_argument("--teacher", type=Path, metavar="FILE", help=text)
+
+
 def _label_of(classes: Sequence[str]) -> Callable[[str], int]:
     def label(text: str) -> int:
         if text in classes:

@@ -67,6 +67,13 @@ def normalize(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     return (images.float() / 255 - mean) / std
 
 
+def resized(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Return float images (N, C, H, W) averaged down to (N, C, size, size), channels last; those of that size as they are."""
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", antialias=True).contiguous(memory_format=torch.channels_last)
+
+
 def random_shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
     """Return images (N, C, H, W) each moved by up to `pixels` in x and y; what enters is mirrored from inside."""
     n, _, height, width = images.shape

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import distributed, nn
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ from util.files import atomic_write
 COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
 # A resumed run must agree with the first on these; its length may change.
 SETTINGS = ["arch", "lr", "batch_size", "seed", "limit", "pretrained", "teacher"]
+HEAT = 2  # the temperature at which a teacher's answer is softened
 LARGEST = 6e6  # bytes of a file of weights; a larger network's binarized weights are kept as bits
 
 
@@ -74,6 +76,26 @@ def load_teacher(path: Path, count: int, classes: int) -> torch.Tensor:
     if logits is None or logits.shape[1:] != (classes,) or len(logits) < count:
         raise InputError(f"{path}: holds no logits for {count} images; write them with PyTorch_CIFAR10/main.py --logits")
     return logits[:count].float()
+
+
+def image_size(sizes: list[tuple[float, int]], progress: float) -> int:
+    """Return the side of the training images after a share `progress` of all epochs: each of `sizes` is (until what share, side).
+
+    Small ones first: a network learns most at a quarter of the cost; the last epochs are at full size.
+    """
+    return next(size for until, size in sizes if progress <= until)
+
+
+def loss_of(logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, smoothing: float = 0.0) -> torch.Tensor:
+    """Return the mean cross-entropy of float logits (N, C), where there is a teacher nine tenths of it to its softened answer.
+
+    L = 0.1 CE(logits, labels) + 0.9 T^2 KL(softmax(taught / T) || softmax(logits / T)), T = 2 (Hinton et al. 2015, arXiv:1503.02531).
+    """
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    if taught is None:
+        return loss
+    soft = F.kl_div((logits / HEAT).log_softmax(1), (taught / HEAT).softmax(1), reduction="batchmean")
+    return 0.1 * loss + 0.9 * HEAT**2 * soft
 
 
 class Log:
