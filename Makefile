@@ -84,8 +84,8 @@ $(TEACHER): $(VENV)/.requirements
 train-airbench: $(VENV)/.requirements
 	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench
 
-train-mobilenet: $(VENV)/.requirements
-	$(TRAIN) PyTorch_CIFAR10/main.py --classifier mobilenet_v2 --epochs 20
+train-mobilenet: $(TEACHER)
+	$(TRAIN) PyTorch_CIFAR10/main.py --classifier mobilenet_v2 --compile --teacher $< $(RESUME)
 
 lint: $(VENV)/.tests
 	$(VENV)/bin/ruff check .

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -22,7 +23,7 @@ from torchvision import datasets  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from util import checkpoint, data, naming, training  # noqa: E402
-from util.cli import InputError, Parser, add_common_arguments, run  # noqa: E402
+from util.cli import InputError, Parser, add_common_arguments, add_teacher_argument, run  # noqa: E402
 from util.crops import small_images  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 
@@ -44,6 +45,7 @@ def parse_args(argv=None):
     faster = "train in bfloat16 (default: where the processor has fast instructions for it)"
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None, help=faster)
     parser.add_argument("--logits", type=Path, metavar="FILE", help="write its answers to the training images, which teach a binarized net")
+    add_teacher_argument(parser)
     recipe = RECIPES.get(parser.parse_args(argv).arch, PUBLISHED)
     parser.set_defaults(epochs=recipe.epochs, lr=recipe.lr, batch_size=recipe.batch_size)
     return parser.parse_args(argv)
@@ -85,13 +87,17 @@ def warm_cosine(progress):
     return 1e-6 + (1 - 1e-6) * share
 
 
-def triangle(progress):
-    """Return the share of the highest learning rate: straight from 0.2 up to 1 at 23 % of all steps, then down to 0.07."""
-    return 0.2 + 0.8 * progress / 0.23 if progress < 0.23 else 1 - 0.93 * (progress - 0.23) / 0.77
+def triangle(progress, end=0.07):
+    """Return the share of the highest learning rate: straight from 0.2 up to 1 at 23 % of all steps, then down to `end`."""
+    return 0.2 + 0.8 * progress / 0.23 if progress < 0.23 else 1 - (1 - end) * (progress - 0.23) / 0.77
 
 
 def plain_sgd(model, lr):
     return torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-2, nesterov=True)
+
+
+def short_sgd(model, lr):
+    return torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 def airbench_sgd(model, lr):
@@ -123,20 +129,25 @@ class Recipe:
     augment: Callable
     smoothing: float = 0.0  # of the labels
     look_back: int = 0
+    sizes: tuple = ((1, 32),)  # of the images until that share of the epochs
 
 
 PUBLISHED = Recipe(100, 1e-2, 256, warm_cosine, plain_sgd, crop_and_mirror)
-RECIPES = {"airbench": Recipe(18, 1.5, 1024, triangle, airbench_sgd, shift_and_alternate, smoothing=0.2, look_back=5)}
+RECIPES = {
+    "airbench": Recipe(18, 1.5, 1024, triangle, airbench_sgd, shift_and_alternate, smoothing=0.2, look_back=5),
+    "mobilenet_v2": Recipe(16, 0.1, 128, partial(triangle, end=0), short_sgd, shift_and_alternate, sizes=((0.5, 16), (0.8, 24), (1, 32))),
+}
 
 
 # ---- Train, evaluate, classify ---------------------------------------------------------------------------------------
-def train_epoch(model, step_model, images, labels, log, args, device):
+def train_epoch(model, step_model, images, labels, taught, log, args, device):
     """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
     recipe, epoch = RECIPES.get(args.arch, PUBLISHED), log.epoch + 1
     order = torch.randperm(len(images), generator=training.generator(args.seed, epoch))
     batches = order[: len(order) // args.processes * args.processes].split(args.batch_size)
+    size = training.image_size(recipe.sizes, epoch / args.epochs)
     model.train()
-    for i in log.steps(len(batches), f"epoch {epoch}"):
+    for i in log.steps(len(batches), f"epoch {epoch} at {size} px"):
         step, steps = (epoch - 1) * len(batches) + i, args.epochs * len(batches)
         training.set_lr(log.optimizer, args.lr * recipe.schedule(step / steps))
         generator, batch = training.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
@@ -144,8 +155,9 @@ def train_epoch(model, step_model, images, labels, log, args, device):
         x = recipe.augment(images[batch], batch, epoch, generator)
         log.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-            logits = step_model(preprocess(x.to(device), args.std))
-            loss = F.cross_entropy(logits, labels[batch].to(device), label_smoothing=recipe.smoothing)
+            logits = step_model(data.resized(preprocess(x.to(device), args.std), size))
+        answers = None if taught is None else taught[batch].to(device)
+        loss = training.loss_of(logits.float(), labels[batch].to(device), answers, recipe.smoothing)
         loss.backward()
         log.optimizer.step()
         if recipe.look_back and ((step + 1) % recipe.look_back == 0 or step + 1 == steps):
@@ -194,6 +206,7 @@ def train(model, args, device):
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
     if args.arch == "airbench" and not args.pretrained:
         model.fit_whitening(preprocess(images[kept[::10]].to(device), args.std))
+    taught = training.load_teacher(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
     training.keep_memory()
     args.rank, args.processes = training.join_processes(device)
     optimizer = RECIPES.get(args.arch, PUBLISHED).optimizer(model, args.lr)
@@ -201,7 +214,7 @@ def train(model, args, device):
     with training.Log(networks.STATE_DICTS, args.arch, args, model, optimizer) as log:
         log.best_path = target
         while log.epoch < args.epochs:
-            train_epoch(model, step_model, images[kept], labels[kept], log, args, device)
+            train_epoch(model, step_model, images[kept], labels[kept], taught, log, args, device)
             _, accuracy = evaluate(model, images[held_out], labels[held_out], device, args.std)
             log.end_epoch(len(kept), accuracy)
         log.best["state_dict"] = halved(log.best["state_dict"])

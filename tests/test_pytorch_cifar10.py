@@ -67,6 +67,7 @@ def test_triangle_rises_from_a_fifth_and_ends_at_seven_percent():
     shares = [main.triangle(i / 100) for i in range(101)]
     assert shares[0] == 0.2 and shares[23] == max(shares) == pytest.approx(1) and shares[100] == pytest.approx(0.07)
     assert np.allclose(np.diff(shares[:24]), 0.8 / 23) and np.allclose(np.diff(shares[23:]), -0.93 / 77)
+    assert main.triangle(1, end=0) == pytest.approx(0) and main.triangle(0.615, end=0) == pytest.approx(0.5)
 
 
 def test_whitening_makes_patches_uncorrelated_with_unit_variance():
@@ -139,7 +140,7 @@ def test_an_epoch_learns_the_same_from_the_same_seed_and_in_bfloat16_too(tmp_pat
         args.bf16, args.std, args.rank, args.processes = bf16, main.STD, 0, 1
         log = training.Log(tmp_path, "tiny", args, model, torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True))
         for _ in range(4):
-            main.train_epoch(model, model, images, labels, log, args, torch.device("cpu"))
+            main.train_epoch(model, model, images, labels, None, log, args, torch.device("cpu"))
             log.end_epoch(40, 0.0)
         found = [row[3] for row in log.rows]
         assert found[-1] < found[0]
@@ -231,7 +232,7 @@ def test_resumed_training_of_airbench_is_the_uninterrupted_one_bit_for_bit(call,
         train_epoch = main.train_epoch
 
         def interrupted(*given):
-            if given[4].epoch == 1:
+            if given[5].epoch == 1:
                 raise KeyboardInterrupt
             return train_epoch(*given)
 
@@ -256,10 +257,11 @@ def test_logits_are_the_mean_of_what_the_network_says_of_an_image_and_its_mirror
 
 
 def test_each_network_has_its_own_recipe_which_flags_override(call):
-    lines = [["vgg11_bn"], ["airbench"], ["airbench", "--epochs", "3", "--no-bf16"]]
+    lines = [["vgg11_bn"], ["airbench"], ["mobilenet_v2"], ["airbench", "--epochs", "3", "--no-bf16"]]
     given = [main.parse_args(["--classifier", *words]) for words in lines]
-    assert [(a.epochs, a.lr, a.batch_size, a.bf16) for a in given[:2]] == [(100, 0.01, 256, None), (18, 1.5, 1024, None)]
-    assert (given[2].epochs, given[2].lr, given[2].bf16) == (3, 1.5, False)
+    expected = [(100, 0.01, 256, None), (18, 1.5, 1024, None), (16, 0.1, 128, None)]
+    assert [(a.epochs, a.lr, a.batch_size, a.bf16) for a in given[:3]] == expected
+    assert (given[3].epochs, given[3].lr, given[3].bf16) == (3, 1.5, False)
 
 
 def test_both_scripts_evaluate_alike(call, images, capsys):

@@ -76,6 +76,15 @@ def test_new_network_starts_with_finite_logits_and_no_layer_left_empty(name):
             assert (module.weight == 1).all() and (module.running_var == 1).all() and (module.bias == 0).all()
 
 
+def test_strided_depthwise_convolutions_stay_float32_under_autocast():
+    strided = [m for m in networks.NETWORKS["mobilenet_v2"]().modules() if isinstance(m, networks.FloatConv2d)]
+    assert [m.groups for m in strided] == [144, 192, 576]
+    x = torch.randn(2, 144, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = strided[0](x.bfloat16())
+    assert torch.equal(found, F.conv2d(x.bfloat16().float(), strided[0].weight, stride=2, padding=1, groups=144))
+
+
 def test_published_file_loads_and_computes_the_same(tmp_path):
     torch.manual_seed(1)
     model = networks.NETWORKS["mobilenet_v2"]().eval()
