@@ -16,10 +16,11 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from util import checkpoint, data, naming, training, xnor  # noqa: E402
+from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, add_common_arguments, add_engine_arguments, add_teacher_argument, run  # noqa: E402
-from util.crops import small_images  # noqa: E402
+from util.clips import naming  # noqa: E402
+from util.clips.crops import small_images  # noqa: E402
 from util.layers import BatchNorm2d, BinConv2d, MaxPool2d  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()

@@ -17,9 +17,10 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from util import checkpoint, data, naming, training, xnor  # noqa: E402
+from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
+from util.clips import naming  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 
 CLASSES = list("0123456789")

@@ -22,9 +22,10 @@ from torch.nn import functional as F  # noqa: E402
 from torchvision import datasets  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from util import checkpoint, data, naming, training  # noqa: E402
+from util import checkpoint, data, training  # noqa: E402
 from util.cli import InputError, Parser, add_common_arguments, add_teacher_argument, run  # noqa: E402
-from util.crops import small_images  # noqa: E402
+from util.clips import naming  # noqa: E402
+from util.clips.crops import small_images  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()

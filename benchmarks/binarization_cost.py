@@ -30,9 +30,9 @@ from tests.scripts import load_script  # noqa: E402
 from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
+from util.clips.results import TABLE, read_results  # noqa: E402
+from util.clips.video import open_video  # noqa: E402
 from util.files import atomic_write  # noqa: E402
-from util.results import TABLE, read_results  # noqa: E402
-from util.video import open_video  # noqa: E402
 
 BATCHES = (1, 8)
 

@@ -21,11 +21,12 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402
 
 from tests.scripts import load_script  # noqa: E402
-from util import checkpoint, data, scores, xnor  # noqa: E402
+from util import checkpoint, data, xnor  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
-from util.evidence import softmax  # noqa: E402
-from util.scenes import texture  # noqa: E402
-from util.video import open_video  # noqa: E402
+from util.clips import scores  # noqa: E402
+from util.clips.evidence import softmax  # noqa: E402
+from util.clips.scenes import texture  # noqa: E402
+from util.clips.video import open_video  # noqa: E402
 
 ARCHS = ["vgg", "nin", "resnet20", "LeNet_5"]
 BINS = 15

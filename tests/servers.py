@@ -65,7 +65,13 @@ def multipart(numbers, pace=0.0, size=(64, 48)):
         time.sleep(pace)
 
 
-PROGRAM = "import sys; from util import cli, video; cli.run(lambda: print(sum(1 for _ in video.open_video(sys.argv[1]))))"
+PROGRAM = """
+import sys
+from util import cli
+from util.clips import video
+
+cli.run(lambda: print(sum(1 for _ in video.open_video(sys.argv[1]))))
+"""
 
 
 def start_program(source, **options):

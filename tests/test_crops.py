@@ -2,8 +2,8 @@
 import cv2
 import numpy as np
 
-from util.crops import DETAIL, clear, small_images
-from util.scenes import texture
+from util.clips.crops import DETAIL, clear, small_images
+from util.clips.scenes import texture
 
 
 def picture(size=32, seed=3):

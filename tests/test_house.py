@@ -10,13 +10,13 @@ from tests.scripts import ROOT
 LIBRARIES = set(sys.stdlib_module_names) | {"torch", "torchvision", "numpy", "PIL", "cv2", "tqdm", "matplotlib", "safetensors"}
 LIBRARIES |= {"trackers", "supervision", "jinja2", "pycocotools", "trackeval", "ray"}
 ALLOWED = {
-    "util": LIBRARIES | {"util", "av"},
+    "util": LIBRARIES | {"util", "av"},  # with util/clips
     "fastmcd": LIBRARIES - {"torch", "torchvision"} | {"fastmcd"},
     "MNIST": LIBRARIES | {"util", "fastmcd", "main"},  # main: the folder's own, from its other scripts
     "CIFAR_10": LIBRARIES | {"util", "fastmcd"},
     "PyTorch_CIFAR10": LIBRARIES | {"util", "fastmcd", "main", "networks"},
 }
-PYTHON = [(room, path) for room in ALLOWED for path in sorted((ROOT / room).glob("*.py"))]
+PYTHON = [(room, path) for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
 
 
 def imports(path):

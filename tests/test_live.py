@@ -24,9 +24,9 @@ from tests.servers import (
     start_program,
     video_bytes,
 )
-from util import live, video
 from util.cli import InputError
-from util.video import open_video
+from util.clips import live, video
+from util.clips.video import open_video
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from util import naming
-from util.results import ResultsWriter
+from util.clips import naming
+from util.clips.results import ResultsWriter
 
 CLASSES = ["dark", "light"]
 

@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import pytest
 
-from util import outputs
 from util.cli import InputError
-from util.outputs import ChangeMasks, Coco, Events, Predictions, Tracks, open_sinks
-from util.report import Report
-from util.results import read_results
-from util.tracking import UNKNOWN, Moment, Sighting, Track
-from util.watch import Clock
+from util.clips import outputs
+from util.clips.outputs import ChangeMasks, Coco, Events, Predictions, Tracks, open_sinks
+from util.clips.report import Report
+from util.clips.results import read_results
+from util.clips.tracking import UNKNOWN, Moment, Sighting, Track
+from util.clips.watch import Clock
 
 CLASSES = ["cat", "motor bike, red"]
 VIDEO = SimpleNamespace(name="/somewhere/clip.avi", fps=25.0, width=96, height=64)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from util.cli import InputError
-from util.results import ResultsWriter, read_results
+from util.clips.results import ResultsWriter, read_results
 
 HEADER = "frame,object,x,y,width,height,score,crop\n"
 

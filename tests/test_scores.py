@@ -9,8 +9,8 @@ import trackeval
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from util import scores
-from util.scores import Boxes, Pixels
+from util.clips import scores
+from util.clips.scores import Boxes, Pixels
 
 
 def clip(seed, frames=12, objects=5):

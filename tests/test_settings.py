@@ -8,8 +8,8 @@ import pytest
 
 from tests.scripts import ROOT
 from util.cli import InputError
-from util.settings import NUMBERS, OTHERS, load_settings, preset_names
-from util.zones import make_zones
+from util.clips.settings import NUMBERS, OTHERS, load_settings, preset_names
+from util.clips.zones import make_zones
 
 CLASSES = ["automobile", "truck", "dog"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from util import naming, watch
 from util.cli import InputError
+from util.clips import naming, watch
 
 CLASSES = ["dark", "light"]
 

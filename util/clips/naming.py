@@ -1,4 +1,4 @@
-"""From regions to names: what `--fastMCD` and `--multi_fastMCD` do (and through util.watch `--video`) once a network can classify crops."""
+"""From regions to names: what `--fastMCD` and `--multi_fastMCD` do (and through watch.py `--video`) once a network can classify crops."""
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from util import batch, watch
 from util.cli import InputError
+from util.clips import batch, watch
+from util.clips.pictures import contact_sheet
+from util.clips.results import read_results
 from util.files import atomic_write
-from util.pictures import contact_sheet
-from util.results import read_results
 
 Classifier = Callable[[list[np.ndarray]], torch.Tensor]  # RGB crops -> logits, float32 (N, classes)
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "label", "probability"]
@@ -60,7 +60,7 @@ def run(
 
     Prints a table and writes predictions.csv: into `--save`, else into the results directory, else (a video) into the current one.
     load_fastmcd: returns the package fastmcd, only called for a video. calibration: (temperature, unknown_below) of the network, see
-    util.evidence. cut: parameters of the detector that the network needs others than the defaults of.
+    util.clips.evidence. cut: parameters of the detector that the network needs others than the defaults of.
     """
     right = [classes[i] for i in (args.label, *sorted(also_right.get(args.label, ())))] if args.label is not None else []
     if args.video and (clips := batch.find_clips(args.video, args.save)):

@@ -8,13 +8,13 @@ from itertools import islice
 import numpy as np
 from tqdm import tqdm
 
-from util import batch
 from util.cli import InputError
-from util.outputs import open_sinks
-from util.settings import load_settings
-from util.tracking import Moment, Sighting, Track, Tracker
-from util.video import Video, open_video
-from util.zones import make_zones
+from util.clips import batch
+from util.clips.outputs import open_sinks
+from util.clips.settings import load_settings
+from util.clips.tracking import Moment, Sighting, Track, Tracker
+from util.clips.video import Video, open_video
+from util.clips.zones import make_zones
 
 
 class Clock:
@@ -84,7 +84,7 @@ class Summary:
 
 
 def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], load_fastmcd: Callable, calibration, cut) -> Summary:
-    """Return the counts of a run over `args.video`; prints them and writes its files (see util.outputs).
+    """Return the counts of a run over `args.video`; prints them and writes its files (see util.clips.outputs).
 
     classify: RGB crops -> logits (N, classes). right: the names that `--label` counts as right, or none.
     """

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from util.cli import InputError
+from util.clips.video import MAX_SIZE, list_images, read_image, write_image
 from util.files import GrowingFile
-from util.video import MAX_SIZE, list_images, read_image, write_image
 
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "score", "crop"]
 TABLE, PART = "detections.csv", "detections.csv.part"

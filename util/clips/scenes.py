@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from util import scores
+from util.clips import scores
 
 OVERSAMPLING = 4  # digits are drawn this much larger and averaged down
 

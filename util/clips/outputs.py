@@ -1,6 +1,6 @@
 """The files of a run over a video, all written while it runs: each is a sink, which gets every moment once.
 
-Beside those of util.results the directory then holds:
+Beside those of util.clips.results the directory then holds:
 
     predictions.csv          frame,object,x,y,width,height,label,probability,track; objects as in detections.csv, track empty if none
     events.jsonl             one JSON object per track, when it has ended: track, label, confidence 0..1, start and end in seconds,
@@ -10,7 +10,7 @@ Beside those of util.results the directory then holds:
     coco_categories.json     the names of those category ids: 0 is "unknown", class i of the network is i + 1
     tracks.txt               MOTChallenge results: frame,id,left,top,width,height,conf,-1,-1,-1; objects with a track alone
     cdnet/bin000123.png      the masks, 0 or 255, as the tools for the data sets of changedetection.net expect them
-    annotated.mp4            the video with boxes and names     contact_sheet.png  a picture of each track     report.html  util.report
+    annotated.mp4            the video with boxes and names     contact_sheet.png  a picture of each track     report.html  report.py
 
 Frames and tracks count from 1; x and y are pixels from 0 in all of them but tracks.txt, where they count from 1, as MOTChallenge has it.
 A label is what the track was called at that frame; the name it ended with is in events.jsonl.
@@ -27,13 +27,13 @@ import cv2
 import numpy as np
 
 from util.cli import InputError
-from util.debug import DebugView
+from util.clips.debug import DebugView
+from util.clips.pictures import VideoWriter, annotate, contact_sheet
+from util.clips.report import Longest, Report
+from util.clips.results import ResultsWriter
+from util.clips.tracking import UNKNOWN, Moment, Track
+from util.clips.video import write_image
 from util.files import GrowingFile, atomic_write
-from util.pictures import VideoWriter, annotate, contact_sheet
-from util.report import Longest, Report
-from util.results import ResultsWriter
-from util.tracking import UNKNOWN, Moment, Track
-from util.video import write_image
 
 PREDICTIONS = ["frame", "object", "x", "y", "width", "height", "label", "probability", "track"]
 SHEET = 96  # tracks on a contact sheet, at most
@@ -171,7 +171,7 @@ class Events(_Growing):
 # Pictures
 
 class Detections(Sink):
-    """detections.csv, crops/ and masks/ (see util.results)."""
+    """detections.csv, crops/ and masks/ (see util.clips.results)."""
 
     def __init__(self, writer: ResultsWriter):
         self.writer = writer
@@ -216,7 +216,7 @@ class Annotated(Sink):
 
 
 class Debug(Sink):
-    """debug.mp4: what the detector saw, took for background and measured, side by side (util.debug)."""
+    """debug.mp4: what the detector saw, took for background and measured, side by side (util.clips.debug)."""
 
     def __init__(self, directory: Path, video, detector):
         self.path, self.fps, self.view, self.writer = directory / "debug.mp4", video.fps, DebugView(detector), None
