@@ -93,12 +93,8 @@ def triangle(progress, end=0.07):
     return 0.2 + 0.8 * progress / 0.23 if progress < 0.23 else 1 - (1 - end) * (progress - 0.23) / 0.77
 
 
-def plain_sgd(model, lr):
-    return torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-2, nesterov=True)
-
-
-def short_sgd(model, lr):
-    return torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+def plain_sgd(model, lr, weight_decay=1e-2):
+    return torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay, nesterov=True)
 
 
 def airbench_sgd(model, lr):
@@ -136,7 +132,10 @@ class Recipe:
 PUBLISHED = Recipe(100, 1e-2, 256, warm_cosine, plain_sgd, crop_and_mirror)
 RECIPES = {
     "airbench": Recipe(18, 1.5, 1024, triangle, airbench_sgd, shift_and_alternate, smoothing=0.2, look_back=5),
-    "mobilenet_v2": Recipe(16, 0.1, 128, partial(triangle, end=0), short_sgd, shift_and_alternate, sizes=((0.5, 16), (0.8, 24), (1, 32))),
+    "mobilenet_v2": Recipe(
+        16, 0.1, 128, partial(triangle, end=0), partial(plain_sgd, weight_decay=5e-4), shift_and_alternate,
+        sizes=((0.5, 16), (0.8, 24), (1, 32)),
+    ),
 }
 
 

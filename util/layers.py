@@ -42,6 +42,11 @@ class BinActivePolynomial(BinActive):
 ESTIMATORS = {"clip": BinActive, "polynomial": BinActivePolynomial}  # or "none": activations stay floats (BWN)
 
 
+def _in_compiled_step(module, x):
+    """Return whether a training step is being compiled for the CPU: there some of what torch.compile would write is slow."""
+    return module.training and torch.compiler.is_compiling() and x.device.type == "cpu"
+
+
 class _BatchNormRows(torch.autograd.Function):
     """Batch norm in training whose sums go image by image: (x, weight, bias, eps) -> (y, mean, var), x (N, C, H, W), the others (C,).
 
@@ -81,7 +86,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """torch's batch norm, computed by rows where a training step is compiled for the CPU."""
 
     def forward(self, x):
-        if self.training and torch.compiler.is_compiling() and x.device.type == "cpu":
+        if _in_compiled_step(self, x):
             return self.by_rows(x)
         momentum = self._next_momentum() if self.training else 0.0
         return F.batch_norm(x, self.running_mean, self.running_var, self._weight(), self.bias, self.training, momentum, self.eps)
@@ -137,7 +142,7 @@ class MaxPool2d(nn.MaxPool2d):
     """torch's max pooling, which stays torch's where a training step is compiled for the CPU: ten times as fast as compiled."""
 
     def forward(self, x):
-        if self.training and torch.compiler.is_compiling() and x.device.type == "cpu":
+        if _in_compiled_step(self, x):
             return _max_pool(x, self.kernel_size, self.stride, self.padding)[0]
         return super().forward(x)
 
@@ -214,7 +219,7 @@ class BinConv2d(_BinBlock):
     def _convolve(self, x):
         conv = self.conv
         small = x.shape[2] * x.shape[3] <= SMALL_MAP and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
-        if small and self.training and torch.compiler.is_compiling() and x.device.type == "cpu":
+        if small and _in_compiled_step(self, x):
             return _SmallMapConv.apply(x, conv.weight, conv.bias)
         return conv(x)
 
