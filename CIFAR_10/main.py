@@ -15,6 +15,7 @@ sys.path.insert(0, str(HERE.parent))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+from torch.optim.swa_utils import update_bn  # noqa: E402
 
 from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
@@ -29,6 +30,7 @@ SHAPE = (3, 32, 32)  # channels, height, width
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 HELD_OUT = 2000  # training images that pick the epoch
 SHIFT = 2  # pixels by which training images are moved at most
+SETTLE = 16  # one in so many training images measures the statistics of batch norm
 # Arch -> (temperature, probability below which a name is unknown) of the weights in models/; benchmarks/unknown.py finds them.
 CALIBRATION = {"vgg": (0.57, 0.48), "nin": (0.63, 0.40), "resnet20": (0.63, 0.42)}
 
@@ -198,7 +200,15 @@ def train_epoch(model, step_model, images, labels, taught, log, args, device, bi
             loss.backward()
         bin_op.updateBinaryGradWeight()
         log.optimizer.step()
+        log.average.update_parameters(model)
         log.add(loss.detach(), len(batches[i]))
+
+
+def settle(model, images, device, bin_op):
+    """Measure the batch norms' statistics anew over `images`: averaged weights have none, and a sign feels where a mean lies."""
+    model.eval()
+    with bin_op.binarized():
+        update_bn((preprocess(x.to(device)) for x in images.split(250)), model)
 
 
 @torch.no_grad()
@@ -237,14 +247,18 @@ def train(model, args, device, bin_op):
     args.rank, args.processes = training.join_processes(device)
     args.bf16 = training.fast_bf16(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, betas=(0.9, 0.99), fused=True)
+    average = training.running_average(model)
+    averaged, averaged_op = average.module, BinOp(average.module)
     step_model = training.step_model(model, args)
-    with training.Log(HERE / "models", args.name, args, model, optimizer) as log:
+    with training.Log(HERE / "models", args.name, args, model, optimizer, average) as log:
         while log.epoch < args.epochs:
             train_epoch(model, step_model, images[kept], labels[kept], taught, log, args, device, bin_op)
-            _, accuracy = evaluate(model, images[held_out], labels[held_out], device, bin_op)
+            if training.image_size(args.sizes, (log.epoch + 1) / args.epochs) == SHAPE[-1]:
+                settle(averaged, images[kept[::SETTLE]], device, averaged_op)
+            _, accuracy = evaluate(averaged, images[held_out], labels[held_out], device, averaged_op)
             log.end_epoch(len(kept), accuracy)
         log.load_best()
-        _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
+        _, accuracy = evaluate(averaged, *load_data(args, train=False), device, averaged_op)
         log.finish(accuracy)
     return accuracy
 

@@ -67,7 +67,9 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_bits(home, images, monke
     assert (stopped["epoch"], stopped["step"]) == (1, 2)
     main.main(arguments(images, "--resume"))
     resumed = torch.load(last, weights_only=True)
-    assert all(torch.equal(whole["state_dict"][key], value) for key, value in resumed["state_dict"].items())
+    for part in ("state_dict", "average"):
+        assert all(torch.equal(whole[part][key], value) for key, value in resumed[part].items())
+    assert any(not torch.equal(value, resumed["average"][f"module.{key}"]) for key, value in resumed["state_dict"].items())
     assert [row[3:] for row in whole["rows"]] == [row[3:] for row in resumed["rows"]]  # loss and accuracy; seconds differ
     assert signal.getsignal(number) is not None and not isinstance(getattr(signal.getsignal(number), "__self__", None), training.Log)
 
@@ -123,6 +125,29 @@ def test_a_teacher_is_listened_to(home, images, capsys):
     teacher.write_bytes(b"no tensors")
     with pytest.raises(InputError, match="not a readable file of tensors"):
         main.main(arguments(images, "--teacher", str(teacher)))
+
+
+def test_the_running_average_is_one():
+    model = nn.Linear(2, 1)
+    average, expected = training.running_average(model), None
+    for value in (1.0, 2.0, 5.0):
+        nn.init.constant_(model.weight, value)
+        average.update_parameters(model)
+        expected = value if expected is None else training.DECAY * expected + (1 - training.DECAY) * value
+    torch.testing.assert_close(average.module.weight, torch.full((1, 2), expected))
+
+
+def test_settling_measures_the_statistics_of_the_images_and_touches_no_weight(images):
+    x, _ = main.load_data(main.parse_args(arguments(images)), train=True)
+    model = main.NIN()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    main.settle(model, x, torch.device("cpu"), main.BinOp(model))
+    first = model.xnor[0](main.preprocess(x)).double().transpose(0, 1).flatten(1)  # what the first batch norm sees
+    torch.testing.assert_close(model.xnor[1].running_mean, first.mean(1).float())
+    torch.testing.assert_close(model.xnor[1].running_var, first.var(1).float())
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.momentum == 0.1 and not torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean)) for norm in norms)
 
 
 def test_images_grow_with_the_epochs():

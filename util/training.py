@@ -14,6 +14,7 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from util import checkpoint
@@ -24,6 +25,7 @@ from util.files import atomic_write
 COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
 # A resumed run must agree with the first on these; its length may change.
 SETTINGS = ["arch", "lr", "batch_size", "seed", "limit", "pretrained", "teacher"]
+DECAY = 0.998  # of the running average of the weights, per step: that of the last 500 steps or so
 HEAT = 2  # the temperature at which a teacher's answer is softened
 LARGEST = 6e6  # bytes of a file of weights; a larger network's binarized weights are kept as bits
 
@@ -70,6 +72,14 @@ def step_model(model: nn.Module, args) -> nn.Module:
     return torch.compile(model, dynamic=False) if args.compile else model
 
 
+def running_average(model: nn.Module) -> AveragedModel:
+    """Return a copy of `model`, in `.module`; `update_parameters(model)` after each step makes its parameters the running average.
+
+    a <- DECAY a + (1 - DECAY) w; buffers are copied. Which sign a latent weight near zero has at the end of a step is chance; in the average it is not.
+    """
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
+
+
 def load_teacher(path: Path, count: int, classes: int) -> torch.Tensor:
     """Return a teacher's logits, float32 (count, classes), for the training images in their order; raises InputError without them."""
     logits = checkpoint.load_tensors(path).get("logits")
@@ -103,11 +113,14 @@ class Log:
 
     The last three are touched by `finish` only, and only if the run beats what is there on the held-out images: a quick try
     never costs anybody good weights. A context: inside, Ctrl-C and SIGTERM let the step end and save it. Of several processes,
-    the first writes and prints.
+    the first writes and prints. Where there is an `average` of the model's weights, its weights are the ones that can be best.
     """
 
-    def __init__(self, directory: Path, arch: str, args, model: nn.Module, optimizer: torch.optim.Optimizer):
-        self.directory, self.arch, self.model, self.optimizer = directory, arch, model, optimizer
+    def __init__(
+        self, directory: Path, arch: str, args, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None = None
+    ):
+        self.directory, self.arch, self.model, self.optimizer, self.average = directory, arch, model, optimizer, average
+        self.judged = model if average is None else average.module
         self.first, self.processes = args.rank == 0, args.processes
         given = {name: getattr(args, name, None) for name in SETTINGS}
         self.settings = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}  # files hold no Path
@@ -133,13 +146,16 @@ class Log:
 
     def _resume(self) -> None:
         saved = checkpoint.load(self.last_path)
-        if missing := {"settings", "epoch", "step", "total", "seconds", "rows", "best", "optimizer"} - saved.keys():
+        needed = {"settings", "epoch", "step", "total", "seconds", "rows", "best", "optimizer"} | ({"average"} if self.average else set())
+        if missing := needed - saved.keys():
             raise InputError(f"{self.last_path}: no training to resume in it ({', '.join(sorted(missing))} missing)")
         for name, value in self.settings.items():
             if (earlier := saved["settings"].get(name)) != value:
                 raise InputError(f"{self.last_path}: was trained with {name} {earlier}, not {value}; repeat its options")
         self.model.load_state_dict(saved["state_dict"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average:
+            self.average.load_state_dict(saved["average"])
         self.epoch, self.step, self.total, self.seconds = (saved[name] for name in ("epoch", "step", "total", "seconds"))
         self.rows, self.best = saved["rows"], saved["best"]
 
@@ -173,15 +189,13 @@ class Log:
         lr, loss = self.optimizer.param_groups[0]["lr"], self.total / images
         self.rows.append([self.epoch, round(lr, 8), round(self.seconds, 1), round(loss, 5), round(accuracy, 5)])
         if self.best is None or accuracy >= self.best["held_out_accuracy"]:
-            self.best = {"held_out_accuracy": accuracy, "epoch": self.epoch, "state_dict": self._state()}
+            state = {key: value.clone() for key, value in self.judged.state_dict().items()}
+            self.best = {"held_out_accuracy": accuracy, "epoch": self.epoch, "state_dict": state}
         if self.first:
             held_out = f"held out {100 * accuracy:.2f} %"
             print(f"epoch {self.epoch:3d}  lr {lr:.5f}  {self.seconds:6.1f} s  loss {loss:.4f}  {held_out}", flush=True)
         self.step, self.total, self.seconds = 0, 0.0, 0.0
         self._save()
-
-    def _state(self) -> dict[str, torch.Tensor]:
-        return {key: value.clone() for key, value in self.model.state_dict().items()}
 
     def _save(self) -> None:
         if not self.first:
@@ -189,13 +203,13 @@ class Log:
         best = 100 * self.best["held_out_accuracy"] if self.best else 0.0
         checkpoint.save(self.last_path, {
             "arch": self.arch, "best_acc": best, "epoch": self.epoch, "step": self.step, "total": self.total, "seconds": self.seconds,
-            "settings": self.settings, "rows": self.rows, "best": self.best, "state_dict": self._state(),
-            "optimizer": self.optimizer.state_dict(),
+            "settings": self.settings, "rows": self.rows, "best": self.best, "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "average": self.average and self.average.state_dict(),
         })  # fmt: skip
 
     def load_best(self) -> None:
         """Put the weights of the epoch that was best on the held-out images into the model."""
-        self.model.load_state_dict(self.best["state_dict"])
+        self.judged.load_state_dict(self.best["state_dict"])
 
     def finish(self, accuracy: float) -> None:
         """Print the test `accuracy` (in [0, 1]); keep weights, log and curve if the run is the best so far."""
