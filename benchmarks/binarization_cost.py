@@ -9,7 +9,6 @@ times every network once, so that a busy machine hurts all alike; medians. File:
 """
 
 import math
-import platform
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "PyTorch_CIFAR10")]
 import networks  # noqa: E402
 
+from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
@@ -249,10 +249,7 @@ def plot_clips(axes, found, truth, right):
 
 def conditions():
     """Return a line that says what the times depend on."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text() if path.exists() else ""
-    name = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), platform.machine())
-    return f"{name}, 1 thread, torch {torch.__version__}, packed: {xnor.kernels()[0]} kernels"
+    return f"{cpu_name()}, 1 thread, torch {torch.__version__}, packed: {xnor.kernels()[0]} kernels"
 
 
 def parse_args(argv=None):

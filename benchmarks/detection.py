@@ -28,6 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fastmcd  # noqa: E402
+from benchmarks.machine import cpu_name  # noqa: E402
 from fastmcd import _fastmcd  # noqa: E402
 from util.cli import run as run_script  # noqa: E402
 from util.clips.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
@@ -249,6 +250,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     args = parse_args(argv)
     cv2.setNumThreads(1)
+    print(f"{cpu_name()}, OpenCV {cv2.__version__}")
     if args.speed:
         return print_speed(next(iter(args.sequences), None), SIZES, args.frames, args.threads)
     stages = "  ".join(f"{stage:>6}" for stage in STAGES)

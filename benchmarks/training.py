@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import training  # noqa: E402
 from util.binop import BinOp  # noqa: E402
@@ -74,7 +75,7 @@ def main():
     args = parser.parse_args()
     training.keep_memory()
     bf16 = training.fast_bf16(torch.device("cpu"))
-    print(f"{os.cpu_count()} CPUs, {torch.get_num_threads()} threads, fast bfloat16: {bf16}, torch {torch.__version__}")
+    print(f"{cpu_name()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, fast bfloat16: {bf16}, torch {torch.__version__}")
     for arch in args.arch:
         labels = torch.arange(args.batch_size) % 10
         images = {size: torch.randn(args.batch_size, 3, size, size) for size in (32, 24, 16)}

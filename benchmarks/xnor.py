@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import logging
 import os
-import platform
 import resource
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import checkpoint, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
@@ -245,9 +245,7 @@ def plot(results, arch, path):
 
 def cpu():
     """Return the processor's name and what it can do that matters here."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), platform.machine())
-    return f"{name} ({'/'.join(xnor.kernels())})"
+    return f"{cpu_name()} ({'/'.join(xnor.kernels())})"
 
 
 def parse_args(argv=None):

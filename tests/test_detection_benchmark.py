@@ -32,7 +32,7 @@ def write_sequence(directory, cdnet):
 def test_a_sequence_gives_a_row_per_method_and_a_sheet(tmp_path, capsys, cdnet):
     directory = write_sequence(tmp_path / "cards", cdnet)
     detection.main([str(directory), "--peers", "MOG2", "KNN", "--pictures", str(tmp_path / "sheets")])
-    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    _, header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert header[2:7] == ["P", "R", "F", "boxR", "boxP"]
     assert [row[:2] for row in rows] == [["cards", m] for m in ("fastMCD", "MOG2", "KNN")]
     for row in rows:

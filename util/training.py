@@ -75,7 +75,8 @@ def step_model(model: nn.Module, args) -> nn.Module:
 def running_average(model: nn.Module) -> AveragedModel:
     """Return a copy of `model`, in `.module`; `update_parameters(model)` after each step makes its parameters the running average.
 
-    a <- DECAY a + (1 - DECAY) w; buffers are copied. Which sign a latent weight near zero has at the end of a step is chance; in the average it is not.
+    a <- DECAY a + (1 - DECAY) w; buffers are copied. Which sign a latent weight near zero has after a step is chance; not so in
+    the average.
     """
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
 
