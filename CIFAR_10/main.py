@@ -6,6 +6,7 @@
     python3 main.py                                              train
 """
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -138,6 +139,7 @@ class ResNet20(nn.Module):
 
 
 MODELS = {"nin": NIN, "vgg": VGG, "resnet20": ResNet20}
+MODELS |= {f"{arch}_bwn": partial(model, estimator="none") for arch, model in MODELS.items()}  # activations stay floats
 # How each is trained: the defaults of its flags, and the size of the images until that share of the training.
 RECIPES = {
     "nin": {"epochs": 64, "lr": 0.004, "batch_size": 128, "sizes": [(0.4, 16), (0.75, 24), (1, 32)]},
@@ -149,7 +151,7 @@ RECIPES = {
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv=None):
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(MODELS), CLASSES, epochs=0, lr=0.0)
+    add_common_arguments(parser, list(RECIPES), CLASSES, epochs=0, lr=0.0)
     add_engine_arguments(parser)
     parser.add_argument("--bwn", action="store_true", help="binary weights only: activations stay floats")
     add_teacher_argument(parser)
@@ -267,8 +269,7 @@ def main(argv=None):
     args = parse_args(argv)
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
-    estimator = "none" if args.bwn else "polynomial"
-    model = MODELS[args.arch](estimator=estimator).to(device, memory_format=torch.channels_last)
+    model = MODELS[args.name]().to(device, memory_format=torch.channels_last)
     bin_op = BinOp(model, args.compile)
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):

@@ -73,13 +73,13 @@ def float_networks(names, main):
 def binary_network(path, main):
     """Return the Network of one checkpoint: packed, after a check that it computes what PyTorch does, or 1-bit weights alone in PyTorch."""
     name = path.name.removesuffix(".best.pth.tar")
-    arch, weights_alone = name.removesuffix("_bwn"), name.endswith("_bwn")
-    if arch not in main.MODELS:
-        raise InputError(f"{path}: no network {arch} in CIFAR_10/main.py; remove the file")
-    model = main.MODELS[arch](estimator="none" if weights_alone else "polynomial").eval()
+    weights_alone = name.endswith("_bwn")
+    if name not in main.MODELS:
+        raise InputError(f"{path}: no network {name} in CIFAR_10/main.py; remove the file")
+    model = main.MODELS[name]().eval()
     checkpoint.load_into(model, path, name)
     network = Network(name, "1-bit weights" if weights_alone else "1 bit", path.stat().st_size, lambda x: model(main.preprocess(x)))
-    frozen = None if weights_alone else xnor.freeze(model, main.SHAPE, main.MEAN, main.STD, arch).eval()
+    frozen = None if weights_alone else xnor.freeze(model, main.SHAPE, main.MEAN, main.STD, name).eval()
     BinOp(model).binarization()  # for good: this model is only asked
     if frozen:
         network.bytes, network.logits = packed(frozen, model, path, main)

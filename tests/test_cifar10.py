@@ -89,7 +89,7 @@ def test_residual_adds_what_goes_past_the_block():
         torch.testing.assert_close(block(x), block.block(x) + past)
 
 
-@pytest.mark.parametrize("arch", list(main.MODELS))
+@pytest.mark.parametrize("arch", list(main.RECIPES))
 @pytest.mark.parametrize("estimator", ["polynomial", "none"])
 def test_binarized_net_learns_32_images_by_heart(arch, estimator):
     torch.manual_seed(0)
