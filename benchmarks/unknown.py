@@ -28,7 +28,7 @@ from util.clips.evidence import softmax  # noqa: E402
 from util.clips.scenes import texture  # noqa: E402
 from util.clips.video import open_video  # noqa: E402
 
-ARCHS = ["vgg", "nin", "resnet20", "LeNet_5"]
+ARCHS = ["vgg", "nin", "nin_bwn", "resnet20", "LeNet_5"]
 BINS = 15
 COUNT = 500  # images of each kind that shows none of the classes
 

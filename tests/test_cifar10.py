@@ -109,6 +109,11 @@ def test_binarized_net_learns_32_images_by_heart(arch, estimator):
     pytest.fail(f"only {(logits.argmax(1) == y).sum()} of 32 after 80 steps")
 
 
+def test_trained_weights_start_behind_the_smallest_images(tmp_path):
+    assert main.parse_args(["--arch", "nin"]).sizes == [(0.4, 16), (0.75, 24), (1, 32)]
+    assert main.parse_args(["--arch", "nin", "--pretrained", str(tmp_path)]).sizes == [(0.75, 24), (1, 32)]
+
+
 def test_train_evaluate_classify(home, images, capsys):
     accuracy = main.main(["--cpu", "--data", str(images), "--epochs", "2", "--batch-size", "8"])
     printed = capsys.readouterr().out
