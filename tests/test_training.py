@@ -1,5 +1,4 @@
-"""Trainings: cut off and resumed, on several processes, with a teacher, with batch norms as torch.compile likes them."""
-import copy
+"""Trainings: cut off and resumed, on several processes, with a teacher."""
 import os
 import shutil
 import signal
@@ -14,9 +13,8 @@ from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script
 from tests.test_cifar10 import write_images
-from util import data, layers, training
+from util import data, training
 from util.cli import InputError
-from util.layers import BatchNorm2d, BinConv2d, MaxPool2d, PositiveBatchNorm2d
 
 main = load_script("CIFAR_10/main.py")
 
@@ -160,59 +158,3 @@ def test_images_grow_with_the_epochs():
     torch.testing.assert_close(data.resized(x, 16)[..., 1:-1, 1:-1], inner[..., 1:-1, 1:-1])
     constant = data.resized(torch.full((1, 1, 32, 32), 0.3), 24)
     torch.testing.assert_close(constant, torch.full((1, 1, 24, 24), 0.3))
-
-
-@pytest.mark.parametrize("window", [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
-def test_max_pooling_that_stays_out_of_the_compiler_is_torchs(window):
-    results = []
-    for pool in (lambda x: layers._max_pool(x, *window)[0], lambda x: F.max_pool2d(x, *window)):
-        x = torch.randn(2, 4, 8, 6, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
-        y = pool(x.requires_grad_())
-        y.mul(torch.arange(y.numel()).view_as(y)).sum().backward()
-        results.append((y, x.grad))
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*results, strict=True))
-    x = torch.randn(2, 4, 8, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
-    torch.library.opcheck(layers._max_pool, (x, *window))
-
-
-def test_convolution_of_small_maps_is_torchs():
-    generator = torch.Generator().manual_seed(0)
-    results = []
-    for convolve in (layers._SmallMapConv.apply, lambda x, w, b: F.conv2d(x, w, b, padding=1)):
-        generator.manual_seed(0)
-        shapes = [(3, 5, 4, 2), (7, 5, 3, 3), (7,)]
-        given = [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes]
-        y = convolve(*given)
-        results.append([y, *torch.autograd.grad((y * torch.arange(y.numel()).view_as(y)).sum(), given)])
-    for mine, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
-
-
-def test_a_compiled_step_learns_what_a_plain_one_does():
-    torch.manual_seed(0)
-    plain = nn.Sequential(MaxPool2d(2), BinConv2d(4, 6, 3, padding=1), BatchNorm2d(6))
-    compiled = copy.deepcopy(plain)
-    x = torch.randn(8, 4, 8, 8).contiguous(memory_format=torch.channels_last)
-    for step in (plain, torch.compile(compiled, dynamic=False)):
-        step(x).square().mul(torch.arange(8.0).view(8, 1, 1, 1)).sum().backward()
-    for (name, mine), theirs in zip(compiled.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-2, msg=name)
-    torch.compiler.reset()
-
-
-@pytest.mark.parametrize("cls", [BatchNorm2d, PositiveBatchNorm2d])
-def test_batch_norm_by_rows_is_torchs(cls):
-    torch.manual_seed(0)
-    ours, torchs = cls(6, eps=1e-4).double(), cls(6, eps=1e-4).double()
-    with torch.no_grad():
-        ours.weight.copy_(torch.randn(6))
-        ours.bias.copy_(torch.randn(6))
-    torchs.load_state_dict(ours.state_dict())
-    x = (3 + 2 * torch.randn(4, 6, 5, 3)).float().contiguous(memory_format=torch.channels_last)
-    upstream, results = torch.randn(4, 6, 5, 3), []
-    for norm, by_rows in ((ours.float(), True), (torchs.float(), False)):
-        value = x.clone().requires_grad_()
-        (norm.by_rows(value) if by_rows else norm(value)).mul(upstream).sum().backward()
-        results.append([value.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var])
-    for mine, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)

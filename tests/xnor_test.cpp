@@ -2,11 +2,13 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "xnor.hpp"
@@ -181,6 +183,54 @@ static void test_long_sums() {  // more than a byte can count, and as many as 16
     }
 }
 
+static float widened(std::uint16_t half) {
+    const std::uint32_t bits = std::uint32_t(half) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// A layer by itself, many images on several threads: the float sums of the loops, to the last bit, and the bfloat16 values nearest to them.
+static void test_one_layer() {
+    for (int trial = 0; trial < 60; ++trial) {
+        const Shape in{draw(1, 100), draw(4, 9), draw(4, 9)};
+        const int count = draw(0, 4);
+        const std::size_t size = std::size_t(in.channels) * in.height * in.width;
+        const Conv conv = random_conv(in, 140);
+        std::vector<std::uint16_t> x(count * size);
+        for (auto& v : x) v = std::uint16_t(draw(0, 65535));  // only their sign bits count
+        const auto negative = flags(std::size_t(conv.outputs) * in.channels * conv.height * conv.width);
+        const auto scale = floats(conv.outputs), shift = floats(conv.outputs);
+        std::vector<float> expected;
+        for (int n = 0; n < count; ++n) {
+            Plain image{in, std::vector<float>(size)};
+            for (std::size_t i = 0; i < size; ++i) image.values[i] = x[n * size + i] >= 32768 ? -1.0f : 1.0f;
+            const auto sums = convolve(image, conv, [&](int o, int c, int ky, int kx) { return negative[((std::size_t(o) * in.channels + c) * conv.height + ky) * conv.width + kx] ? -1.0f : 1.0f; }).values;
+            for (std::size_t i = 0; i < sums.size(); ++i) expected.push_back(std::fma(sums[i], scale[i % conv.outputs], shift[i % conv.outputs]));
+        }
+        for (const auto& kernel : kernels())
+            for (const int threads : {1, 3}) {
+                std::vector<float> y(expected.size());
+                std::vector<std::uint16_t> half(expected.size());
+                const Everywhere everywhere = [&](const std::function<void()>& work) {
+                    std::vector<std::jthread> team;
+                    for (int t = 0; t < threads; ++t) team.emplace_back(work);
+                };
+                binary_conv(conv, in, negative, scale, shift, x.data(), count, y.data(), kernel, everywhere);
+                binary_conv(conv, in, negative, scale, shift, x.data(), count, half.data(), kernel);
+                CHECK(y == expected);
+                const auto is_nearest = [&](std::size_t i) {
+                    const double off = std::fabs(double(widened(half[i])) - expected[i]);
+                    const auto further = [&](int step) { return off <= std::fabs(double(widened(std::uint16_t(half[i] + step))) - expected[i]); };
+                    return further(1) && ((half[i] & 0x7fff) == 0 || further(-1));
+                };
+                bool nearest = true;
+                for (std::size_t i = 0; i < half.size(); ++i) nearest = nearest && is_nearest(i);
+                CHECK(nearest);
+            }
+    }
+}
+
 template <class F>
 static void check_refused(F build, const std::string& words) {
     try {
@@ -216,6 +266,18 @@ static void test_bad_input_is_refused() {
     check_refused(with([&](Network& n) { float x = 0; n.sign(one, one), n.run(&x, 1, &x); }), "floats");
     const int many = 70000;
     check_refused([&] { Network n(many, 1, 1); n.sign(std::vector<float>(many, 1.0f), std::vector<float>(many)); n.binary_conv({1, 1, 1, 1, 0}, std::vector<std::uint8_t>(many), one, one, false); }, "at most 65534");
+    const auto layer = [&](Conv conv, Shape in, std::size_t weights) {
+        return [=] {
+            std::uint16_t x[64] = {};
+            float y[64];
+            binary_conv(conv, in, std::vector<std::uint8_t>(weights), std::vector<float>(1), std::vector<float>(1), x, 1, y);
+        };
+    };
+    check_refused(layer({1, 3, 3, 1, 0}, {1, 8, 8}, 8), "expected 9");
+    check_refused(layer({2, 3, 3, 1, 0}, {1, 8, 8}, 18), "scale has 1");
+    check_refused(layer({1, 3, 3, 1, 0}, {0, 8, 8}, 9), "at least 1");
+    check_refused(layer({1, 3, 3, 1, 3}, {1, 8, 8}, 9), "padding");
+    check_refused(layer({1, 9, 9, 1, 0}, {1, 8, 8}, 81), "does not fit");
     setenv("XNOR_KERNEL", "nonsense", 1);
     check_refused([] { Network(1, 8, 8); }, "XNOR_KERNEL");
     setenv("XNOR_KERNEL", "scalar", 1);
@@ -227,6 +289,7 @@ int main() {
     test_against_loops();
     test_shortcuts();
     test_long_sums();
+    test_one_layer();
     test_bad_input_is_refused();
     for (const auto& kernel : kernels()) std::printf("%s ", kernel.c_str());
     std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-SMALL_MAP = 16  # pixels: up to there _SmallMapConv is the faster one
+from util import step_ops
+
 MIN_BN_WEIGHT = 0.01  # > 0, so that batch norm + sign is one comparison with one direction per channel
 
 
@@ -42,61 +43,21 @@ class BinActivePolynomial(BinActive):
 ESTIMATORS = {"clip": BinActive, "polynomial": BinActivePolynomial}  # or "none": activations stay floats (BWN)
 
 
-def _in_compiled_step(module, x):
-    """Return whether a training step is being compiled for the CPU: there some of what torch.compile would write is slow."""
-    return module.training and torch.compiler.is_compiling() and x.device.type == "cpu"
-
-
-class _BatchNormRows(torch.autograd.Function):
-    """Batch norm in training whose sums go image by image: (x, weight, bias, eps) -> (y, mean, var), x (N, C, H, W), the others (C,).
-
-    The same numbers as torch's (var is the biased one), but what torch.compile makes of it walks through memory in order:
-    five times faster on a CPU than its code for torch's own batch norm of channels-last images.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, eps):
-        values = x.float()
-        mean = _sum_per_channel(values) / (x.numel() / x.shape[1])
-        centred = values - _per_channel(mean)
-        var = _sum_per_channel(centred * centred) / (x.numel() / x.shape[1])
-        scale = (var + eps).rsqrt()
-        ctx.save_for_backward(x, weight, mean, scale)
-        ctx.mark_non_differentiable(mean, var)
-        return (centred * _per_channel(scale * weight) + _per_channel(bias)).to(x.dtype), mean, var
-
-    @staticmethod
-    def backward(ctx, grad, *_):
-        x, weight, mean, scale = ctx.saved_tensors
-        count, normed, upstream = x.numel() / x.shape[1], (x.float() - _per_channel(mean)) * _per_channel(scale), grad.float()
-        of_bias, of_weight = _sum_per_channel(upstream), _sum_per_channel(upstream * normed)
-        inner = upstream - _per_channel(of_bias / count) - normed * _per_channel(of_weight / count)
-        return (inner * _per_channel(scale * weight)).to(x.dtype), of_weight, of_bias, None
-
-
-def _sum_per_channel(x):
-    return x.permute(0, 2, 3, 1).flatten(0, 1).sum(1).sum(0)
-
-
-def _per_channel(values):
-    return values.view(1, -1, 1, 1)
-
-
 class BatchNorm2d(nn.BatchNorm2d):
     """torch's batch norm, computed by rows where a training step is compiled for the CPU."""
 
     def forward(self, x):
-        if _in_compiled_step(self, x):
+        if step_ops.in_compiled_step(self, x):
             return self.by_rows(x)
         momentum = self._next_momentum() if self.training else 0.0
         return F.batch_norm(x, self.running_mean, self.running_var, self._weight(), self.bias, self.training, momentum, self.eps)
 
     def by_rows(self, x):
-        """Return what forward does in training, by _BatchNormRows."""
+        """Return what forward does in training, by step_ops.BatchNormRows."""
         momentum, count = self._next_momentum(), x.numel() / x.shape[1]
         weight = torch.ones(self.num_features, device=x.device) if self.weight is None else self._weight()
         bias = torch.zeros(self.num_features, device=x.device) if self.bias is None else self.bias
-        y, mean, var = _BatchNormRows.apply(x, weight, bias, self.eps)
+        y, mean, var = step_ops.BatchNormRows.apply(x, weight, bias, self.eps)
         with torch.no_grad():
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(var * (count / (count - 1)), momentum)
@@ -110,65 +71,13 @@ class BatchNorm2d(nn.BatchNorm2d):
         return self.weight
 
 
-@torch.library.custom_op("xnor::max_pool", mutates_args=())
-def _max_pool(x: torch.Tensor, kernel: int, stride: int, padding: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.ops.aten.max_pool2d_with_indices(x, [kernel] * 2, [stride] * 2, [padding] * 2)
-
-
-@torch.library.custom_op("xnor::max_pool_backward", mutates_args=())
-def _max_pool_backward(
-    grad: torch.Tensor, x: torch.Tensor, indices: torch.Tensor, kernel: int, stride: int, padding: int
-) -> torch.Tensor:
-    window = [kernel] * 2, [stride] * 2, [padding] * 2, [1, 1], False
-    return torch.ops.aten.max_pool2d_with_indices_backward(grad.contiguous(memory_format=torch.channels_last), x, *window, indices)
-
-
-def _max_pool_context(ctx, inputs, output):
-    x, *ctx.window = inputs
-    ctx.save_for_backward(x, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _max_pool_gradient(ctx, grad, _):
-    return _max_pool_backward(grad, *ctx.saved_tensors, *ctx.window), None, None, None
-
-
-_max_pool.register_fake(lambda x, *window: torch.ops.aten.max_pool2d_with_indices(x, *([length] * 2 for length in window)))
-_max_pool_backward.register_fake(lambda grad, x, *_: torch.empty_like(x))
-_max_pool.register_autograd(_max_pool_gradient, setup_context=_max_pool_context)
-
-
 class MaxPool2d(nn.MaxPool2d):
     """torch's max pooling, which stays torch's where a training step is compiled for the CPU: ten times as fast as compiled."""
 
     def forward(self, x):
-        if _in_compiled_step(self, x):
-            return _max_pool(x, self.kernel_size, self.stride, self.padding)[0]
+        if step_ops.in_compiled_step(self, x):
+            return step_ops.max_pool(x, self.kernel_size, self.stride, self.padding)[0]
         return super().forward(x)
-
-
-class _SmallMapConv(torch.autograd.Function):
-    """A 3x3 convolution, padded by 1, whose weight gradient is one product of matrices: (x, weight, bias) -> y, as F.conv2d.
-
-    On maps of a few pixels oneDNN's takes up to eight times as long.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, bias, padding=1)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        (_, channels, height, width), outputs, grad = x.shape, len(weight), grad.to(x.dtype)
-        same = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
-        of_x, *_ = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), [outputs], *same, [True, False, False])
-        around = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # pixel by pixel, what each of the nine weights saw
-        seen = torch.stack([around[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], 3).flatten(0, 2).flatten(1)
-        pixels = grad.permute(0, 2, 3, 1).reshape(-1, outputs)
-        of_weight = (pixels.t() @ seen).view(outputs, 3, 3, channels).permute(0, 3, 1, 2)
-        return of_x, of_weight.to(weight.dtype), pixels.float().sum(0)
 
 
 class PositiveBatchNorm2d(BatchNorm2d):
@@ -217,10 +126,11 @@ class BinConv2d(_BinBlock):
         return self.activation(self._convolve(self._activate(x)))
 
     def _convolve(self, x):
-        conv = self.conv
-        small = x.shape[2] * x.shape[3] <= SMALL_MAP and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
-        if small and _in_compiled_step(self, x):
-            return _SmallMapConv.apply(x, conv.weight, conv.bias)
+        conv, stride, padding = self.conv, self.conv.stride[0], self.conv.padding[0]
+        if step_ops.in_compiled_step(self, x):
+            count = step_ops.COUNT and self.estimator != "none" and not self.dropout
+            if count or step_ops.is_small(x, conv.weight, stride, padding):
+                return step_ops.BinaryConv.apply(x, conv.weight, conv.bias, stride, padding, count)
         return conv(x)
 
 

@@ -315,6 +315,27 @@ void float_bits(const float* x, const float* threshold, int n, std::uint8_t* out
     }
 }
 
+void bfloat16_bits(const std::uint16_t* x, int n, std::uint8_t* out) {
+    for (int start = 0; start < n; start += 32, out += WORD_BYTES) {
+        std::uint32_t word = 0;
+#if defined(XNOR_AVX512)
+        const __mmask32 inside = n - start < 32 ? (__mmask32(1) << (n - start)) - 1 : ~__mmask32(0);
+        word = _mm512_movepi16_mask(_mm512_maskz_loadu_epi16(inside, x + start));
+#else
+        for (int i = 0; i < 32 && start + i < n; ++i) word |= std::uint32_t(x[start + i] >> 15) << i;
+#endif
+        put_word(out, word);
+    }
+}
+
+void to_bfloat16(const float* x, int n, std::uint16_t* y) {
+    for (int i = 0; i < n; ++i) {
+        std::uint32_t bits;
+        std::memcpy(&bits, x + i, 4);
+        y[i] = std::uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    }
+}
+
 ALWAYS float after(float x, float scale, float shift, float floor) {
     const float y = __builtin_fmaf(x, scale, shift);
     return y < floor ? floor : y;
@@ -382,7 +403,7 @@ double spin(int rounds) {
 #define XNOR_TABLE(level)                                                                                                          \
     extern const Kernels XNOR_JOIN(kernels_, level);                                                                               \
     const Kernels XNOR_JOIN(kernels_, level){XNOR_TEXT(level), WORD_BYTES, LOAD_BYTES, LANES, FLOATS, depth_of, pack, binary, real, count_bits, \
-                                             float_bits, count_affine, float_affine, prelu, spin};
+                                             float_bits, count_affine, float_affine, bfloat16_bits, to_bfloat16, prelu, spin};
 XNOR_TABLE(XNOR_LEVEL)
 
 }  // namespace xnor

@@ -39,6 +39,9 @@ struct Kernels {
     // y = (taps - 2 count) * scale + shift, or x * scale + shift; below zero becomes zero if relu.
     void (*count_affine)(const std::uint16_t* counts, int taps, const float* scale, const float* shift, bool relu, int n, float* y);
     void (*float_affine)(const float* x, const float* scale, const float* shift, bool relu, int n, float* y);
+    // Sign bits of n bfloat16 values in the map's format, and floats rounded to bfloat16 (to the nearest; between two, the even one).
+    void (*bfloat16_bits)(const std::uint16_t* x, int n, std::uint8_t* out);
+    void (*to_bfloat16)(const float* x, int n, std::uint16_t* y);
     void (*prelu)(const float* x, const float* slope, int n, float* y);  // x * slope where x < 0
     // Does nothing but the level's xnor-popcount-add, in registers, `rounds` times; returns the binary multiply-accumulates done.
     double (*spin)(int rounds);

@@ -5,23 +5,13 @@
 #include <cstring>
 #include <functional>
 #include <limits>
-#include <map>
-#include <stdexcept>
-#include <tuple>
 
-#include "kernels.hpp"
+#include "binary_conv.hpp"
 #include "team.hpp"
-#include "xnor.hpp"
 
 namespace xnor {
 
 namespace {
-
-[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
-
-std::string text(const Shape& s) {
-    return std::to_string(s.channels) + " channels of " + std::to_string(s.width) + "x" + std::to_string(s.height);
-}
 
 // ---- Maps and steps --------------------------------------------------------------------------------------------------
 // What a step leaves: floats with a margin of zeros for a convolution that pads, or packed bits.
@@ -37,29 +27,6 @@ struct Map {
     float* at(int y, int x) { return floats.data() + std::ptrdiff_t(y + margin) * row() + (x + margin) * pixel; }
     std::uint8_t* bits_at(int y, int x) { return packed.data() + (std::ptrdiff_t(y) * shape.width + x) * pixel; }
     std::size_t bytes() const { return floats.size() * sizeof(float) + packed.size(); }
-};
-
-constexpr std::uint16_t NEVER = 65535;         // no count is as large
-constexpr double MOST_VALUES = 1 << 26;        // of a map: offsets are 32 bits
-constexpr int LARGEST = 1 << 16;               // window or stride
-
-constexpr int up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// Part t of `total` things for a team of `threads`.
-std::pair<int, int> share(int total, int t, int threads) {
-    return {int(std::int64_t(total) * t / threads), int(std::int64_t(total) * (t + 1) / threads)};
-}
-
-// Output pixels whose windows hold the same taps of the kernel are summed together, wherever they lie.
-struct Group {
-    int pattern, pixels;
-    std::int32_t input[MAX_PIXELS];  // bytes from the map's start to the window's first tap inside
-    std::int32_t y[MAX_PIXELS], x[MAX_PIXELS];
-};
-struct Pattern {
-    std::vector<Run> runs;
-    int taps;                          // bits of a window
-    std::vector<std::uint16_t> least;  // per output: the sum is below its threshold from this count on
 };
 
 using Work = std::function<void(int thread)>;
@@ -87,10 +54,6 @@ struct Network::Impl {
         return last();
     }
 
-    static void check_size(const Shape& shape) {
-        if (double(shape.channels) * shape.height * shape.width > MOST_VALUES) refuse("a map of " + text(shape) + " is too large");
-    }
-
     Map& add(Shape shape, bool bits) {
         check_size(shape);
         auto map = std::make_unique<Map>();
@@ -103,9 +66,7 @@ struct Network::Impl {
             map->pixel = shape.channels;
             map->floats.assign(pixels * map->pixel, 0.0f);
         }
-        const int wide = up(shape.channels, 64) + 64;
-        for (auto& c : counts) c.resize(std::max(c.size(), std::size_t(MAX_PIXELS) * wide));
-        for (auto& s : sums) s.resize(std::max(s.size(), std::size_t(MAX_PIXELS) * wide));
+        for (auto& s : sums) s.resize(std::max(s.size(), std::size_t(MAX_PIXELS) * (up(shape.channels, 64) + 64)));
         maps.push_back(std::move(map));
         return last();
     }
@@ -117,24 +78,10 @@ struct Network::Impl {
         map.floats.assign(std::size_t(map.shape.height + 2 * margin) * map.row(), 0.0f);
     }
 
-    Shape shape_after(const Shape& in, int channels, int height, int width, int stride, int padding, const char* step) const {
-        if (channels < 1 || height < 1 || width < 1 || stride < 1 || padding < 0 || padding >= std::min(height, width) ||
-            std::max({height, width, stride}) > LARGEST)
-            refuse(std::string(step) + ": outputs, size and stride must be at least 1 (the latter two at most " + std::to_string(LARGEST) +
-                   "), padding at least 0 and less than the size");
-        const Shape out{channels, (in.height + 2 * padding - height) / stride + 1, (in.width + 2 * padding - width) / stride + 1};
-        if (in.height + 2 * padding < height || in.width + 2 * padding < width)
-            refuse(std::string(step) + ": a window of " + std::to_string(width) + "x" + std::to_string(height) + " does not fit into " + text(in));
-        return out;
-    }
-
     template <class T>
     std::vector<T> constant(std::span<const T> values, std::size_t n, T tail, const char* name) {
-        if (values.size() != n) refuse(std::string(name) + " has " + std::to_string(values.size()) + " entries, expected " + std::to_string(n));
-        std::vector<T> padded(values.begin(), values.end());
-        padded.resize(up(int(n), 64) + 64, tail);  // kernels read whole vectors
         constants += n * sizeof(T);
-        return padded;
+        return with_tail(values, n, tail, name);
     }
 
     // ---- Float convolution ----
@@ -169,68 +116,13 @@ struct Network::Impl {
     }
 
     // ---- Binary convolution ----
-    template <class Plan, class After>  // plan(Pattern&) once each, after(counts, pattern, y, x) for each output pixel
-    void add_binary(const Conv& conv, std::span<const std::uint8_t> negative, Map& in, Map& out, Plan plan, After after) {
-        const Shape shape = in.shape;
-        const int taps = conv.height * conv.width, words = up(shape.channels, 32) / 32, depth = k.depth(shape.channels);
-        if (std::int64_t(taps) * shape.channels >= NEVER)
-            refuse("binary_conv: " + std::to_string(std::int64_t(taps) * shape.channels) + " taps per output, at most 65534");
-        const std::size_t size = std::size_t(conv.outputs) * shape.channels * taps;
-        if (negative.size() != size) refuse("negative has " + std::to_string(negative.size()) + " entries, expected " + std::to_string(size));
-        std::vector<std::uint32_t> canonical(std::size_t(conv.outputs) * taps * words, 0);
-        for (int o = 0; o < conv.outputs; ++o)
-            for (int c = 0; c < shape.channels; ++c)
-                for (int t = 0; t < taps; ++t)
-                    if (negative[(std::size_t(o) * shape.channels + c) * taps + t])
-                        canonical[(std::size_t(o) * taps + t) * words + c / 32] |= std::uint32_t(1) << c % 32;
-        std::vector<std::uint8_t> weights(k.pack(canonical.data(), conv.outputs, taps, shape.channels, nullptr));
-        k.pack(canonical.data(), conv.outputs, taps, shape.channels, weights.data());
-        const int blocks = (conv.outputs + k.lanes - 1) / k.lanes, stride = blocks * k.lanes;
-        const bool seamless = depth * k.load_bytes == in.pixel;  // one pixel's bits end where the next one's begin
-
-        std::vector<Pattern> patterns;
-        std::vector<Group> groups;
-        std::map<std::tuple<int, int, int, int>, std::pair<int, int>> known;  // taps inside -> pattern, group with room
-        for (int y = 0; y < out.shape.height; ++y)
-            for (int x = 0; x < out.shape.width; ++x) {
-                const int top = y * conv.stride - conv.padding, left = x * conv.stride - conv.padding;
-                const int y0 = std::max(0, -top), y1 = std::min(conv.height, shape.height - top);
-                const int x0 = std::max(0, -left), x1 = std::min(conv.width, shape.width - left);
-                const auto [entry, is_new] = known.try_emplace({y0, y1, x0, x1}, int(patterns.size()), -1);
-                auto& [pattern, group] = entry->second;
-                if (is_new) {
-                    Pattern p;
-                    p.taps = (y1 - y0) * (x1 - x0) * shape.channels;
-                    for (int ky = y0; ky < y1; ++ky)
-                        for (int kx = x0; kx < x1; ++kx) {
-                            const Run run{((ky - y0) * shape.width + kx - x0) * in.pixel, (ky * conv.width + kx) * depth, depth};
-                            if (kx > x0 && seamless) p.runs.back().length += depth;
-                            else p.runs.push_back(run);
-                        }
-                    plan(p);
-                    constants += p.least.size() * sizeof(std::uint16_t);
-                    patterns.push_back(std::move(p));
-                }
-                if (group < 0 || groups[group].pixels == MAX_PIXELS) {
-                    group = int(groups.size());
-                    groups.push_back({pattern, 0, {}, {}, {}});
-                }
-                Group& g = groups[group];
-                g.input[g.pixels] = ((top + y0) * shape.width + left + x0) * in.pixel;
-                g.y[g.pixels] = y, g.x[g.pixels++] = x;
-            }
-        constants += weights.size();
-        steps.push_back([=, this, &in, &out, weights = std::move(weights), patterns = std::move(patterns), groups = std::move(groups)](int t) {
-            const auto [first, last] = share(int(groups.size()), t, team.size);
-            std::uint16_t* count = counts[t].data();
-            for (int i = first; i < last; ++i) {
-                const Group& g = groups[i];
-                const Pattern& pattern = patterns[g.pattern];
-                const std::uint8_t* input[MAX_PIXELS];
-                for (int p = 0; p < g.pixels; ++p) input[p] = in.packed.data() + g.input[p];
-                k.binary(weights.data(), blocks, taps * depth, input, g.pixels, pattern.runs.data(), int(pattern.runs.size()), count, stride);
-                for (int p = 0; p < g.pixels; ++p) after(count + p * stride, pattern, g.y[p], g.x[p]);
-            }
+    template <class After>  // after(counts, pattern, y, x) for each output pixel
+    void add_binary(BinaryConv conv, Map& in, After after) {
+        constants += conv.bytes();
+        for (auto& c : counts) c.resize(std::max(c.size(), std::size_t(conv.counts())));
+        steps.push_back([=, this, &in, conv = std::move(conv)](int t) {
+            const auto [first, last] = share(int(conv.groups.size()), t, team.size);
+            conv.run(in.packed.data(), first, last, counts[t].data(), after);
         });
     }
 
@@ -305,7 +197,7 @@ void Network::normalize(std::span<const float> mean, std::span<const float> std)
 void Network::conv(const Conv& c, std::span<const float> weight, std::span<const float> scale, std::span<const float> shift, bool relu) {
     Impl& m = *impl_;
     Map& in = m.need(false, "conv");
-    Map& out = m.add(m.shape_after(in.shape, c.outputs, c.height, c.width, c.stride, c.padding, "conv"), false);
+    Map& out = m.add(shape_after(in.shape, c.outputs, c.height, c.width, c.stride, c.padding, "conv"), false);
     m.add_real(c, weight, in, out,
                [&m, &out, relu, scale = m.constant(scale, c.outputs, 0.0f, "scale"), shift = m.constant(shift, c.outputs, 0.0f, "shift")](
                    const float* sum, int y, int x) { m.k.float_affine(sum, scale.data(), shift.data(), relu, out.shape.channels, out.at(y, x)); });
@@ -314,7 +206,7 @@ void Network::conv(const Conv& c, std::span<const float> weight, std::span<const
 void Network::conv_sign(const Conv& c, std::span<const float> weight, std::span<const float> threshold) {
     Impl& m = *impl_;
     Map& in = m.need(false, "conv_sign");
-    Map& out = m.add(m.shape_after(in.shape, c.outputs, c.height, c.width, c.stride, c.padding, "conv_sign"), true);
+    Map& out = m.add(shape_after(in.shape, c.outputs, c.height, c.width, c.stride, c.padding, "conv_sign"), true);
     constexpr float never = -std::numeric_limits<float>::infinity();
     m.add_real(c, weight, in, out, [&m, &out, threshold = m.constant(threshold, c.outputs, never, "threshold")](const float* sum, int y, int x) {
         m.k.float_bits(sum, threshold.data(), out.shape.channels, out.bits_at(y, x));
@@ -380,7 +272,7 @@ void Network::add(int map, int size) {
 void Network::max_pool(const Pool& pool) {
     Impl& m = *impl_;
     Map& in = m.need(false, "max_pool");
-    Map& out = m.add(m.shape_after(in.shape, in.shape.channels, pool.size, pool.size, pool.stride, pool.padding, "max_pool"), false);
+    Map& out = m.add(shape_after(in.shape, in.shape.channels, pool.size, pool.size, pool.stride, pool.padding, "max_pool"), false);
     m.add_pool(pool, in, out, [&in, &out](int y, int x, int y0, int y1, int x0, int x1) {
         const int n = in.shape.channels;
         float* to = out.at(y, x);
@@ -394,7 +286,7 @@ void Network::max_pool(const Pool& pool) {
 void Network::average_pool(const Pool& pool) {
     Impl& m = *impl_;
     Map& in = m.need(false, "average_pool");
-    Map& out = m.add(m.shape_after(in.shape, in.shape.channels, pool.size, pool.size, pool.stride, pool.padding, "average_pool"), false);
+    Map& out = m.add(shape_after(in.shape, in.shape.channels, pool.size, pool.size, pool.stride, pool.padding, "average_pool"), false);
     m.add_pool(pool, in, out, [&in, &out, area = float(pool.size) * float(pool.size)](int y, int x, int y0, int y1, int x0, int x1) {
         const int n = in.shape.channels;
         float* to = out.at(y, x);
@@ -409,8 +301,9 @@ void Network::average_pool(const Pool& pool) {
 void Network::binary_conv(const Conv& c, std::span<const std::uint8_t> negative, std::span<const float> scale, std::span<const float> shift, bool relu) {
     Impl& m = *impl_;
     Map& in = m.need(true, "binary_conv");
-    Map& out = m.add(m.shape_after(in.shape, c.outputs, c.height, c.width, c.stride, c.padding, "binary_conv"), false);
-    m.add_binary(c, negative, in, out, [](Pattern&) {},
+    BinaryConv conv(m.k, c, in.shape, negative, "binary_conv");
+    Map& out = m.add(conv.out, false);
+    m.add_binary(std::move(conv), in,
                  [&m, &out, relu, scale = m.constant(scale, c.outputs, 0.0f, "scale"), shift = m.constant(shift, c.outputs, 0.0f, "shift")](
                      const std::uint16_t* count, const Pattern& pattern, int y, int x) {
                      m.k.count_affine(count, pattern.taps, scale.data(), shift.data(), relu, out.shape.channels, out.at(y, x));
@@ -420,17 +313,18 @@ void Network::binary_conv(const Conv& c, std::span<const std::uint8_t> negative,
 void Network::binary_conv_sign(const Conv& c, std::span<const std::uint8_t> negative, std::span<const std::int32_t> threshold) {
     Impl& m = *impl_;
     Map& in = m.need(true, "binary_conv_sign");
-    Map& out = m.add(m.shape_after(in.shape, c.outputs, c.height, c.width, c.stride, c.padding, "binary_conv_sign"), true);
+    BinaryConv conv(m.k, c, in.shape, negative, "binary_conv_sign");
     const std::vector<std::int32_t> below = m.constant(threshold, c.outputs, std::int32_t(0), "threshold");
-    const auto plan = [&](Pattern& pattern) {
+    for (Pattern& pattern : conv.patterns) {
         // taps - 2 count < t is count > (taps - t) / 2, that is count >= floor((taps - t) / 2) + 1.
         pattern.least.assign(below.size(), NEVER);
         for (int o = 0; o < c.outputs; ++o) {
             const std::int64_t least = ((std::int64_t(pattern.taps) - below[o]) >> 1) + 1;
             pattern.least[o] = std::uint16_t(std::clamp<std::int64_t>(least, 0, NEVER));
         }
-    };
-    m.add_binary(c, negative, in, out, plan, [&m, &out](const std::uint16_t* count, const Pattern& pattern, int y, int x) {
+    }
+    Map& out = m.add(conv.out, true);
+    m.add_binary(std::move(conv), in, [&m, &out](const std::uint16_t* count, const Pattern& pattern, int y, int x) {
         m.k.count_bits(count, pattern.least.data(), out.shape.channels, out.bits_at(y, x));
     });
 }
@@ -438,7 +332,7 @@ void Network::binary_conv_sign(const Conv& c, std::span<const std::uint8_t> nega
 void Network::max_pool_bits(const Pool& pool, std::span<const std::uint8_t> any) {
     Impl& m = *impl_;
     Map& in = m.need(true, "max_pool_bits");
-    Map& out = m.add(m.shape_after(in.shape, in.shape.channels, pool.size, pool.size, pool.stride, pool.padding, "max_pool_bits"), true);
+    Map& out = m.add(shape_after(in.shape, in.shape.channels, pool.size, pool.size, pool.stride, pool.padding, "max_pool_bits"), true);
     const int n = in.shape.channels;
     if (any.size() != std::size_t(n)) refuse("any has " + std::to_string(any.size()) + " entries, expected " + std::to_string(n));
     std::vector<float> flags(up(n, 32), 0.0f), half(up(n, 32), -0.5f);

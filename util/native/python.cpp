@@ -8,6 +8,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "xnor.hpp"
 
@@ -53,6 +54,38 @@ void run(Locked& self, const Images<T>& images, const Scores& scores, bool timed
     self.network.run(images.data(), int(images.shape(0)), scores.data(), timed);
 }
 
+template <class T>
+using Maps = nb::ndarray<T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+
+// Threads for a while: those of the OpenMP runtime whose GOMP_parallel is at `gomp`, or our own where it is 0. An idle thread of OpenMP's
+// looks for work for milliseconds, on a core that ours would need.
+Everywhere team(int threads, std::uintptr_t gomp) {
+    using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+    return [=](const std::function<void()>& work) {
+        if (gomp != 0) {
+            const auto call = [](void* given) { (*static_cast<const std::function<void()>*>(given))(); };
+            reinterpret_cast<Parallel>(gomp)(call, const_cast<std::function<void()>*>(&work), unsigned(threads), 0);
+            return;
+        }
+        std::vector<std::jthread> others;
+        for (int t = 1; t < threads; ++t) others.emplace_back(work);
+        work();
+    };
+}
+
+template <class T>
+void one_layer(const Maps<const std::uint16_t>& x, const Values<std::uint8_t>& negative, const Values<float>& scale, const Values<float>& shift, int stride,
+               int padding, const Maps<T>& y, const std::string& kernel, int threads, std::uintptr_t gomp) {
+    const Conv conv = conv_of(negative, stride, padding);
+    const Shape in{int(x.shape(3)), int(x.shape(1)), int(x.shape(2))};
+    const auto after = [&](std::size_t n, int window) { return (n + 2 * padding - window) / stride + 1; };
+    if (stride < 1 || negative.shape(1) != x.shape(3) || y.shape(0) != x.shape(0) || y.shape(1) != after(x.shape(1), conv.height) ||
+        y.shape(2) != after(x.shape(2), conv.width) || y.shape(3) != negative.shape(0))
+        throw nb::value_error("the shapes of images, weights and result do not belong together");
+    nb::gil_scoped_release release;
+    binary_conv(conv, in, span(negative), span(scale), span(shift), x.data(), int(x.shape(0)), y.data(), kernel, team(threads, gomp));
+}
+
 nb::tuple shape_tuple(const Shape& s) { return nb::make_tuple(s.channels, s.height, s.width); }
 
 }  // namespace
@@ -66,6 +99,11 @@ NB_MODULE(_xnor, m) {
     });
     using F = Values<float>;
     using B = Values<std::uint8_t>;
+    const auto add_layer = [&]<class T>(T) {
+        m.def("binary_conv", &one_layer<T>, "x"_a.noconvert(), "negative"_a.noconvert(), "scale"_a.noconvert(), "shift"_a.noconvert(), "stride"_a,
+              "padding"_a, "y"_a.noconvert(), "kernel"_a = "", "threads"_a = 1, "gomp"_a = 0);
+    };
+    add_layer(float()), add_layer(std::uint16_t());
     nb::class_<Locked>(m, "Network")
         .def("__init__", [](Locked* self, int channels, int height, int width, const std::string& kernel, int threads) {
             new (self) Locked{Network(channels, height, width, kernel, threads), {channels, height, width}, {}};

@@ -18,6 +18,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -50,6 +51,17 @@ struct Pool {
 struct Shape {
     int channels, height, width;
 };
+
+// Calls `work` on every thread that shall help, and returns when all have ended. Work takes the next image until none is left.
+using Everywhere = std::function<void(const std::function<void()>& work)>;
+inline void here(const std::function<void()>& work) { work(); }
+
+// One binarized layer on many images, for a training step, whose weights differ from call to call: y = (sign(x) . sign(w)) * scale + shift.
+// x: (count, height, width, channels) in bfloat16, of which the sign bits count. y: (count, height', width', outputs), T is float or, for
+// bfloat16 (to the nearest), std::uint16_t. negative, scale and shift as in Network::binary_conv. Throws std::invalid_argument for what can't be.
+template <class T>
+void binary_conv(const Conv&, const Shape& in, std::span<const std::uint8_t> negative, std::span<const float> scale, std::span<const float> shift,
+                 const std::uint16_t* x, int count, T* y, std::string_view kernel = "", const Everywhere& everywhere = here);
 
 class Network {
 public:

@@ -1,0 +1,119 @@
+"""What a compiled training step on the CPU computes in another way than torch, beside torch."""
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from util import step_ops
+from util.binop import BinOp
+from util.layers import BatchNorm2d, BinConv2d, MaxPool2d, PositiveBatchNorm2d
+
+
+@pytest.mark.parametrize("window", [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
+def test_max_pooling_that_stays_out_of_the_compiler_is_torchs(window):
+    results = []
+    for pool in (lambda x: step_ops.max_pool(x, *window)[0], lambda x: F.max_pool2d(x, *window)):
+        x = torch.randn(2, 4, 8, 6, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
+        y = pool(x.requires_grad_())
+        y.mul(torch.arange(y.numel()).view_as(y)).sum().backward()
+        results.append((y, x.grad))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*results, strict=True))
+    x = torch.randn(2, 4, 8, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.library.opcheck(step_ops.max_pool, (x, *window))
+
+
+def signs(shape, generator):
+    return torch.where(torch.randn(shape, generator=generator) < 0, -1.0, 1.0)
+
+
+CONVOLUTIONS = [  # channels, outputs, size, stride, padding, height, width
+    (3, 7, 3, 1, 1, 5, 4), (33, 40, 5, 1, 2, 8, 8), (16, 70, 3, 2, 1, 9, 7), (160, 96, 1, 1, 0, 6, 6), (1, 1, 4, 3, 3, 4, 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_counted_bits_are_torchs_convolution(case, dtype, monkeypatch):
+    channels, outputs, size, stride, padding, height, width = case
+    generator = torch.Generator().manual_seed(0)
+    x = signs((3, channels, height, width), generator).to(dtype).contiguous(memory_format=torch.channels_last)
+    alpha, bias = torch.rand(outputs, 1, 1, 1, generator=generator), torch.randn(outputs, generator=generator)
+    weight = alpha * signs((outputs, channels, size, size), generator)
+    expected = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding)
+    found = step_ops._binary_conv(x, weight, bias, stride, padding)
+    assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
+    error = (found.double() - expected).abs()
+    assert (error <= expected.abs() * (2**-8 if dtype == torch.bfloat16 else 1e-6) + 1e-6).all()  # rounded once
+    for n, images in enumerate(x.split(1)):
+        assert torch.equal(step_ops._binary_conv(images, weight, bias, stride, padding), found[n : n + 1])  # not by batch
+    with monkeypatch.context() as patch:
+        patch.setattr(step_ops, "_openmp", lambda: 0)  # threads of its own
+        assert torch.equal(step_ops._binary_conv(x, weight, bias, stride, padding), found)
+    torch.library.opcheck(step_ops._binary_conv, (x, weight, bias, stride, padding))
+
+
+@pytest.mark.parametrize("x_shape", [(3, 5, 4, 2), (2, 5, 8, 8)])  # a small map's gradient is found in another way
+@pytest.mark.parametrize("w_shape, stride, padding", [((7, 5, 3, 3), 1, 1), ((4, 5, 1, 1), 1, 0), ((4, 5, 4, 4), 2, 2)])
+@pytest.mark.parametrize("count", [False, True])
+def test_gradients_of_the_binary_convolution_are_torchs(x_shape, w_shape, stride, padding, count):
+    generator, results = torch.Generator().manual_seed(0), []
+    weight = torch.rand(w_shape[0], 1, 1, 1, generator=generator) * signs(w_shape, generator)
+    given = [signs(x_shape, generator), weight, torch.randn(w_shape[0], generator=generator)]
+    if not count:
+        given = [value.double() for value in given]
+    for convolve in (lambda *values: step_ops.BinaryConv.apply(*values, count), F.conv2d):
+        inputs = [value.clone().requires_grad_() for value in given]
+        y = convolve(*inputs, stride, padding)
+        results.append([y, *torch.autograd.grad((y * torch.arange(y.numel()).view_as(y)).sum(), inputs)])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_a_layer_with_other_shapes_than_its_maps_is_refused():
+    x, negative, one = np.zeros((2, 8, 8, 3), np.uint16), np.zeros((5, 3, 3, 3), np.uint8), np.ones(5, np.float32)
+    for shape in ((2, 6, 6, 4), (1, 6, 6, 5), (2, 8, 8, 5)):
+        with pytest.raises(ValueError, match="do not belong together"):
+            step_ops._xnor.binary_conv(x, negative, one, one, 1, 0, np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match="scale has 4"):
+        step_ops._xnor.binary_conv(x, negative, one[:4].copy(), one, 1, 0, np.zeros((2, 6, 6, 5), np.float32))
+    with pytest.raises(TypeError):
+        step_ops._xnor.binary_conv(x, negative, one, one, 1, 0, np.zeros((2, 6, 6, 5), np.float64))
+
+
+@pytest.mark.parametrize("count", [False, True])
+def test_a_compiled_step_learns_what_a_plain_one_does(count, monkeypatch):
+    monkeypatch.setattr(step_ops, "COUNT", count)
+    torch.manual_seed(0)
+    plain = nn.Sequential(MaxPool2d(2), BinConv2d(4, 6, 3, padding=1), BatchNorm2d(6), BinConv2d(6, 5, 5, 2, 2))
+    compiled, counted = copy.deepcopy(plain), []
+    native = step_ops._xnor.binary_conv
+    monkeypatch.setattr(step_ops._xnor, "binary_conv", lambda *given, **how: (counted.append(1), native(*given, **how)))
+    x = torch.randn(8, 4, 12, 12).contiguous(memory_format=torch.channels_last)
+    for model, step in ((plain, plain), (compiled, torch.compile(compiled, dynamic=False))):
+        with BinOp(model).binarized():
+            step(x).square().mul(torch.arange(8.0).view(8, 1, 1, 1)).sum().backward()
+    assert len(counted) == 2 * count
+    for (name, mine), theirs in zip(compiled.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-2, msg=name)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("cls", [BatchNorm2d, PositiveBatchNorm2d])
+def test_batch_norm_by_rows_is_torchs(cls):
+    torch.manual_seed(0)
+    ours, torchs = cls(6, eps=1e-4).double(), cls(6, eps=1e-4).double()
+    with torch.no_grad():
+        ours.weight.copy_(torch.randn(6))
+        ours.bias.copy_(torch.randn(6))
+    torchs.load_state_dict(ours.state_dict())
+    x = (3 + 2 * torch.randn(4, 6, 5, 3)).float().contiguous(memory_format=torch.channels_last)
+    upstream, results = torch.randn(4, 6, 5, 3), []
+    for norm, by_rows in ((ours.float(), True), (torchs.float(), False)):
+        value = x.clone().requires_grad_()
+        (norm.by_rows(value) if by_rows else norm(value)).mul(upstream).sum().backward()
+        results.append([value.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,158 @@
+"""What a training step that is compiled for the CPU computes in another way than torch.compile would: the same numbers, sooner.
+
+Layers ask `in_compiled_step` and then call these; docs/training.md says what each one saves.
+"""
+import contextlib
+import ctypes
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+try:
+    from util import _xnor
+except ImportError:  # not built: F.conv2d instead
+    _xnor = None
+
+SMALL_MAP = 16  # pixels: up to there a product of matrices is the faster weight gradient
+_has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)  # not public, so any torch may be without it
+COUNT = _xnor is not None and not _has_amx()  # AMX multiplies bfloat16 about as fast as others count bits
+
+
+def _openmp() -> int:
+    """Return the address of GOMP_parallel, which runs what it is given on torch's own threads, or 0 where there is none."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    return 0
+
+
+def in_compiled_step(module: torch.nn.Module, x: torch.Tensor) -> bool:
+    """Return whether a training step is being compiled for the CPU."""
+    return module.training and torch.compiler.is_compiling() and x.device.type == "cpu"
+
+
+# ---- Batch norm ------------------------------------------------------------------------------------------------------
+class BatchNormRows(torch.autograd.Function):
+    """Batch norm in training whose sums go image by image: (x, weight, bias, eps) -> (y, mean, var), x (N, C, H, W), the others (C,).
+
+    The same numbers as torch's (var is the biased one), but what torch.compile makes of it walks through memory in order:
+    five times faster on a CPU than its code for torch's own batch norm of channels-last images.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        values = x.float()
+        mean = _sum_per_channel(values) / (x.numel() / x.shape[1])
+        centred = values - _per_channel(mean)
+        var = _sum_per_channel(centred * centred) / (x.numel() / x.shape[1])
+        scale = (var + eps).rsqrt()
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.mark_non_differentiable(mean, var)
+        return (centred * _per_channel(scale * weight) + _per_channel(bias)).to(x.dtype), mean, var
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        x, weight, mean, scale = ctx.saved_tensors
+        count, normed, upstream = x.numel() / x.shape[1], (x.float() - _per_channel(mean)) * _per_channel(scale), grad.float()
+        of_bias, of_weight = _sum_per_channel(upstream), _sum_per_channel(upstream * normed)
+        inner = upstream - _per_channel(of_bias / count) - normed * _per_channel(of_weight / count)
+        return (inner * _per_channel(scale * weight)).to(x.dtype), of_weight, of_bias, None
+
+
+def _sum_per_channel(x):
+    return x.permute(0, 2, 3, 1).flatten(0, 1).sum(1).sum(0)
+
+
+def _per_channel(values):
+    return values.view(1, -1, 1, 1)
+
+
+# ---- Max pooling -----------------------------------------------------------------------------------------------------
+@torch.library.custom_op("xnor::max_pool", mutates_args=())
+def max_pool(x: torch.Tensor, kernel: int, stride: int, padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return torch's own max pooling and its indices, which torch.compile leaves alone: ten times as fast as what it writes."""
+    return torch.ops.aten.max_pool2d_with_indices(x, [kernel] * 2, [stride] * 2, [padding] * 2)
+
+
+@torch.library.custom_op("xnor::max_pool_backward", mutates_args=())
+def _max_pool_backward(
+    grad: torch.Tensor, x: torch.Tensor, indices: torch.Tensor, kernel: int, stride: int, padding: int
+) -> torch.Tensor:
+    window = [kernel] * 2, [stride] * 2, [padding] * 2, [1, 1], False
+    return torch.ops.aten.max_pool2d_with_indices_backward(grad.contiguous(memory_format=torch.channels_last), x, *window, indices)
+
+
+def _max_pool_context(ctx, inputs, output):
+    x, *ctx.window = inputs
+    ctx.save_for_backward(x, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _max_pool_gradient(ctx, grad, _):
+    return _max_pool_backward(grad, *ctx.saved_tensors, *ctx.window), None, None, None
+
+
+max_pool.register_fake(lambda x, *window: torch.ops.aten.max_pool2d_with_indices(x, *([length] * 2 for length in window)))
+_max_pool_backward.register_fake(lambda grad, x, *_: torch.empty_like(x))
+max_pool.register_autograd(_max_pool_gradient, setup_context=_max_pool_context)
+
+
+# ---- Convolution of signs --------------------------------------------------------------------------------------------
+@torch.library.custom_op("xnor::binary_conv", mutates_args=())
+def _binary_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
+    y = _result(x, weight, bias, stride, padding)
+    bits, result = (_pixels(t.contiguous(memory_format=torch.channels_last)) for t in (x.to(torch.bfloat16), y))
+    negative, scale = (weight < 0).view(torch.uint8).contiguous(), weight.flatten(1)[:, 0].abs()
+    threads = {"threads": torch.get_num_threads(), "gomp": _openmp()}
+    _xnor.binary_conv(bits, negative.numpy(), scale.numpy(), bias.float().numpy(), stride, padding, result, **threads)
+    return y
+
+
+@_binary_conv.register_fake
+def _result(x, weight, bias, stride, padding):
+    height, width = ((n + 2 * padding - k) // stride + 1 for n, k in zip(x.shape[2:], weight.shape[2:], strict=True))
+    return torch.empty(len(x), len(weight), height, width, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _pixels(x):
+    """Return the memory of channels-last maps as an array (N, H, W, C): numpy knows no bfloat16."""
+    x = x.permute(0, 2, 3, 1)
+    return x.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else x.numpy()
+
+
+class BinaryConv(torch.autograd.Function):
+    """F.conv2d with binarized weights: (x, weight, bias, stride, padding, count) -> y; each filter of weight is +-alpha.
+
+    count: x is +-1, and bits are counted forward: sums are exact, and that times alpha + bias is rounded once, to x's dtype.
+    Backward, the weight gradient of a small map's layer is one product of matrices: oneDNN's takes up to eight times as long.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, stride, padding, count):
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return _binary_conv(x, weight, bias, stride, padding) if count else F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad, small = grad.to(x.dtype), is_small(x, weight, ctx.stride, ctx.padding)
+        same = [len(weight)], [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), *same, [True, not small, not small])
+        if small:
+            of_weight, of_bias = _small_map_gradients(x, grad)
+        return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None, None
+
+
+def is_small(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> bool:
+    """Return whether BinaryConv does without oneDNN's weight gradient: a 3x3 convolution, padded by 1, of maps of a few pixels."""
+    return x.shape[2] * x.shape[3] <= SMALL_MAP and tuple(weight.shape[2:]) == (3, 3) and (stride, padding) == (1, 1)
+
+
+def _small_map_gradients(x, grad):
+    (_, channels, height, width), outputs = x.shape, grad.shape[1]
+    around = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # pixel by pixel, what each of the nine weights saw
+    seen = torch.stack([around[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], 3).flatten(0, 2).flatten(1)
+    pixels = grad.permute(0, 2, 3, 1).reshape(-1, outputs)
+    of_bias = pixels.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32))
+    return (pixels.t() @ seen).view(outputs, 3, 3, channels).permute(0, 3, 1, 2), of_bias
