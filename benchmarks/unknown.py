@@ -28,7 +28,6 @@ from util.clips.evidence import softmax  # noqa: E402
 from util.clips.scenes import texture  # noqa: E402
 from util.clips.video import open_video  # noqa: E402
 
-ARCHS = ["vgg", "nin", "nin_bwn", "resnet20", "LeNet_5"]
 BINS = 15
 COUNT = 500  # images of each kind that shows none of the classes
 
@@ -117,22 +116,22 @@ def report(script, arch: str, args, foreign: dict) -> None:
         print(f"  false names, {kind}: {(sure >= below).mean():.1%} of {len(crops)}", flush=True)
 
 
-def parse_args(argv=None):
+def parse_args(argv, archs):
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", action="append", choices=ARCHS, help="network; may be repeated (default: all)")
+    parser.add_argument("--arch", action="append", choices=archs, help="network; may be repeated (default: all)")
     parser.add_argument("--keep", type=float, default=0.98, help="share of rightly named images that keep their name (default: 0.98)")
     parser.add_argument("--empty", action="append", default=[], type=Path, metavar="CLIP", help="clips with none of the classes in view")
     args = parser.parse_args(argv)
     if not 0 < args.keep < 1:
         parser.error(f"--keep is {args.keep}; give a share between 0 and 1")
-    args.arch = args.arch or ARCHS
+    args.arch = args.arch or archs
     return args
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    torch.set_num_threads(1)
     cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
+    args = parse_args(argv, [*cifar.CALIBRATION, *mnist.CALIBRATION])
+    torch.set_num_threads(1)
     common = {"textures": textures(), **{f"windows of {clip}": windows(clip) for clip in args.empty}}
     for script, kind, other in ((cifar, "MNIST's digits", mnist), (mnist, "CIFAR-10's images", cifar)):
         archs = [arch for arch in args.arch if arch in script.MODELS]
