@@ -16,7 +16,7 @@ except ImportError:  # not built: F.conv2d instead
 
 SMALL_MAP = 16  # pixels: up to there a product of matrices is the faster weight gradient
 _has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)  # not public, so any torch may be without it
-COUNT = _xnor is not None and not _has_amx()  # AMX multiplies bfloat16 about as fast as others count bits
+COUNT = _xnor is not None and not _has_amx()  # AMX makes convolutions a small part of a step; counting is not measured there
 
 
 def _openmp() -> int:
