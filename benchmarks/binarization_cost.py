@@ -224,15 +224,19 @@ def colours(found):
 
 
 def plot_accuracy(axes, found, truth, right):
+    from matplotlib.ticker import LogLocator
+
     for i, (network, colour) in enumerate(zip(found, colours(found), strict=True)):
         place = network.ms[8], scores(network, truth, right)["test set"]
         axes.scatter(*place, network.bytes / 1e4, color=colour)
-        text = f"{network.name}, {network.arithmetic}\n{network.bytes / 1e3:.0f} kB"
-        offset = (0, -38 if i % 2 else 14)  # by turns above and below: neighbours in the list are often neighbours here
-        axes.annotate(text, place, offset, textcoords="offset points", ha="center", fontsize="small")
+        text, small = [f"{network.name}, {network.arithmetic}", f"{network.bytes / 1e3:.0f} kB"], network.bytes < 1e6
+        offset = (10, -3) if small else (0, -38 if i % 2 else 14)  # above and below by turns: neighbours in the list often are here, too
+        style = {"ha": "left" if small else "center", "fontsize": "small", "textcoords": "offset points"}
+        axes.annotate((", " if small else "\n").join(text), place, offset, **style)
     axes.set(xscale="log", xlabel="ms per image (1 thread, batch 8)", ylabel="right on the CIFAR-10 test set, %")
-    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        which("{x:g}")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_title("area: size of the file", fontsize="medium")
     axes.margins(0.25)
     axes.grid(alpha=0.3)
