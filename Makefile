@@ -62,20 +62,20 @@ bench-unknown: native
 soak: native
 	$(PY) benchmarks/soak.py --plot $(OUT)/soak.png
 
-bench-training: $(VENV)/.requirements
+bench-training: native
 	$(TRAIN) benchmarks/training.py
 
 # Trainings reuse their memory in large pages: a fifth faster on Linux. Ctrl-C at any time; RESUME=--resume goes on.
 TRAIN = THP_MEM_ALLOC_ENABLE=1 $(PY)
 TEACHER := CIFAR_10/data/airbench.safetensors
 
-train-nin train-vgg train-resnet20: train-%: $(TEACHER)
+train-nin train-vgg train-resnet20: train-%: $(TEACHER) native
 	$(TRAIN) CIFAR_10/main.py --arch $* --compile --teacher $< $(RESUME)
 
 train-nin_bwn train-vgg_bwn train-resnet20_bwn: train-%_bwn: $(TEACHER)
 	$(TRAIN) CIFAR_10/main.py --arch $* --bwn --compile --teacher $< $(RESUME)
 
-train-lenet: $(VENV)/.requirements
+train-lenet: native
 	$(TRAIN) MNIST/main.py --compile $(RESUME)
 
 $(TEACHER): $(VENV)/.requirements
