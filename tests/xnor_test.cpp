@@ -278,6 +278,8 @@ static void test_bad_input_is_refused() {
     check_refused(layer({1, 3, 3, 1, 0}, {0, 8, 8}, 9), "at least 1");
     check_refused(layer({1, 3, 3, 1, 3}, {1, 8, 8}, 9), "padding");
     check_refused(layer({1, 9, 9, 1, 0}, {1, 8, 8}, 81), "does not fit");
+    check_refused(layer({1, 30000, 30000, 1, 29999}, {1, 8, 8}, 1), "too large");  // before it is planned pixel by pixel
+    check_refused(with([&](Network& n) { n.sign(one, one), n.binary_conv({1, 30000, 30000, 1, 29999}, sign, one, one, false); }), "too large");
     setenv("XNOR_KERNEL", "nonsense", 1);
     check_refused([] { Network(1, 8, 8); }, "XNOR_KERNEL");
     setenv("XNOR_KERNEL", "scalar", 1);

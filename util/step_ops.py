@@ -4,6 +4,7 @@ Layers ask `in_compiled_step` and then call these; docs/training.md says what ea
 """
 import contextlib
 import ctypes
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,10 +16,17 @@ except ImportError:  # not built: F.conv2d instead
     _xnor = None
 
 SMALL_MAP = 16  # pixels: up to there a product of matrices is the faster weight gradient
-_has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)  # not public, so any torch may be without it
-COUNT = _xnor is not None and not _has_amx()  # AMX makes convolutions a small part of a step; counting is not measured there
 
 
+def cpu_has(feature: str) -> bool:
+    """Return whether torch says that this processor has `feature`, such as "amx_tile" or "avx512_bf16"."""
+    return getattr(torch.cpu, f"_is_{feature}_supported", bool)()  # not public, so any torch may be without it
+
+
+COUNT = _xnor is not None and not cpu_has("amx_tile")  # AMX makes convolutions a small part of a step; counting is not measured there
+
+
+@cache
 def _openmp() -> int:
     """Return the address of GOMP_parallel, which runs what it is given on torch's own threads, or 0 where there is none."""
     with contextlib.suppress(OSError, TypeError, AttributeError):

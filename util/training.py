@@ -21,6 +21,7 @@ from util import checkpoint
 from util.binop import latent_names, to_bits
 from util.cli import InputError
 from util.files import atomic_write
+from util.step_ops import cpu_has
 
 COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
 # A resumed run must agree with the first on these; its length may change.
@@ -46,8 +47,7 @@ def fast_bf16(device: torch.device) -> bool:
     """Return whether `device` computes in bfloat16 faster than in float32: a CPU with AMX or AVX-512 BF16, or a GPU that has it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # not public, so any torch may be without them
-    return device.type == "cpu" and any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in checks)
+    return device.type == "cpu" and any(map(cpu_has, ("amx_tile", "avx512_bf16")))
 
 
 def keep_memory() -> None:

@@ -24,6 +24,7 @@ Shape shape_after(const Shape& in, int channels, int height, int width, int stri
     const Shape out{channels, (in.height + 2 * padding - height) / stride + 1, (in.width + 2 * padding - width) / stride + 1};
     if (in.height + 2 * padding < height || in.width + 2 * padding < width)
         refuse(std::string(step) + ": a window of " + std::to_string(width) + "x" + std::to_string(height) + " does not fit into " + text(in));
+    check_size(out);
     return out;
 }
 
@@ -88,7 +89,6 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
     check_size(in);
     const Kernels& k = find(kernel.empty() ? default_kernel() : std::string(kernel), "kernel");
     const BinaryConv plan(k, conv, in, negative, "binary_conv");
-    check_size(plan.out);
     const auto scales = with_tail(scale, conv.outputs, 0.0f, "scale"), shifts = with_tail(shift, conv.outputs, 0.0f, "shift");
     const std::size_t pixels = std::size_t(in.height) * in.width, results = std::size_t(plan.out.height) * plan.out.width * conv.outputs;
     std::atomic<int> next = 0;  // image: whoever is ready takes it

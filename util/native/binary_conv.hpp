@@ -27,6 +27,7 @@ inline std::pair<int, int> share(int total, int t, int threads) {
 }
 
 void check_size(const Shape&);  // refuses a map whose offsets don't fit in 32 bits
+// What a window leaves of a map; refuses one that can't be, or leaves too large a map, before anything is planned for it.
 Shape shape_after(const Shape& in, int channels, int height, int width, int stride, int padding, const char* step);
 
 // `values`, of which there must be n, with a tail: kernels read whole vectors.

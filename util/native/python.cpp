@@ -10,7 +10,7 @@
 #include <string>
 #include <thread>
 
-#include "xnor.hpp"
+#include "binary_conv.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -21,8 +21,12 @@ namespace {
 template <class T>
 using Values = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
 template <class T>
-using Images = nb::ndarray<const T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
-using Scores = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Maps = nb::ndarray<T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;  // images, height, width, channels
+
+template <class T>
+bool fits(const Maps<T>& maps, const Shape& s) {
+    return maps.shape(1) == std::size_t(s.height) && maps.shape(2) == std::size_t(s.width) && maps.shape(3) == std::size_t(s.channels);
+}
 
 template <class T>
 std::span<const T> span(const Values<T>& array) {
@@ -42,20 +46,14 @@ struct Locked {  // one run at a time: the network's memory is its own, and run(
 };
 
 template <class T>
-void run(Locked& self, const Images<T>& images, const Scores& scores, bool timed) {
+void run(Locked& self, const Maps<const T>& images, const Maps<float>& scores, bool timed) {
     const Shape in = self.input, out = self.network.output();
-    const auto fits = [](const auto& array, const Shape& s) {
-        return array.shape(1) == std::size_t(s.height) && array.shape(2) == std::size_t(s.width) && array.shape(3) == std::size_t(s.channels);
-    };
     if (!fits(images, in)) throw nb::value_error("images do not have the height, width and channels that the network was made for");
     if (!fits(scores, out) || scores.shape(0) != images.shape(0)) throw nb::value_error("the result's shape is not (images, height, width, channels) of the last step");
     nb::gil_scoped_release release;
     const std::lock_guard lock(self.mutex);
     self.network.run(images.data(), int(images.shape(0)), scores.data(), timed);
 }
-
-template <class T>
-using Maps = nb::ndarray<T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
 // Threads for a while: those of the OpenMP runtime whose GOMP_parallel is at `gomp`, or our own where it is 0. An idle thread of OpenMP's
 // looks for work for milliseconds, on a core that ours would need.
@@ -78,9 +76,8 @@ void one_layer(const Maps<const std::uint16_t>& x, const Values<std::uint8_t>& n
                int padding, const Maps<T>& y, const std::string& kernel, int threads, std::uintptr_t gomp) {
     const Conv conv = conv_of(negative, stride, padding);
     const Shape in{int(x.shape(3)), int(x.shape(1)), int(x.shape(2))};
-    const auto after = [&](std::size_t n, int window) { return (n + 2 * padding - window) / stride + 1; };
-    if (stride < 1 || negative.shape(1) != x.shape(3) || y.shape(0) != x.shape(0) || y.shape(1) != after(x.shape(1), conv.height) ||
-        y.shape(2) != after(x.shape(2), conv.width) || y.shape(3) != negative.shape(0))
+    const Shape out = shape_after(in, conv.outputs, conv.height, conv.width, stride, padding, "binary_conv");
+    if (negative.shape(1) != x.shape(3) || y.shape(0) != x.shape(0) || !fits(y, out))
         throw nb::value_error("the shapes of images, weights and result do not belong together");
     nb::gil_scoped_release release;
     binary_conv(conv, in, span(negative), span(scale), span(shift), x.data(), int(x.shape(0)), y.data(), kernel, team(threads, gomp));
