@@ -36,3 +36,17 @@ def test_the_threshold_keeps_its_share_of_right_names():
     p = softmax(logits)
     sure = p.max(1)[p.argmax(1) == labels]
     assert (sure >= bench.threshold(p, labels, 0.9)).mean() == pytest.approx(0.9, abs=0.002)
+
+
+def test_looks_show_the_image_cut_a_tenth_off_at_most():
+    rows, columns = np.mgrid[:40, :50].astype(np.uint8)
+    image = np.stack([2 * rows + 40, 2 * columns + 40, np.full_like(rows, 7)], 2)  # each pixel says where it is from
+    looks = np.stack(bench.looks([image, image[:, ::-1]])).astype(float)
+    assert looks.shape == (2 * bench.LOOKS, 40, 50, 3) and np.ptp(looks[..., 2]) == 0
+    upright, mirrored = (looks[..., :2] - 40)[: bench.LOOKS] / 2, (looks[..., :2] - 40)[bench.LOOKS :] / 2
+    for places, length in ((upright[:, 4:-4, 25, 0], 40), (upright[:, 20, 5:-5, 1], 50), (mirrored[:, 20, 5:-5, 1][:, ::-1], 50)):
+        inset = np.arange(places.shape[1]) + (length - places.shape[1]) / 2
+        assert np.abs(places - inset).max() <= bench.OFF * length
+        slopes = np.diff(places).mean(1)  # pixels of the image per pixel of the look
+        assert 1 - 2 * bench.OFF <= slopes.min() < 0.97 and 1.03 < slopes.max() <= 1 + 2 * bench.OFF
+    assert not np.array_equal(looks[0], looks[1])
