@@ -178,8 +178,8 @@ def preprocess(images):
 
 
 def to_images(crops):
-    """Return uint8 (N, 3, 32, 32) from a list of RGB crops (H, W, 3) of any size."""
-    return torch.from_numpy(small_images(crops, 32)).permute(0, 3, 1, 2)
+    """Return uint8 (N, 3, 32, 32) from a list of RGB or RGBA crops (H, W, 3 or 4) of any size."""
+    return torch.from_numpy(small_images(crops, 32, MEAN)).permute(0, 3, 1, 2)
 
 
 # ---- Train, evaluate, classify ---------------------------------------------------------------------------------------

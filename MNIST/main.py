@@ -80,8 +80,8 @@ def preprocess(images):
 
 
 def to_images(crops):
-    """Return uint8 (N, 1, 28, 28) that look like MNIST from a list of RGB crops (H, W, 3) of any size."""
-    return torch.from_numpy(np.stack([to_mnist(crop) for crop in crops])).unsqueeze(1)
+    """Return uint8 (N, 1, 28, 28) that look like MNIST from a list of RGB or RGBA crops (H, W, 3 or 4) of any size; alpha is not asked."""
+    return torch.from_numpy(np.stack([to_mnist(crop[..., :3]) for crop in crops])).unsqueeze(1)
 
 
 def to_mnist(crop):

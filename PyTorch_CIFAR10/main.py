@@ -77,8 +77,8 @@ def shift_and_alternate(images, indices, epoch, generator):
 
 
 def to_images(crops):
-    """Return uint8 (N, 3, 32, 32) from a list of RGB crops (H, W, 3) of any size."""
-    return torch.from_numpy(small_images(crops, 32)).permute(0, 3, 1, 2)
+    """Return uint8 (N, 3, 32, 32) from a list of RGB or RGBA crops (H, W, 3 or 4) of any size."""
+    return torch.from_numpy(small_images(crops, 32, MEAN)).permute(0, 3, 1, 2)
 
 
 # ---- Recipes ---------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from tests.scripts import load_script  # noqa: E402
 from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
+from util.clips.crops import cut_out  # noqa: E402
 from util.clips.results import TABLE, read_results  # noqa: E402
 from util.clips.video import open_video  # noqa: E402
 from util.files import atomic_write  # noqa: E402
@@ -117,7 +118,7 @@ def packed(frozen, model, path, main):
 
 # ---- Images ----------------------------------------------------------------------------------------------------------
 def crops_of(clip, most):
-    """Return an even sample of what the detector finds in a clip, or found in a results directory: RGB crops."""
+    """Return an even sample of what the detector finds in a clip, or found in a results directory: RGBA crops, or RGB ones."""
     sample = Sampler(most)
     if (Path(clip) / TABLE).is_file():
         for detection in read_results(clip):
@@ -128,8 +129,9 @@ def crops_of(clip, most):
     video = open_video(clip)
     detector = fastmcd.Detector(video.width, video.height)
     for frame in tqdm(video, f"detecting in {video.name}", video.frame_count, unit=" frames", leave=False, disable=None):
-        for x, y, width, height in detector.detect(frame).crops:
-            sample.add(np.ascontiguousarray(frame[y : y + height, x : x + width, ::-1]))
+        result = detector.detect(frame)
+        for crop, box in zip(result.crops.tolist(), result.boxes.tolist(), strict=True):
+            sample.add(cut_out(frame, crop, box, result.mask))
     return sample.items
 
 

@@ -2,7 +2,7 @@
 import cv2
 import numpy as np
 
-from util.clips.crops import DETAIL, clear, small_images
+from util.clips.crops import DETAIL, GROWN, clear, cut_out, small_images
 from util.clips.scenes import texture
 
 
@@ -38,6 +38,36 @@ def test_a_flat_crop_stays_nearly_flat():
 
 def test_small_images_take_any_size():
     crops = [picture()[:1, :1], *map(picture, (5, 32, 90)), picture()[:7], np.asfortranarray(picture()[::2, ::-1])]
-    images = small_images(crops, 32)
+    images = small_images(crops, 32, (0.5, 0.4, 0.3))
     assert images.shape == (6, 32, 32, 3) and images.dtype == np.uint8
     np.testing.assert_array_equal(images[2], clear(crops[2]))
+
+
+def test_a_crop_is_cut_out_along_the_hull_of_what_moves_in_its_box():
+    frame = np.random.default_rng(5).integers(0, 256, (60, 90, 3), np.uint8)
+    mask = np.zeros((60, 90), np.uint8)
+    cv2.circle(mask, (40, 30), 20, 255, 2)  # a ring: its middle belongs to it
+    mask[:, :5] = 255  # something else
+    box, crop = (20, 10, 41, 41), (2, 6, 63, 49)
+    rgba = cut_out(frame, crop, box, mask)
+    np.testing.assert_array_equal(rgba[..., :3], frame[6:55, 2:65, ::-1])
+    rows, columns = np.mgrid[6:55, 2:65]
+    distance = np.hypot(columns - 40, rows - 30)
+    grown = round(GROWN * 41)
+    assert (rgba[distance <= 20, 3] == 255).all() and (rgba[distance > 23 + grown, 3] == 0).all()
+    assert set(np.unique(rgba[..., 3])) == {0, 255}
+    assert (cut_out(frame, crop, box, np.zeros_like(mask))[..., 3] == 255).all()
+
+
+def test_what_stands_still_becomes_the_mean_colour():
+    mean = (0.5, 0.4, 0.3)
+    crop = np.dstack([picture(64), np.full((64, 64), 255, np.uint8)])
+    whole = small_images([crop, crop[..., :3]], 32, mean)
+    np.testing.assert_array_equal(whole[0], whole[1])
+    crop[:, 32:, 3] = 0
+    crop[:, 30:32, 3] = 128  # one pixel of the small image
+    half, still = small_images([crop, crop * np.array([1, 1, 1, 0], np.uint8)], 32, mean)
+    ground = np.array([127.5, 102, 76.5])
+    np.testing.assert_array_equal(half[:, :15], whole[0][:, :15])
+    assert np.abs(half[:, 15] - (ground + 128 / 255 * (whole[0][:, 15] - ground))).max() <= 0.5 + 1e-3
+    assert np.abs(half[:, 16:] - ground).max() <= 0.5 and np.abs(still - ground).max() <= 0.5

@@ -1,4 +1,6 @@
 """Crops of a clip as small images like those that a network has learned from."""
+import math
+
 import cv2
 import numpy as np
 
@@ -6,15 +8,39 @@ TAIL = 0.01  # of the values, left out at both ends when contrast is measured
 LEAST_RANGE = 40  # grey levels: less contrast than that is not stretched to the full range, it may be noise
 DETAIL = 12  # grey levels, mean difference from the blurred image; CIFAR-10's images: 9.6 (median), 11.9 (third quartile)
 MOST_SHARPENING = 1.5
+GROWN = 0.03  # of the square root of a box's area: how far around what moves a crop shows its ground
 
 
-def small_images(crops: list[np.ndarray], size: int) -> np.ndarray:
-    """uint8 (N, size, size, 3) from RGB crops uint8 (h, w, 3) of any size: squeezed into the square, with clear contrast and edges.
+def cut_out(frame: np.ndarray, crop: tuple[int, ...], box: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
+    """RGBA uint8 (h, w, 4): the region `crop` (x, y, w, h in pixels) of a BGR frame; alpha is 255 where something moves, else 0.
 
-    Things in a clip are greyer and softer than photographs made for their sake; without this, networks trained on CIFAR-10
-    call a grey car on a grey road a ship (benchmarks/unknown.py prints both).
+    What moves: the convex hull, a little grown, of the pixels that `mask` (uint8 (H, W)) has in `box`; all of the crop if it has none.
     """
-    return np.stack([clear(cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)) for crop in crops])
+    (x, y, width, height), (left, top, box_width, box_height) = crop, box
+    moving = cv2.findNonZero(mask[top : top + box_height, left : left + box_width])
+    alpha = np.full((height, width), 255 if moving is None else 0, np.uint8)
+    if moving is not None:
+        hull = cv2.convexHull(moving) + np.array([left - x, top - y], np.int32)
+        cv2.fillConvexPoly(alpha, hull, 255)
+        cv2.polylines(alpha, [hull], True, 255, 1 + 2 * round(GROWN * math.sqrt(box_width * box_height)))
+    return np.dstack([frame[y : y + height, x : x + width, ::-1], alpha])
+
+
+def small_images(crops: list[np.ndarray], size: int, mean: tuple[float, ...]) -> np.ndarray:
+    """uint8 (N, size, size, 3) from RGB or RGBA crops uint8 (h, w, 3 or 4) of any size: squeezed into the square, cleared, alone.
+
+    Things in a clip are greyer and softer than photographs made for their sake; without clearing, networks trained on CIFAR-10
+    call a grey car on a grey road a ship. Alone: where alpha is 0 all is `mean` (RGB, 0..1), which a network standardises to 0.
+    """
+    return np.stack([_small_image(crop, size, 255 * np.array(mean, np.float32)) for crop in crops])
+
+
+def _small_image(crop: np.ndarray, size: int, ground: np.ndarray) -> np.ndarray:
+    small = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+    image = clear(small[..., :3])
+    if small.shape[2] == 3:
+        return image
+    return (ground + small[..., 3:] / np.float32(255) * (image - ground)).round().astype(np.uint8)
 
 
 def clear(image: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from util.clips.pictures import contact_sheet
 from util.clips.results import read_results
 from util.files import atomic_write
 
-Classifier = Callable[[list[np.ndarray]], torch.Tensor]  # RGB crops -> logits, float32 (N, classes)
+Classifier = Callable[[list[np.ndarray]], torch.Tensor]  # RGB or RGBA crops -> logits, float32 (N, classes)
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "label", "probability"]
 BATCH = 128  # crops classified at once
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from util.cli import InputError
 from util.clips import batch
+from util.clips.crops import cut_out
 from util.clips.outputs import open_sinks
 from util.clips.settings import load_settings
 from util.clips.tracking import Moment, Sighting, Track, Tracker
@@ -86,7 +87,7 @@ class Summary:
 def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], load_fastmcd: Callable, calibration, cut) -> Summary:
     """Return the counts of a run over `args.video`; prints them and writes its files (see util.clips.outputs).
 
-    classify: RGB crops -> logits (N, classes). right: the names that `--label` counts as right, or none.
+    classify: RGBA crops (see util.clips.crops.cut_out) -> logits (N, classes). right: the names that `--label` counts as right, or none.
     """
     settings = load_settings(args.settings, list(classes))
     settings["detector"] = {**cut, **settings["detector"]}
@@ -154,7 +155,7 @@ class Pipeline:
         sightings = [Sighting(*each) for each in zip(boxes, crops, result.scores.tolist(), strict=True)]
         moment = Moment(number, seconds, frame, result, sightings)
         with clock("classify"):
-            cut = [np.ascontiguousarray(frame[y : y + h, x : x + w, ::-1]) for x, y, w, h in crops]
+            cut = [cut_out(frame, crop, box, result.mask) for crop, box in zip(crops, boxes, strict=True)]
             logits = self.classify(cut)[:, self.columns].numpy() if cut else np.empty((0, len(self.columns)))
         with clock("track"):
             self.tracker.update(moment, logits)
