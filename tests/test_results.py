@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from util.cli import InputError
+from util.clips.crops import cut_out
 from util.clips.results import ResultsWriter, read_results
 
 HEADER = "frame,object,x,y,width,height,score,crop\n"
@@ -44,9 +45,35 @@ def test_what_is_written_is_read_back(tmp_path):
     assert [(d.frame, d.object) for d in detections] == [(1, 0), (2, 0), (2, 1), (4, 0)]
     last = detections[2]
     assert (last.x, last.y, last.width, last.height, last.score) == (14, 6, 8, 10, 0.3)
-    assert np.array_equal(last.image, frame(2)[3 : 3 + 16, 11 : 11 + 14, ::-1]), "the crop, as RGB"
+    assert np.array_equal(last.image[..., :3], frame(2)[3 : 3 + 16, 11 : 11 + 14, ::-1]), "the crop, as RGB"
+    alpha = last.image[..., 3]
+    assert (alpha[3:-3, 3:-3] == 255).all() and alpha.mean() < 255 * 0.75, "and what moves"
     mask = cv2.imread(str(directory / "masks" / "000002.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(mask, found((5, 6, 8, 9), (14, 6, 8, 10)).mask)
+
+
+def test_crops_are_read_back_as_a_video_shows_them(tmp_path):
+    """The detector's own crops, some of them at the frame's edge: the table does not say where they lie."""
+    fastmcd = pytest.importorskip("fastmcd", reason="not built", exc_type=ImportError)
+    rng, expected = np.random.default_rng(7), {}
+    detector, still = fastmcd.Detector(160, 120), cv2.GaussianBlur(rng.integers(0, 256, (120, 160, 3), np.uint8), (0, 0), 1.5)
+    with ResultsWriter(tmp_path) as results:
+        for number in range(1, 40):
+            image, x = still.copy(), 4 * number
+            cv2.circle(image, (x - 10, 25), 11, (255, 255, 255), -1)
+            cv2.rectangle(image, (150 - x, 104), (190 - x, 119), (0, 0, 0), -1)
+            result = detector.detect(image)
+            results.add(number, image, result)
+            for i, (crop, box) in enumerate(zip(result.crops.tolist(), result.boxes.tolist(), strict=True)):
+                expected[number, i] = cut_out(image, crop, box, result.mask)
+    detections = read_results(tmp_path)
+    assert len(detections) == len(expected) > 40
+    assert all(np.array_equal(d.image, expected[d.frame, d.object]) for d in detections)
+    cv2.imwrite(str(tmp_path / "masks" / f"{detections[0].frame:06d}.png"), np.zeros((20, 20), np.uint8))
+    (tmp_path / "masks" / f"{detections[-1].frame:06d}.png").unlink()
+    again = read_results(tmp_path)
+    for i in (0, -1):  # a foreign mask, and none
+        assert np.array_equal(again[i].image, detections[i].image[..., :3])
 
 
 def test_files_are_those_of_the_contract(tmp_path):
@@ -139,7 +166,8 @@ def test_pairs_of_mask_and_frame_are_read(tmp_path):
     detections = read_results(tmp_path)
     boxes = [(d.frame, d.object, d.x, d.y, d.width, d.height) for d in detections]
     assert boxes == [(1, 0, 10, 5, 10, 10), (2, 0, 20, 30, 40, 15), (2, 1, 10, 5, 10, 10)]
-    assert np.array_equal(detections[0].image, picture[0:32, 0:32, ::-1]), "at least 32 pixels, inside the frame"
+    assert np.array_equal(detections[0].image[..., :3], picture[0:32, 0:32, ::-1]), "at least 32 pixels, inside the frame"
+    assert detections[0].image[..., 3].sum() == 255 * 100, "a small square that moves"
     assert [(d.frame, d.object) for d in read_results(tmp_path, best_only=True)] == [(1, 0), (2, 0)]
 
 

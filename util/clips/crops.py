@@ -12,18 +12,23 @@ GROWN = 0.03  # of the square root of a box's area: how far around what moves a 
 
 
 def cut_out(frame: np.ndarray, crop: tuple[int, ...], box: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
-    """RGBA uint8 (h, w, 4): the region `crop` (x, y, w, h in pixels) of a BGR frame; alpha is 255 where something moves, else 0.
+    """RGBA uint8 (h, w, 4): the region `crop` (x, y, w, h in pixels) of a BGR frame, its alpha by `moving`."""
+    x, y, width, height = crop
+    return np.dstack([frame[y : y + height, x : x + width, ::-1], moving(crop, box, mask)])
+
+
+def moving(crop: tuple[int, ...], box: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
+    """uint8 (h, w): 255 where something moves in the region `crop` of a frame, else 0; crop and box are x, y, w, h in pixels.
 
     What moves: the convex hull, a little grown, of the pixels that `mask` (uint8 (H, W)) has in `box`; all of the crop if it has none.
     """
     (x, y, width, height), (left, top, box_width, box_height) = crop, box
-    moving = cv2.findNonZero(mask[top : top + box_height, left : left + box_width])
-    alpha = np.full((height, width), 255 if moving is None else 0, np.uint8)
-    if moving is not None:
-        hull = cv2.convexHull(moving) + np.array([left - x, top - y], np.int32)
-        cv2.fillConvexPoly(alpha, hull, 255)
-        cv2.polylines(alpha, [hull], True, 255, 1 + 2 * round(GROWN * math.sqrt(box_width * box_height)))
-    return np.dstack([frame[y : y + height, x : x + width, ::-1], alpha])
+    pixels = cv2.findNonZero(mask[top : top + box_height, left : left + box_width])
+    if pixels is None:
+        return np.full((height, width), 255, np.uint8)
+    hull, alpha = cv2.convexHull(pixels) + np.array([left - x, top - y], np.int32), np.zeros((height, width), np.uint8)
+    cv2.fillConvexPoly(alpha, hull, 255)
+    return cv2.polylines(alpha, [hull], True, 255, 1 + 2 * round(GROWN * math.sqrt(box_width * box_height)))
 
 
 def small_images(crops: list[np.ndarray], size: int, mean: tuple[float, ...]) -> np.ndarray:

@@ -96,4 +96,4 @@ def _name_directory(args, directory: Path, predictions: Predictions, classify: C
     print(f"{directory}: {len(detections)} objects in {len({d.frame for d in detections})} frames")
     if args.save and detections:
         args.save.mkdir(parents=True, exist_ok=True)
-        contact_sheet([d.image for d in detections], captions, args.save / "contact_sheet.png", directory.name)
+        contact_sheet([d.image[..., :3] for d in detections], captions, args.save / "contact_sheet.png", directory.name)

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from util.cli import InputError
+from util.clips.crops import cut_out, moving
 from util.clips.video import MAX_SIZE, list_images, read_image, write_image
 from util.files import GrowingFile
 
@@ -34,7 +35,10 @@ CONTEXT, SMALLEST_CROP = 0.15, 32  # of a pair: margin / longer side of the box;
 
 @dataclass(eq=False)
 class Detection:
-    """One object in one frame: its box in whole pixels, score 0..1 and crop, RGB uint8 (h, w, 3)."""
+    """One object in one frame: its box in whole pixels, score 0..1 and crop.
+
+    The crop: RGB uint8 (h, w, 3), where there is a mask with what moves in it as its alpha (h, w, 4), see util.clips.crops.
+    """
 
     frame: int
     object: int
@@ -98,8 +102,12 @@ def _read_table(directory: Path, best_only: bool) -> list[Detection]:
             if detection.frame not in best or detection.score > best[detection.frame][0].score:
                 best[detection.frame] = detection, crop
         kept = list(best.values())
+    number, mask = 0, None
     for detection, crop in kept:
-        detection.image = _read_rgb(crop)
+        if detection.frame != number:
+            number, path = detection.frame, directory / f"masks/{detection.frame:06d}.png"
+            mask = read_image(path)[..., 0] if path.is_file() else None
+        detection.image = _with_mask(_read_rgb(crop), detection, mask)
     return [detection for detection, _ in kept]
 
 
@@ -131,6 +139,26 @@ def _is_file_inside(name: str, directory: Path) -> bool:
     return path.is_relative_to(directory.resolve()) and path.is_file()
 
 
+def _with_mask(image: np.ndarray, detection: Detection, mask: np.ndarray | None) -> np.ndarray:
+    """The crop with what moves in it as its alpha; as it is where there is no mask, or one of another frame.
+
+    The table doesn't say where a crop lies: its middle is the box's, but for a shift into the frame.
+    """
+    (height, width), box = image.shape[:2], (detection.x, detection.y, detection.width, detection.height)
+    if mask is None or any(low + length > limit for low, length, limit in zip(box[:2], box[2:], mask.shape[::-1], strict=True)):
+        return image
+    if width > mask.shape[1] or height > mask.shape[0]:
+        return image
+    x = _span(detection.x, detection.width, width, mask.shape[1])
+    y = _span(detection.y, detection.height, height, mask.shape[0])
+    return np.dstack([image, moving((x, y, width, height), box, mask)])
+
+
+def _span(low: int, length: int, cut: int, limit: int) -> int:
+    """Where `cut` pixels around a box's `length` begin: in its middle, shifted rather than shrunk where they would leave the frame."""
+    return min(max((2 * low + length - cut) // 2, 0), limit - cut)
+
+
 def _read_rgb(path: Path) -> np.ndarray:
     return cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
 
@@ -155,20 +183,18 @@ def _read_pair(number: int, mask_path: Path, frame_path: Path) -> list[Detection
         raise InputError(f"{mask_path} and its frame {frame_path.name} differ in size: {sizes}")
     regions = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2][1:].tolist()
     regions = sorted((r for r in regions if r[4] >= SMALLEST_REGION), key=lambda r: (-r[4], r[1], r[0]))
-    return [Detection(number, i, *r[:4], 1.0, _with_context(frame, *r[:4])) for i, r in enumerate(regions)]
+    mask = mask.astype(np.uint8)
+    return [Detection(number, i, *r[:4], 1.0, _with_context(frame, mask, *r[:4])) for i, r in enumerate(regions)]
 
 
-def _with_context(frame: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
-    """The box cut out as a square with a margin, shifted rather than shrunk where it would leave the frame."""
+def _with_context(frame: np.ndarray, mask: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
+    """The box cut out of an RGB frame as a square with a margin, shifted rather than shrunk where it would leave the frame."""
     longer = max(width, height)
     side = max(longer + 2 * int(CONTEXT * longer + 0.5), SMALLEST_CROP)
 
-    def span(low: int, length: int, limit: int) -> slice:
-        cut = min(side, limit)
-        start = min(max((2 * low + length - cut) // 2, 0), limit - cut)
-        return slice(start, start + cut)
-
-    return frame[span(y, height, frame.shape[0]), span(x, width, frame.shape[1])].copy()
+    wide, high = min(side, frame.shape[1]), min(side, frame.shape[0])
+    crop = _span(x, width, wide, frame.shape[1]), _span(y, height, high, frame.shape[0]), wide, high
+    return cut_out(frame[..., ::-1], crop, (x, y, width, height), mask)
 
 
 def _read_plain(number: int, path: Path) -> Detection:
