@@ -14,7 +14,9 @@ GROWN = 0.03  # of the square root of a box's area: how far around what moves a 
 def cut_out(frame: np.ndarray, crop: tuple[int, ...], box: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
     """RGBA uint8 (h, w, 4): the region `crop` (x, y, w, h in pixels) of a BGR frame, its alpha by `moving`."""
     x, y, width, height = crop
-    return np.dstack([frame[y : y + height, x : x + width, ::-1], moving(crop, box, mask)])
+    rgba = cv2.cvtColor(frame[y : y + height, x : x + width], cv2.COLOR_BGR2RGBA)
+    rgba[..., 3] = moving(crop, box, mask)
+    return rgba
 
 
 def moving(crop: tuple[int, ...], box: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
@@ -23,10 +25,12 @@ def moving(crop: tuple[int, ...], box: tuple[int, ...], mask: np.ndarray) -> np.
     What moves: the convex hull, a little grown, of the pixels that `mask` (uint8 (H, W)) has in `box`; all of the crop if it has none.
     """
     (x, y, width, height), (left, top, box_width, box_height) = crop, box
-    pixels = cv2.findNonZero(mask[top : top + box_height, left : left + box_width])
-    if pixels is None:
+    inside = mask[top : top + box_height, left : left + box_width]
+    outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)  # far fewer pixels, the same hull
+    if not outlines:
         return np.full((height, width), 255, np.uint8)
-    hull, alpha = cv2.convexHull(pixels) + np.array([left - x, top - y], np.int32), np.zeros((height, width), np.uint8)
+    hull = cv2.convexHull(np.concatenate(outlines)) + np.array([left - x, top - y], np.int32)
+    alpha = np.zeros((height, width), np.uint8)
     cv2.fillConvexPoly(alpha, hull, 255)
     return cv2.polylines(alpha, [hull], True, 255, 1 + 2 * round(GROWN * math.sqrt(box_width * box_height)))
 
