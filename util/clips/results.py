@@ -177,13 +177,12 @@ def _pairs(images: list[Path]) -> Iterator[tuple[Path, Path]]:
 
 
 def _read_pair(number: int, mask_path: Path, frame_path: Path) -> list[Detection]:
-    mask, frame = read_image(mask_path).max(axis=2) > 127, _read_rgb(frame_path)
+    mask, frame = (read_image(mask_path).max(axis=2) > 127).astype(np.uint8), _read_rgb(frame_path)
     if mask.shape != frame.shape[:2]:
         sizes = "{1}x{0} and {3}x{2}".format(*mask.shape, *frame.shape)
         raise InputError(f"{mask_path} and its frame {frame_path.name} differ in size: {sizes}")
-    regions = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2][1:].tolist()
+    regions = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:].tolist()
     regions = sorted((r for r in regions if r[4] >= SMALLEST_REGION), key=lambda r: (-r[4], r[1], r[0]))
-    mask = mask.astype(np.uint8)
     return [Detection(number, i, *r[:4], 1.0, _with_context(frame, mask, *r[:4])) for i, r in enumerate(regions)]
 
 
