@@ -58,7 +58,8 @@ def test_counted_bits_are_torchs_convolution(case, dtype, monkeypatch):
 @pytest.mark.parametrize("x_shape", [(3, 5, 4, 2), (2, 5, 8, 8)])  # a small map's gradient is found in another way
 @pytest.mark.parametrize("w_shape, stride, padding", [((7, 5, 3, 3), 1, 1), ((4, 5, 1, 1), 1, 0), ((4, 5, 4, 4), 2, 2)])
 @pytest.mark.parametrize("count", [False, True])
-def test_gradients_of_the_binary_convolution_are_torchs(x_shape, w_shape, stride, padding, count):
+def test_gradients_of_the_binary_convolution_are_torchs(x_shape, w_shape, stride, padding, count, monkeypatch):
+    monkeypatch.setattr(step_ops, "BYTES", False)
     generator, results = torch.Generator().manual_seed(0), []
     weight = torch.rand(w_shape[0], 1, 1, 1, generator=generator) * signs(w_shape, generator)
     given = [signs(x_shape, generator), weight, torch.randn(w_shape[0], generator=generator)]
@@ -72,6 +73,42 @@ def test_gradients_of_the_binary_convolution_are_torchs(x_shape, w_shape, stride
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
 
 
+@pytest.mark.parametrize("case", [case for case in CONVOLUTIONS if case[1] > 1])
+@pytest.mark.parametrize("unfolded", [1, 10_000, 2**23])  # bytes: image by image, some at a time, all at once
+def test_gradients_in_bytes_are_products_of_whole_numbers(case, unfolded, monkeypatch):
+    channels, outputs, size, _, padding, height, width = case
+    monkeypatch.setattr(step_ops, "UNFOLDED", unfolded)
+    generator = torch.Generator().manual_seed(0)
+    x, weight = signs((5, channels, height, width), generator), signs((outputs, channels, size, size), generator)
+    levels = torch.randint(-127, 128, F.conv2d(x, weight, padding=padding).shape, generator=generator)
+    same = None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, [True, True, False]
+    of_x, of_weight, _ = torch.ops.aten.convolution_backward(levels.double(), x.double(), weight.double(), *same)
+    given = x.to(torch.int8), 0.3 * weight, levels.to(torch.int8), torch.tensor(0.25), padding, torch.float32
+    found = step_ops._byte_products(*given)
+    assert torch.equal(found[0].double(), of_x * 0.25) and torch.equal(found[1].double(), of_weight)
+    torch.library.opcheck(step_ops._byte_products, given)
+
+
+def test_gradients_in_bytes_are_right_on_average_and_the_bias_is_exact():
+    generator = torch.Generator().manual_seed(0)
+    x = signs((4, 24, 6, 5), generator)
+    weight = signs((16, 24, 3, 3), generator) * (0.5 + torch.rand(16, 1, 1, 1, generator=generator))
+    grad = torch.randn(4, 16, 6, 5, generator=generator) * 10 ** -(3 * torch.rand(4, 1, 1, 1, generator=generator))  # some images: hardly any
+    same = [16], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True] * 3
+    errors, sizes = [[], [], []], [[], [], []]
+    for _ in range(200):  # gradients of 200 steps
+        each = grad * (1 + 0.01 * torch.randn(grad.shape, generator=generator))
+        exact = torch.ops.aten.convolution_backward(each.double(), x.double(), weight.double(), *same)
+        for i, (mine, theirs) in enumerate(zip(step_ops._gradients_in_bytes(x.to(torch.int8), weight, each, 1), exact, strict=True)):
+            errors[i].append(mine.double() - theirs)
+            sizes[i].append(theirs.norm())
+    for some, size, bound in zip(errors, sizes, (0.03, 0.03, 1e-6), strict=True):
+        assert max(error.norm() / norm for error, norm in zip(some, size, strict=True)) < bound
+        assert (sum(some) / 200).norm() / size[0] < bound / 8  # they nearly cancel
+    nothing = step_ops._gradients_in_bytes(x.to(torch.int8), weight * 0, grad * 0, 1)
+    assert not any(values.any() for values in nothing)
+
+
 def test_a_layer_with_other_shapes_than_its_maps_is_refused():
     x, negative, one = np.zeros((2, 8, 8, 3), np.uint16), np.zeros((5, 3, 3, 3), np.uint8), np.ones(5, np.float32)
     for shape in ((2, 6, 6, 4), (1, 6, 6, 5), (2, 8, 8, 5)):
@@ -83,9 +120,11 @@ def test_a_layer_with_other_shapes_than_its_maps_is_refused():
         step_ops._xnor.binary_conv(x, negative, one, one, 1, 0, np.zeros((2, 6, 6, 5), np.float64))
 
 
-@pytest.mark.parametrize("count", [False, True])
-def test_a_compiled_step_learns_what_a_plain_one_does(count, monkeypatch):
+@pytest.mark.parametrize("count, in_bytes", [(False, False), (True, False), (True, True)])
+def test_a_compiled_step_learns_what_a_plain_one_does(count, in_bytes, monkeypatch):
     monkeypatch.setattr(step_ops, "COUNT", count)
+    monkeypatch.setattr(step_ops, "BYTES", in_bytes)
+    monkeypatch.setattr(step_ops, "LARGE_FILTER", 1)
     torch.manual_seed(0)
     plain = nn.Sequential(MaxPool2d(2), BinConv2d(4, 6, 3, padding=1), BatchNorm2d(6), BinConv2d(6, 5, 5, 2, 2))
     compiled, counted = copy.deepcopy(plain), []
@@ -97,7 +136,10 @@ def test_a_compiled_step_learns_what_a_plain_one_does(count, monkeypatch):
             step(x).square().mul(torch.arange(8.0).view(8, 1, 1, 1)).sum().backward()
     assert len(counted) == 2 * count
     for (name, mine), theirs in zip(compiled.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-2, msg=name)
+        if in_bytes:
+            assert (mine.grad - theirs.grad).norm() < 0.02 * theirs.grad.norm() + 1e-2, name
+        else:
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-2, msg=name)
     torch.compiler.reset()
 
 

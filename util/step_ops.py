@@ -16,6 +16,9 @@ except ImportError:  # not built: F.conv2d instead
     _xnor = None
 
 SMALL_MAP = 16  # pixels: up to there a product of matrices is the faster weight gradient
+LARGE_FILTER = 1000  # weights: from there on products of bytes save more than it takes to round a gradient and to unfold maps
+UNFOLDED = 2**23  # bytes of maps that are unfolded at a time: what a processor's caches hold
+TINY = torch.finfo(torch.float32).tiny
 
 
 def cpu_has(feature: str) -> bool:
@@ -23,6 +26,7 @@ def cpu_has(feature: str) -> bool:
     return getattr(torch.cpu, f"_is_{feature}_supported", bool)()  # not public, so any torch may be without it
 
 
+BYTES = cpu_has("vnni")  # products of 8-bit integers take half as long as bfloat16's
 COUNT = _xnor is not None and not cpu_has("amx_tile")  # AMX makes convolutions a small part of a step; counting is not measured there
 
 
@@ -131,19 +135,22 @@ def _pixels(x):
 class BinaryConv(torch.autograd.Function):
     """F.conv2d with binarized weights: (x, weight, bias, stride, padding, count) -> y; each filter of weight is +-alpha.
 
-    count: x is +-1, and bits are counted forward: sums are exact, and that times alpha + bias is rounded once, to x's dtype.
-    Backward, the weight gradient of a small map's layer is one product of matrices: oneDNN's takes up to eight times as long.
+    count: x is +-1, and bits are counted forward: sums are exact, and that times alpha + bias is rounded once, to x's dtype. Its gradients
+    are then products of 8-bit integers, where those are fast. Otherwise the weight gradient of a small map's layer is one product
+    of matrices: oneDNN's takes up to eight times as long.
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, stride, padding, count):
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
+        ctx.stride, ctx.padding, ctx.in_bytes = stride, padding, count and BYTES and is_large(weight, stride)
+        ctx.save_for_backward(x.to(torch.int8) if ctx.in_bytes else x, weight)
         return _binary_conv(x, weight, bias, stride, padding) if count else F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
+        if ctx.in_bytes:
+            return *_gradients_in_bytes(x, weight, grad, ctx.padding), None, None, None
         grad, small = grad.to(x.dtype), is_small(x, weight, ctx.stride, ctx.padding)
         same = [len(weight)], [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), *same, [True, not small, not small])
@@ -157,6 +164,11 @@ def is_small(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -
     return x.shape[2] * x.shape[3] <= SMALL_MAP and tuple(weight.shape[2:]) == (3, 3) and (stride, padding) == (1, 1)
 
 
+def is_large(weight: torch.Tensor, stride: int) -> bool:
+    """Return whether BinaryConv's gradients may be products of bytes: large filters, and more than one (torch._int_mm fails on one row)."""
+    return weight[0].numel() >= LARGE_FILTER and len(weight) > 1 and stride == 1
+
+
 def _small_map_gradients(x, grad):
     (_, channels, height, width), outputs = x.shape, grad.shape[1]
     around = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # pixel by pixel, what each of the nine weights saw
@@ -164,3 +176,61 @@ def _small_map_gradients(x, grad):
     pixels = grad.permute(0, 2, 3, 1).reshape(-1, outputs)
     of_bias = pixels.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32))
     return (pixels.t() @ seen).view(outputs, 3, 3, channels).permute(0, 3, 1, 2), of_bias
+
+
+# ---- Its gradients in 8 bits -----------------------------------------------------------------------------------------
+def _gradients_in_bytes(x, weight, grad, padding):
+    """Return what convolution_backward does, for x int8 (N, C, H, W) of +-1, weight +-alpha and the gradient of the result.
+
+    One factor of each product is +-1; the other, g = alpha grad, is rounded to q s, q = floor(g / s + u), s = max |g| / 127. The
+    numbers u in [0, 1) differ from place to place, so that q s is g on average, and small gradients are not lost (stochastic rounding).
+    """
+    alpha = weight.flatten(1)[:, 0].abs().clamp(min=TINY)
+    scaled = grad.float() * _per_channel(alpha)
+    step = (scaled.abs().amax() / 127).clamp(min=TINY)
+    chance = (scaled.abs().mean() / step * 1000).frac()  # without it, the same places are rounded up in every step, and weights drift
+    levels = torch.floor(scaled / step + _dither(scaled.shape, chance)).clamp(max=127).to(torch.int8)
+    of_x, sums = _byte_products(x, weight, levels, step, padding, grad.dtype)
+    of_weight = sums * (step / alpha).view(-1, 1, 1, 1)
+    return of_x, of_weight.to(weight.dtype), grad.sum((0, 2, 3), dtype=torch.float32).to(weight.dtype)
+
+
+def _dither(shape, start):
+    """Return numbers in [0, 1) spread evenly over the places of a 4-D tensor; `start`, a tensor of one number, sets where they begin."""
+    steps = 0.85667488, 0.73389186, 0.62870672, 0.53859726  # 1 / p ... 1 / p^4, p^5 = p + 1: the golden ratio's kin in four dimensions
+    for axis, (n, step) in enumerate(zip(shape, steps, strict=True)):
+        start = start + (torch.arange(n, device=start.device) * step).view([-1 if i == axis else 1 for i in range(4)])
+    return start.frac()
+
+
+@torch.library.custom_op("xnor::byte_products", mutates_args=())
+def _byte_products(
+    x: torch.Tensor, weight: torch.Tensor, levels: torch.Tensor, step: torch.Tensor, padding: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    outputs, inputs, size, _ = weight.shape
+    of_x, of_weight = _both(x, weight, levels, step, padding, dtype)
+    towards = (1 - 2 * (weight < 0).to(torch.int8)).flip(2, 3).permute(2, 3, 0, 1).reshape(-1, inputs)
+    x, levels, results = (t.permute(0, 2, 3, 1).contiguous() for t in (x, levels, of_x))
+    sums = of_weight.permute(0, 2, 3, 1).view(outputs, -1)
+    some = max(1, UNFOLDED // (levels[0].numel() * size * size))
+    for part, result in zip(levels.split(some), results.split(some), strict=True):
+        product = torch._int_mm(_unfolded(part, size, size - 1 - padding), towards)
+        torch.mul(product.view(result.shape), step, out=result)
+    some = max(1, UNFOLDED // (x[0].numel() * size * size))
+    for part, seen in zip(levels.split(some), x.split(some), strict=True):
+        sums += torch._int_mm(part.reshape(-1, outputs).t(), _unfolded(seen, size, padding))
+    return results.permute(0, 3, 1, 2), of_weight
+
+
+@_byte_products.register_fake
+def _both(x, weight, levels, step, padding, dtype):
+    like = {"device": x.device, "memory_format": torch.channels_last}
+    return torch.empty(x.shape, dtype=dtype, **like), torch.empty(weight.shape, dtype=torch.int32, **like).zero_()
+
+
+def _unfolded(x, size, padding):
+    """Return, for each of the pixels that a convolution makes, all that it saw: (N H' W', size size C) from x (N, H, W, C)."""
+    x = F.pad(x, (0, 0, padding, padding, padding, padding))
+    (count, height, width, channels), (image, row, column, _) = x.shape, x.stride()
+    shape = count, height - size + 1, width - size + 1, size, size, channels
+    return x.as_strided(shape, (image, row, column, row, column, 1)).reshape(-1, size * size * channels)
