@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from util import checkpoint
-from util.binop import binarize, centre_and_clamp, to_bits
+from util.binop import binarize, centre_and_clamp, to_codes
 from util.cli import InputError
 from util.layers import BinConv2d
 
@@ -116,12 +116,12 @@ def test_a_failed_write_leaves_the_earlier_file(net, tmp_path, monkeypatch):
     assert checkpoint.load(path)["best_acc"] == 1.0 and os.listdir(tmp_path) == ["net.pth.tar"]
 
 
-def test_weights_in_bits_load_as_weights_and_damaged_ones_are_refused(tmp_path):
+def test_weights_in_8_bits_load_as_weights_and_damaged_ones_are_refused(tmp_path):
     net = BinConv2d(8, 4, 3)
-    state = {**net.state_dict(), "conv.weight": to_bits(net.conv.weight)}
-    checkpoint.save(tmp_path / "bits", {"arch": "x", "best_acc": 1.0, "state_dict": state})
+    state = {**net.state_dict(), "conv.weight": to_codes(net.conv.weight)}
+    checkpoint.save(tmp_path / "codes", {"arch": "x", "best_acc": 1.0, "state_dict": state})
     copy = BinConv2d(8, 4, 3)
-    checkpoint.load_into(copy, tmp_path / "bits", "x")
+    checkpoint.load_into(copy, tmp_path / "codes", "x")
     torch.testing.assert_close(*(binarize(centre_and_clamp(n.conv.weight)) for n in (net, copy)))
-    checkpoint.save(tmp_path / "bits", {"state_dict": {**state, "conv.weight": {"shape": [4, 8, 3, 3]}}})
-    assert_refused(lambda: checkpoint.load(tmp_path / "bits"), "bits", "can't be read")
+    checkpoint.save(tmp_path / "codes", {"state_dict": {**state, "conv.weight": {"codes": state["conv.weight"]["codes"]}}})
+    assert_refused(lambda: checkpoint.load(tmp_path / "codes"), "codes", "can't be read")

@@ -2,12 +2,10 @@
 
 A filter w of n weights acts as alpha * sign(w), alpha = mean |w|, which is the nearest such product to w in the least-squares sense.
 """
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,33 +19,40 @@ def centre_and_clamp(weight: torch.Tensor) -> torch.Tensor:
 
 def binarize(weight: torch.Tensor) -> torch.Tensor:
     """Return alpha * sign(weight), alpha = mean |weight| of each filter weight[i]; same shape (out, in, …). sign(0) is +1."""
-    alpha = weight.abs().flatten(1).mean(1)  # per output channel
-    return alpha.view(-1, *[1] * (weight.dim() - 1)) * sign(weight)
+    return _per_filter(weight.abs().flatten(1).mean(1), weight) * sign(weight)
 
 
-def to_bits(weight: torch.Tensor) -> dict:
-    """Return what is left of a latent weight (out, in, …) when only predicting counts: its signs, 8 in a byte, and each filter's alpha.
+def to_codes(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a latent weight (out, in, …) in 8 bits each: binarized it stays what it is, and training can go on from it.
 
-    {"shape": list of int, "negative": uint8 (numel / 8), "alpha": float32 (out,)}; from_bits makes a latent weight of it again.
+    {"codes": int8, the weight's shape, "step": float32 (out,)}, the weight being (code + 1/2) step, filter by filter. Of a filter w,
+    centred over dim 1, code = floor(w / s), s = max |w| / 127.5, so code + 1/2 is w / s + e, -1/2 < e <= 1/2, never 0 and of w's sign; that
+    stays when the next centring takes the mean of e away. `step` is s, turned until alpha, the mean magnitude after clamping, is that of w.
     """
-    centred = centre_and_clamp(weight.detach().cpu())
-    negative = np.packbits((centred < 0).numpy())
-    return {"shape": list(weight.shape), "negative": torch.from_numpy(negative), "alpha": centred.abs().flatten(1).mean(1)}
+    weight = weight.detach().cpu()
+    alpha, centred = _scales(weight), weight - weight.mean(1, keepdim=True)
+    step = centred.abs().flatten(1).amax(1).clamp(min=1e-30) / 127.5
+    codes = (centred / _per_filter(step, weight)).floor().clamp(-128, 127).to(torch.int8)
+    for _ in range(10):  # once, but for the clamping
+        step = step * alpha / _scales(from_codes({"codes": codes, "step": step})).clamp(min=1e-30)
+    return {"codes": codes, "step": step}
 
 
-def from_bits(bits: dict) -> torch.Tensor:
-    """Return a latent weight whose binarized form is that of the one that to_bits was given.
+def from_codes(kept: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the latent weight, float32, that to_codes made `kept` of; raises ValueError for what it can't have made."""
+    codes, step = kept["codes"], kept["step"]
+    if codes.dim() < 2 or codes.dtype != torch.int8 or step.shape != codes.shape[:1] or not step.is_floating_point():
+        raise ValueError(f"codes {codes.dtype} {tuple(codes.shape)} and steps {step.dtype} {tuple(step.shape)} do not make a weight")
+    return (codes + 0.5) * _per_filter(step, codes)
 
-    Centring takes its mean m over dim 1 from a weight of signs s, and mean |s - m| = 1 - m^2; so alpha s / (1 - mean m^2), m by place
-    in the filter, ends up as alpha s. Raises ValueError for a dict that to_bits did not make.
-    """
-    shape, negative, alpha = bits["shape"], bits["negative"], bits["alpha"]
-    count = math.prod(shape)
-    if len(shape) < 2 or negative.dtype != torch.uint8 or negative.numel() != (count + 7) // 8 or alpha.shape != (shape[0],):
-        raise ValueError(f"{negative.numel()} bytes of signs and {tuple(alpha.shape)} scales do not make a weight of {shape}")
-    signs = 1 - 2 * torch.from_numpy(np.unpackbits(negative.numpy(), count=count)).view(shape).float()
-    share = 1 - signs.mean(1).square().reshape(shape[0], -1).mean(1)
-    return signs * (alpha / share).view(-1, *[1] * (len(shape) - 1))
+
+def _scales(weight: torch.Tensor) -> torch.Tensor:
+    """Return alpha of each filter of a latent weight, (out,)."""
+    return centre_and_clamp(weight).abs().flatten(1).mean(1)
+
+
+def _per_filter(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return values.view(-1, *[1] * (weight.dim() - 1))
 
 
 def latent_names(model: nn.Module) -> list[str]:
@@ -73,10 +78,9 @@ def binarize_backward(weight: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     The paper (section 3.1) keeps only j = i of the first sum, grad_i (1/n + alpha 1(|w_i| <= 1)); but alpha feels every weight
     of the filter, so the sum belongs there.
     """
-    shape = (-1, *[1] * (weight.dim() - 1))
     s = sign(weight)
-    alpha = weight.abs().flatten(1).mean(1).view(shape)
-    through_alpha = s * (grad * s).flatten(1).mean(1).view(shape)
+    alpha = _per_filter(weight.abs().flatten(1).mean(1), weight)
+    through_alpha = s * _per_filter((grad * s).flatten(1).mean(1), weight)
     return through_alpha + alpha * (weight.abs() <= 1) * grad
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from util.binop import from_bits
+from util.binop import from_codes
 from util.cli import InputError
 from util.files import atomic_write
 
@@ -26,7 +26,7 @@ def load(path: str | Path) -> dict:
     """Return the checkpoint at `path`: a dict with at least `state_dict` (keys without `module.`) and `best_acc` (percent, NaN if absent).
 
     Files of XNOR-Net-PyTorch are read as they are (score under `acc` or `best_acc`). A bare state dict is taken too, and weights
-    stored as bits (util.binop.to_bits).
+    kept in 8 bits each (util.binop.to_codes).
     Raises InputError for a missing, empty, truncated, foreign or code-carrying file.
     """
     path = Path(path)
@@ -47,13 +47,13 @@ def load(path: str | Path) -> dict:
     try:
         state = {key.removeprefix("module."): _whole(value) for key, value in checkpoint["state_dict"].items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{path}: holds a weight in bits that can't be read ({_first_line(error)})") from error
+        raise InputError(f"{path}: holds a weight in 8 bits that can't be read ({_first_line(error)})") from error
     score = checkpoint.get("best_acc", checkpoint.get("acc", float("nan")))
     return {**checkpoint, "state_dict": state, "best_acc": float(score)}
 
 
 def _whole(value):
-    return from_bits(value) if isinstance(value, dict) else value
+    return from_codes(value) if isinstance(value, dict) else value
 
 
 def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:

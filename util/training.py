@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from util import checkpoint
-from util.binop import latent_names, to_bits
+from util.binop import latent_names, to_codes
 from util.cli import InputError
 from util.files import atomic_write
 from util.step_ops import cpu_has
@@ -28,7 +28,7 @@ COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
 SETTINGS = ["arch", "lr", "batch_size", "seed", "limit", "pretrained", "teacher"]
 DECAY = 0.998  # of the running average of the weights, per step: that of the last 500 steps or so
 HEAT = 2  # the temperature at which a teacher's answer is softened
-LARGEST = 6e6  # bytes of a file of weights; a larger network's binarized weights are kept as bits
+LARGEST = 6e6  # bytes of a file of weights; a larger network's latent weights are kept in 8 bits each
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -226,7 +226,7 @@ class Log:
                 return
         state = self.best["state_dict"]
         if sum(value.nbytes for value in state.values()) > LARGEST:
-            state |= {name: to_bits(state[name]) for name in latent_names(self.model)}
+            state |= {name: to_codes(state[name]) for name in latent_names(self.model)}
         checkpoint.save(self.best_path, {
             "arch": self.arch, "best_acc": 100 * accuracy, "held_out_accuracy": held_out, "epoch": self.best["epoch"],
             "settings": self.settings, "state_dict": state,
