@@ -109,9 +109,9 @@ def packed(frozen, model, path, main):
         with tempfile.TemporaryDirectory() as directory:
             size, logits = frozen.save(Path(directory) / "packed"), frozen
     x = torch.randint(0, 256, (64, *main.SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    # Not all: where a sum lies within rounding of a threshold, a bit may turn.
+    # Not all: where a sum lies within rounding of a threshold, a bit may turn. Other weights agree on none.
     same = ((logits(x) - model(main.preprocess(x))).abs().amax(1) < 1e-3).float().mean()
-    if same < 0.9:
+    if same < 0.5:
         raise InputError(f"{path}: packed, it computes something else than in PyTorch on {1 - same:.0%} of random images")
     return size, logits
 

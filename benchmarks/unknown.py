@@ -100,10 +100,17 @@ def looks(images: list[np.ndarray]) -> list[np.ndarray]:
 
 # ---- Networks --------------------------------------------------------------------------------------------------------
 def network(script, arch: str):
-    """A function from what `looks` made, prepared as crops are, to logits, float64 (N, LOOKS, classes): the weights that ship, packed."""
-    model = script.MODELS[arch]().eval()
-    checkpoint.load_into(model, script.HERE / "models" / f"{arch}.best.pth.tar", arch)
-    answer = xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch).eval()
+    """A function from what `looks` made, prepared as crops are, to logits, float64 (N, LOOKS, classes): the weights that ship.
+
+    Binarized networks run packed, full-precision ones in torch.
+    """
+    if hasattr(script, "networks"):
+        full = script.networks.load(arch).eval()
+        answer = lambda images: full(script.preprocess(images, script.STD))  # noqa: E731
+    else:
+        model = script.MODELS[arch]().eval()
+        checkpoint.load_into(model, script.HERE / "models" / f"{arch}.best.pth.tar", arch)
+        answer = xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch).eval()
 
     @torch.no_grad()
     def logits(prepared):
@@ -149,12 +156,12 @@ def parse_args(argv, archs):
 
 
 def main(argv=None):
-    cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
-    args = parse_args(argv, [*cifar.CALIBRATION, *mnist.CALIBRATION])
+    cifar, full, mnist = (load_script(f"{folder}/main.py") for folder in ("CIFAR_10", "PyTorch_CIFAR10", "MNIST"))
+    args = parse_args(argv, [*cifar.CALIBRATION, *full.CALIBRATION, *mnist.CALIBRATION])
     torch.set_num_threads(1)
     common = {"textures": textures(), **{f"windows of {clip}": windows(clip) for clip in args.empty}}
-    for script, kind, other in ((cifar, "MNIST's digits", mnist), (mnist, "CIFAR-10's images", cifar)):
-        archs = [arch for arch in args.arch if arch in script.MODELS]
+    for script, kind, other in ((cifar, "MNIST's digits", mnist), (full, "MNIST's digits", mnist), (mnist, "CIFAR-10's images", cifar)):
+        archs = [arch for arch in args.arch if arch in script.CALIBRATION]
         if archs:
             seen = held_out(script)
             foreign = {name: script.to_images(looks(crops)) for name, crops in {kind: pictures(other), **common}.items()}
