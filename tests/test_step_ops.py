@@ -93,7 +93,7 @@ def test_gradients_in_bytes_are_right_on_average_and_the_bias_is_exact():
     generator = torch.Generator().manual_seed(0)
     x = signs((4, 24, 6, 5), generator)
     weight = signs((16, 24, 3, 3), generator) * (0.5 + torch.rand(16, 1, 1, 1, generator=generator))
-    grad = torch.randn(4, 16, 6, 5, generator=generator) * 10 ** -(3 * torch.rand(4, 1, 1, 1, generator=generator))  # some images: hardly any
+    grad = torch.randn(4, 16, 6, 5, generator=generator) * 10 ** (-3 * torch.rand(4, 1, 1, 1, generator=generator))
     same = [16], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True] * 3
     errors, sizes = [[], [], []], [[], [], []]
     for _ in range(200):  # gradients of 200 steps
