@@ -160,12 +160,13 @@ def main(argv=None):
     args = parse_args(argv, [*cifar.CALIBRATION, *full.CALIBRATION, *mnist.CALIBRATION])
     torch.set_num_threads(1)
     common = {"textures": textures(), **{f"windows of {clip}": windows(clip) for clip in args.empty}}
-    for script, kind, other in ((cifar, "MNIST's digits", mnist), (full, "MNIST's digits", mnist), (mnist, "CIFAR-10's images", cifar)):
-        archs = [arch for arch in args.arch if arch in script.CALIBRATION]
-        if archs:
-            seen = held_out(script)
-            foreign = {name: script.to_images(looks(crops)) for name, crops in {kind: pictures(other), **common}.items()}
-            for arch in archs:
+    for scripts, kind, other in (((cifar, full), "MNIST's digits", mnist), ((mnist,), "CIFAR-10's images", cifar)):
+        networks = [(script, arch) for script in scripts for arch in args.arch if arch in script.CALIBRATION]
+        if networks:
+            first = scripts[0]  # the others show their networks the same images
+            seen = held_out(first)
+            foreign = {name: first.to_images(looks(crops)) for name, crops in {kind: pictures(other), **common}.items()}
+            for script, arch in networks:
                 report(arch, args.keep, network(script, arch), *seen, foreign)
 
 
