@@ -8,6 +8,7 @@ binarized ones in CIFAR_10/models/, packed. Time is from uint8 pixels to class s
 times every network once, so that a busy machine hurts all alike; medians. File: as it ships, a packed network as --export writes it.
 """
 
+import copy
 import math
 import sys
 import tempfile
@@ -109,9 +110,10 @@ def packed(frozen, model, path, main):
         with tempfile.TemporaryDirectory() as directory:
             size, logits = frozen.save(Path(directory) / "packed"), frozen
     x = torch.randint(0, 256, (64, *main.SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    # Not all: where a sum lies within rounding of a threshold, a bit may turn. Other weights agree on none.
-    same = ((logits(x) - model(main.preprocess(x))).abs().amax(1) < 1e-3).float().mean()
-    if same < 0.5:
+    # In float64, since in float32 a bit turns in a tenth of such images, where a sum lies within rounding of a threshold.
+    exact = copy.deepcopy(model).double()(main.preprocess(x).double())
+    same = ((logits(x) - exact).abs().amax(1) < 1e-3).float().mean()
+    if same < 0.9:
         raise InputError(f"{path}: packed, it computes something else than in PyTorch on {1 - same:.0%} of random images")
     return size, logits
 
