@@ -8,8 +8,8 @@
 # make bench-unknown    how sure a network has to be of a name: temperature, threshold, what is named falsely
 # make soak             memory of the whole pipeline over 50,000 frames
 # make bench-training   images per second of a training step, beside XNOR-Net-PyTorch's plain loop
-# make train-nin        train a network with its recipe, as those that ship were: train-vgg, train-resnet20, train-nin_bwn,
-#                       train-lenet; float: train-airbench, train-mobilenet
+# make train-nin        train a network with its recipe, as those that ship were: train-vgg, train-resnet20, train-nin_bwn (which nin
+#                       begins with), train-lenet; float: train-airbench, train-mobilenet
 # make native           only the build: the Python module, and build/fastMCD where OpenCV's C++ files are found
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan
 # Each sets up what it needs (a virtual environment, the native build) once.
@@ -69,8 +69,11 @@ bench-training: native
 TRAIN = THP_MEM_ALLOC_ENABLE=1 $(PY)
 TEACHER := CIFAR_10/data/airbench.safetensors
 
-train-nin train-vgg train-resnet20: train-%: $(TEACHER) native
+train-vgg train-resnet20: train-%: $(TEACHER) native
 	$(TRAIN) CIFAR_10/main.py --arch $* --compile --teacher $< $(RESUME)
+
+train-nin: $(TEACHER) native
+	$(TRAIN) CIFAR_10/main.py --arch nin --compile --teacher $< --pretrained CIFAR_10/models/nin_bwn.best.pth.tar $(RESUME)
 
 train-nin_bwn train-vgg_bwn train-resnet20_bwn: train-%_bwn: $(TEACHER)
 	$(TRAIN) CIFAR_10/main.py --arch $* --bwn --compile --teacher $< $(RESUME)

@@ -5,6 +5,7 @@
     python3 main.py --multi_fastMCD RESULTS --label automobile   name the regions that the fastMCD program wrote
     python3 main.py                                              train
 """
+import math
 import sys
 from functools import partial
 from itertools import pairwise
@@ -23,7 +24,7 @@ from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, add_common_arguments, add_engine_arguments, add_teacher_argument, run  # noqa: E402
 from util.clips import naming  # noqa: E402
 from util.clips.crops import small_images  # noqa: E402
-from util.layers import BatchNorm2d, BinConv2d, MaxPool2d  # noqa: E402
+from util.layers import BatchNorm2d, BinConv2d, MaxPool2d, hold_statistics, soften  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
@@ -44,7 +45,7 @@ class NIN(nn.Module):
     is 0 by default (0.5 there; too much for short trainings), and the last pooling takes any size, so that training can use smaller images.
     """
 
-    def __init__(self, dropout=0.0, estimator="polynomial"):
+    def __init__(self, dropout=0.0, estimator="wide"):
         super().__init__()
 
         def block(in_channels, out_channels, kernel_size, padding=0, dropout=0.0):
@@ -138,30 +139,31 @@ class ResNet20(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
-MODELS = {"nin": NIN, "vgg": VGG, "resnet20": ResNet20}
-MODELS |= {f"{arch}_bwn": partial(model, estimator="none") for arch, model in MODELS.items()}  # activations stay floats
-# How each is trained: the defaults of its flags, and the size of the images until that share of the training.
+NETWORKS = {"nin": NIN, "vgg": VGG, "resnet20": ResNet20}
+MODELS = NETWORKS | {f"{arch}_bwn": partial(model, estimator="none") for arch, model in NETWORKS.items()}  # activations stay floats
+# How each is trained: the defaults of its flags, and shares of the training: the size of images until then, until when activations are
+# soft, and from when the batch norms' statistics are held.
+RECIPE = {"batch_size": 128, "sizes": [(0.4, 16), (0.75, 24), (1, 32)], "soft": 0.0, "held": 1.0}
 RECIPES = {
-    "nin": {"epochs": 64, "lr": 0.004, "batch_size": 128, "sizes": [(0.4, 16), (0.75, 24), (1, 32)]},
-    "vgg": {"epochs": 50, "lr": 0.005, "batch_size": 128, "sizes": [(0.4, 16), (0.75, 24), (1, 32)]},
-    "resnet20": {"epochs": 50, "lr": 0.005, "batch_size": 128, "sizes": [(0.5, 24), (1, 32)]},
+    "nin": RECIPE | {"epochs": 60, "lr": 0.006, "soft": 0.6, "held": 0.93},
+    "nin_bwn": RECIPE | {"epochs": 64, "lr": 0.004},
+    "vgg": RECIPE | {"epochs": 50, "lr": 0.005},
+    "resnet20": RECIPE | {"epochs": 50, "lr": 0.005, "sizes": [(0.5, 24), (1, 32)]},
 }
 
 
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv=None):
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(RECIPES), CLASSES, epochs=0, lr=0.0)
+    add_common_arguments(parser, list(NETWORKS), CLASSES, epochs=0, lr=0.0)
     add_engine_arguments(parser)
     parser.add_argument("--bwn", action="store_true", help="binary weights only: activations stay floats")
     add_teacher_argument(parser)
     parser.set_defaults(**RECIPES["nin"])
-    parser.set_defaults(**RECIPES[parser.parse_known_args(argv)[0].arch])
-    args = parser.parse_args(argv)
-    args.name = args.arch + "_bwn" * args.bwn
-    if args.pretrained:
-        args.sizes = args.sizes[1:]  # what the smallest images teach, trained weights have learnt
-    return args
+    given = parser.parse_known_args(argv)[0]
+    name = given.arch + "_bwn" * given.bwn
+    parser.set_defaults(name=name, **RECIPES.get(name, RECIPES[given.arch]))
+    return parser.parse_args(argv)
 
 
 # ---- Data ------------------------------------------------------------------------------------------------------------
@@ -193,6 +195,7 @@ def train_epoch(model, step_model, images, labels, taught, log, args, device, bi
     for i in log.steps(len(batches), f"epoch {epoch} at {size} px"):
         progress = (epoch - 1 + i / len(batches)) / args.epochs
         training.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
+        soften(model, max(0.0, 1 - progress / args.soft) if args.soft else 0.0)
         generator, batch = training.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
         x = data.random_mirror(data.random_shift(images[batch], SHIFT, generator), generator)
         x = data.resized(preprocess(x.to(device)), size)
@@ -242,10 +245,20 @@ def load_fastmcd():
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
+def start_from(model, args):
+    """Put the weights of --pretrained into the model; leave out of the recipe what they have learnt: small images and, mostly, signs."""
+    with_floats = f"{args.arch}_bwn"
+    found = checkpoint.load_into(model, args.pretrained, args.name, with_floats).get("arch")
+    args.sizes = args.sizes[1:]
+    if found != with_floats:
+        args.soft = 0.0
+
+
 def train(model, args, device, bin_op):
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
+    some = kept[torch.randperm(len(kept), generator=training.generator(0))[: max(1, len(kept) // SETTLE)]]  # a folder's come class by class
     taught = training.load_teacher(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
     training.keep_memory()
     args.rank, args.processes = training.join_processes(device)
@@ -255,10 +268,14 @@ def train(model, args, device, bin_op):
     averaged, averaged_op = average.module, BinOp(average.module)
     step_model = training.step_model(model, args)
     with training.Log(HERE / "models", args.name, args, model, optimizer, average) as log:
+        hold = math.ceil(args.held * args.epochs)  # from this epoch on
         while log.epoch < args.epochs:
+            if log.epoch == hold and log.step == 0:
+                settle(model, images[some], device, bin_op)
+            hold_statistics(model, log.epoch >= hold)
             train_epoch(model, step_model, images[kept], labels[kept], taught, log, args, device, bin_op)
-            if training.image_size(args.sizes, (log.epoch + 1) / args.epochs) == SHAPE[-1]:
-                settle(averaged, images[kept[::SETTLE]], device, averaged_op)
+            if log.epoch < hold and training.image_size(args.sizes, (log.epoch + 1) / args.epochs) == SHAPE[-1]:
+                settle(averaged, images[some], device, averaged_op)
             _, accuracy = evaluate(averaged, images[held_out], labels[held_out], device, averaged_op)
             log.end_epoch(len(kept), accuracy)
         log.load_best()
@@ -276,7 +293,7 @@ def main(argv=None):
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
         if args.pretrained:
-            checkpoint.load_into(model, args.pretrained, args.name)
+            start_from(model, args)
         return train(model, args, device, bin_op)
     model.eval()
     weights = HERE / "models" / f"{args.name}.best.pth.tar"

@@ -69,7 +69,7 @@ def rates(functions, batch, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     script = load_script("CIFAR_10/main.py")
-    parser.add_argument("--arch", nargs="+", choices=list(script.MODELS), default=list(script.RECIPES), help="networks")
+    parser.add_argument("--arch", nargs="+", choices=list(script.MODELS), default=list(script.NETWORKS), help="networks")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=10, help="for each network and size of images")
     args = parser.parse_args()

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script, run_script
+from util import checkpoint
 from util.binop import BinOp
 from util.cli import InputError
 
@@ -89,7 +90,7 @@ def test_residual_adds_what_goes_past_the_block():
         torch.testing.assert_close(block(x), block.block(x) + past)
 
 
-@pytest.mark.parametrize("arch", list(main.RECIPES))
+@pytest.mark.parametrize("arch", list(main.NETWORKS))
 @pytest.mark.parametrize("estimator", ["polynomial", "none"])
 def test_binarized_net_learns_32_images_by_heart(arch, estimator):
     torch.manual_seed(0)
@@ -109,9 +110,23 @@ def test_binarized_net_learns_32_images_by_heart(arch, estimator):
     pytest.fail(f"only {(logits.argmax(1) == y).sum()} of 32 after 80 steps")
 
 
-def test_trained_weights_start_behind_the_smallest_images(tmp_path):
-    assert main.parse_args(["--arch", "nin"]).sizes == [(0.4, 16), (0.75, 24), (1, 32)]
-    assert main.parse_args(["--arch", "nin", "--pretrained", str(tmp_path)]).sizes == [(0.75, 24), (1, 32)]
+def test_recipes_are_the_defaults():
+    given = {name: main.parse_args(["--arch", name.removesuffix("_bwn"), *["--bwn"] * name.endswith("_bwn")]) for name in main.MODELS}
+    assert all(args.name == name and args.epochs >= 50 and args.sizes[-1] == (1, 32) for name, args in given.items())
+    assert given["nin"].soft == 0.6 and given["nin"].lr > given["nin_bwn"].lr and not given["nin_bwn"].soft
+    assert main.parse_args(["--epochs", "3", "--lr", "0.1"]).epochs == 3
+
+
+@pytest.mark.parametrize("holds, soft", [("nin", 0.0), ("nin_bwn", 0.6)])
+def test_training_from_weights_leaves_out_what_they_have_learnt(tmp_path, holds, soft):
+    weights = main.MODELS[holds]().state_dict()
+    checkpoint.save(tmp_path / "weights", {"arch": holds, "state_dict": weights})
+    args, model = main.parse_args(["--arch", "nin", "--pretrained", str(tmp_path / "weights")]), main.NIN()
+    main.start_from(model, args)
+    assert args.sizes == [(0.75, 24), (1, 32)] and args.soft == soft
+    assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
+    with pytest.raises(InputError, match=f"holds {holds}, expected vgg"):
+        main.start_from(main.VGG(), main.parse_args(["--arch", "vgg", "--pretrained", str(tmp_path / "weights")]))
 
 
 def test_train_evaluate_classify(home, images, capsys):
@@ -128,6 +143,22 @@ def test_train_evaluate_classify(home, images, capsys):
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 and all(row["label"] in main.CLASSES and 0 <= float(row["probability"]) <= 1 for row in rows)
     assert (home / "out" / "contact_sheet.png").exists()
+
+
+def test_statistics_are_held_to_the_end(home, images, monkeypatch):
+    monkeypatch.setitem(main.RECIPES, "nin", main.RECIPES["nin"] | {"held": 0.5})
+    train_epoch, kept = main.train_epoch, []
+
+    def watched(model, *rest):
+        before = model.xnor[1].running_mean.clone()
+        train_epoch(model, *rest)
+        kept.append(torch.equal(before, model.xnor[1].running_mean))
+
+    monkeypatch.setattr(main, "train_epoch", watched)
+    main.main(["--cpu", "--data", str(images), "--epochs", "3", "--batch-size", "8"])
+    assert kept == [False, False, True]
+    last = torch.load(home / "models" / "nin.last.pth.tar", weights_only=True)
+    assert torch.equal(last["average"]["module.xnor.1.running_mean"], last["state_dict"]["xnor.1.running_mean"])  # judged with them, too
 
 
 def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, monkeypatch):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from util.layers import BinActive, BinActivePolynomial, BinConv2d, BinLinear
+from util.layers import BinActive, BinActivePolynomial, BinActiveWide, BinConv2d, BinLinear, soften
 
 X = torch.tensor([-2.0, -1.0, -0.999, -0.5, -0.0, 0.0, 0.25, 0.999, 1.0, 3.0], dtype=torch.float64)
 
@@ -12,6 +12,7 @@ X = torch.tensor([-2.0, -1.0, -0.999, -0.5, -0.0, 0.0, 0.25, 0.999, 1.0, 3.0], d
 @pytest.mark.parametrize(("function", "slope"), [
     (BinActive, lambda x: 1.0 if abs(x) < 1 else 0.0),
     (BinActivePolynomial, lambda x: max(0.0, 2 - 2 * abs(x))),
+    (BinActiveWide, lambda x: max(0.0, 1 - abs(x) / 3)),
 ])  # fmt: skip
 def test_activation_is_the_sign_with_the_estimators_slope(function, slope):
     x = X.clone().requires_grad_()
@@ -77,3 +78,18 @@ def test_the_activation_is_what_it_is_given():
     x = torch.randn(2, 3, 5, 5)
     plain = F.conv2d(torch.where(x < 0, -1.0, 1.0), block.conv.weight, block.conv.bias)
     torch.testing.assert_close(block(x), torch.where(plain < 0, 0.3 * plain, plain), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("softness", [1.0, 0.25, 0.0])
+def test_soft_activations_are_between_a_clamp_and_a_sign(softness):
+    block = nn.Sequential(BinConv2d(1, 1, 1, estimator="wide")).double().eval()
+    soften(block, softness)
+    x = X.view(-1, 1, 1, 1).clone().requires_grad_()
+    y = block[0]._activate(x)
+    v = X / (1 + 1e-4) ** 0.5
+    expected = softness * v.clamp(-1.5, 1.5) + (1 - softness) * torch.where(v < 0, -1.0, 1.0)
+    torch.testing.assert_close(y.flatten(), expected)
+    y.sum().backward()
+    slope = softness * (v.abs() <= 1.5) + (1 - softness) * (1 - v.abs() / 3).clamp(min=0)
+    torch.testing.assert_close(x.grad.flatten(), slope / (1 + 1e-4) ** 0.5)
+    assert set(block.state_dict()) == set(nn.Sequential(BinConv2d(1, 1, 1)).state_dict())  # softness is not kept

@@ -13,7 +13,7 @@ from util.layers import BinConv2d, BinLinear
 
 _xnor = pytest.importorskip("util._xnor", reason="the native build is not there")
 cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
-NETWORKS = {name: (network, cifar.SHAPE, cifar.MEAN, cifar.STD) for name, network in cifar.MODELS.items() if name in cifar.RECIPES}
+NETWORKS = {name: (network, cifar.SHAPE, cifar.MEAN, cifar.STD) for name, network in cifar.NETWORKS.items()}
 NETWORKS["LeNet_5"] = (mnist.LeNet5, (1, 28, 28), mnist.MEAN, mnist.STD)
 
 

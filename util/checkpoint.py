@@ -67,11 +67,11 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a readable file of tensors ({_first_line(error)})") from error
 
 
-def load_into(model: nn.Module, path: str | Path, arch: str) -> dict:
-    """Return the checkpoint at `path` after copying its weights into `model`; raises InputError if they belong to another architecture."""
+def load_into(model: nn.Module, path: str | Path, arch: str, *also: str) -> dict:
+    """Return the checkpoint at `path`, its weights copied into `model`; raises InputError if they are of none of `arch` and `also`."""
     checkpoint = load(path)
     found = checkpoint.get("arch")
-    if found is not None and found != arch:
+    if found is not None and found not in (arch, *also):
         raise InputError(f"{path}: holds {found}, expected {arch}; choose it with --arch or give another file")
     state, expected = checkpoint["state_dict"], model.state_dict()
     for key in sorted(expected.keys() | state.keys()):

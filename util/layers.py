@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from util import step_ops
 
+SOFT_RANGE = 1.5  # where activations that are not signs yet end
 MIN_BN_WEIGHT = 0.01  # > 0, so that batch norm + sign is one comparison with one direction per channel
 
 
@@ -40,24 +41,38 @@ class BinActivePolynomial(BinActive):
         return grad * (2 - 2 * x.abs()).clamp(min=0)
 
 
-ESTIMATORS = {"clip": BinActive, "polynomial": BinActivePolynomial}  # or "none": activations stay floats (BWN)
+class BinActiveWide(BinActive):
+    """sign(x) with a gradient that reaches further: y' = max(0, 1 - |x| / 3)."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * (1 - x.abs() / 3).clamp(min=0)
+
+
+ESTIMATORS = {"clip": BinActive, "polynomial": BinActivePolynomial, "wide": BinActiveWide}  # or "none": activations stay floats (BWN)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
     """torch's batch norm, computed by rows where a training step is compiled for the CPU."""
 
+    held = False  # see hold_statistics
+
     def forward(self, x):
         if step_ops.in_compiled_step(self, x):
             return self.by_rows(x)
-        momentum = self._next_momentum() if self.training else 0.0
-        return F.batch_norm(x, self.running_mean, self.running_var, self._weight(), self.bias, self.training, momentum, self.eps)
+        learns = self.training and not self.held
+        momentum = self._next_momentum() if learns else 0.0
+        return F.batch_norm(x, self.running_mean, self.running_var, self._weight(), self.bias, learns, momentum, self.eps)
 
     def by_rows(self, x):
         """Return what forward does in training, by step_ops.BatchNormRows."""
-        momentum, count = self._next_momentum(), x.numel() / x.shape[1]
         weight = torch.ones(self.num_features, device=x.device) if self.weight is None else self._weight()
         bias = torch.zeros(self.num_features, device=x.device) if self.bias is None else self.bias
-        y, mean, var = step_ops.BatchNormRows.apply(x, weight, bias, self.eps)
+        if self.held:
+            return step_ops.BatchNormRows.apply(x, weight, bias, self.eps, (self.running_mean.clone(), self.running_var.clone()))[0]
+        momentum, count = self._next_momentum(), x.numel() / x.shape[1]
+        y, mean, var = step_ops.BatchNormRows.apply(x, weight, bias, self.eps, None)
         with torch.no_grad():
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(var * (count / (count - 1)), momentum)
@@ -96,11 +111,14 @@ class _BinBlock(nn.Module):
         super().__init__()
         self.bn = PositiveBatchNorm2d(norm_channels, eps=1e-4, momentum=0.1)
         self.dropout, self.estimator = dropout, estimator
+        self.soft = False  # early in a training (see soften): softness of an activation is clamp(x), the rest its sign
+        self.register_buffer("softness", torch.zeros(()), persistent=False)
 
     def _activate(self, x):
         x = self.bn(x)
         if self.estimator != "none":
-            x = ESTIMATORS[self.estimator].apply(x)
+            signs = ESTIMATORS[self.estimator].apply(x)
+            x = signs + self.softness.to(x.dtype) * (x.clamp(-SOFT_RANGE, SOFT_RANGE) - signs) if self.soft else signs
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def extra_repr(self):
@@ -128,7 +146,7 @@ class BinConv2d(_BinBlock):
     def _convolve(self, x):
         conv, stride, padding = self.conv, self.conv.stride[0], self.conv.padding[0]
         if step_ops.in_compiled_step(self, x):
-            count = step_ops.COUNT and self.estimator != "none" and not self.dropout
+            count = step_ops.COUNT and self.estimator != "none" and not self.dropout and not self.soft
             if count or step_ops.is_small(x, conv.weight, stride, padding):
                 return step_ops.BinaryConv.apply(x, conv.weight, conv.bias, stride, padding, count)
         return conv(x)
@@ -150,3 +168,24 @@ class BinLinear(_BinBlock):
 
     def forward(self, x):
         return F.relu(self.linear(self._activate(x).flatten(1)))
+
+
+def soften(model: nn.Module, softness: float) -> None:
+    """Make all activations of binarized blocks (1 - softness) sign(x) + softness clamp(x, -1.5, 1.5); new blocks have softness 0.
+
+    A training that lowers it from 1 to 0 finds better weights: gradients are true at first, and wrong by more and more.
+    """
+    for module in model.modules():
+        if isinstance(module, _BinBlock):
+            module.soft = softness > 0
+            module.softness.fill_(softness)
+
+
+def hold_statistics(model: nn.Module, held: bool) -> None:
+    """Make batch norms use their running statistics in training, too, and leave them as they are; or, not held, those of each batch.
+
+    A sign feels where a mean lies: late in a training, weights that learn with the means they will be judged with learn to live with them.
+    """
+    for module in model.modules():
+        if isinstance(module, BatchNorm2d):
+            module.held = held

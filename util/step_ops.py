@@ -45,18 +45,19 @@ def in_compiled_step(module: torch.nn.Module, x: torch.Tensor) -> bool:
 
 # ---- Batch norm ------------------------------------------------------------------------------------------------------
 class BatchNormRows(torch.autograd.Function):
-    """Batch norm in training whose sums go image by image: (x, weight, bias, eps) -> (y, mean, var), x (N, C, H, W), the others (C,).
+    """Batch norm in training whose sums go image by image: (x, weight, bias, eps, held) -> (y, mean, var), x (N, C, H, W), the others (C,).
 
+    held: None, or the statistics (mean, var) to use instead of those of x, as constants.
     The same numbers as torch's (var is the biased one), but what torch.compile makes of it walks through memory in order:
     five times faster on a CPU than its code for torch's own batch norm of channels-last images.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):
-        values = x.float()
-        mean = _sum_per_channel(values) / (x.numel() / x.shape[1])
+    def forward(ctx, x, weight, bias, eps, held):
+        values, ctx.held = x.float(), held is not None
+        mean = held[0] if ctx.held else _sum_per_channel(values) / (x.numel() / x.shape[1])
         centred = values - _per_channel(mean)
-        var = _sum_per_channel(centred * centred) / (x.numel() / x.shape[1])
+        var = held[1] if ctx.held else _sum_per_channel(centred * centred) / (x.numel() / x.shape[1])
         scale = (var + eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.mark_non_differentiable(mean, var)
@@ -67,8 +68,8 @@ class BatchNormRows(torch.autograd.Function):
         x, weight, mean, scale = ctx.saved_tensors
         count, normed, upstream = x.numel() / x.shape[1], (x.float() - _per_channel(mean)) * _per_channel(scale), grad.float()
         of_bias, of_weight = _sum_per_channel(upstream), _sum_per_channel(upstream * normed)
-        inner = upstream - _per_channel(of_bias / count) - normed * _per_channel(of_weight / count)
-        return (inner * _per_channel(scale * weight)).to(x.dtype), of_weight, of_bias, None
+        inner = upstream if ctx.held else upstream - _per_channel(of_bias / count) - normed * _per_channel(of_weight / count)
+        return (inner * _per_channel(scale * weight)).to(x.dtype), of_weight, of_bias, None, None
 
 
 def _sum_per_channel(x):
