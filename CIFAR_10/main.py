@@ -258,7 +258,7 @@ def train(model, args, device, bin_op):
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    some = kept[torch.randperm(len(kept), generator=training.generator(0))[: max(1, len(kept) // SETTLE)]]  # a folder's come class by class
+    some = kept[torch.randperm(len(kept), generator=training.generator(0))[: max(1, len(kept) // SETTLE)]]  # mixed: files come by class
     taught = training.load_teacher(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
     training.keep_memory()
     args.rank, args.processes = training.join_processes(device)

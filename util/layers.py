@@ -69,13 +69,13 @@ class BatchNorm2d(nn.BatchNorm2d):
         """Return what forward does in training, by step_ops.BatchNormRows."""
         weight = torch.ones(self.num_features, device=x.device) if self.weight is None else self._weight()
         bias = torch.zeros(self.num_features, device=x.device) if self.bias is None else self.bias
-        if self.held:
-            return step_ops.BatchNormRows.apply(x, weight, bias, self.eps, (self.running_mean.clone(), self.running_var.clone()))[0]
-        momentum, count = self._next_momentum(), x.numel() / x.shape[1]
-        y, mean, var = step_ops.BatchNormRows.apply(x, weight, bias, self.eps, None)
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(var * (count / (count - 1)), momentum)
+        held = (self.running_mean.clone(), self.running_var.clone()) if self.held else None
+        y, mean, var = step_ops.BatchNormRows.apply(x, weight, bias, self.eps, held)
+        if not self.held:
+            momentum, count = self._next_momentum(), x.numel() / x.shape[1]
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(var * (count / (count - 1)), momentum)
         return y
 
     def _next_momentum(self):
