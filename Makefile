@@ -69,11 +69,10 @@ bench-training: native
 TRAIN = THP_MEM_ALLOC_ENABLE=1 $(PY)
 TEACHER := CIFAR_10/data/airbench.safetensors
 
-train-vgg train-resnet20: train-%: $(TEACHER) native
-	$(TRAIN) CIFAR_10/main.py --arch $* --compile --teacher $< $(RESUME)
-
-train-nin: $(TEACHER) native
-	$(TRAIN) CIFAR_10/main.py --arch nin --compile --teacher $< --pretrained CIFAR_10/models/nin_bwn.best.pth.tar $(RESUME)
+START :=
+train-nin: START := --pretrained CIFAR_10/models/nin_bwn.best.pth.tar
+train-nin train-vgg train-resnet20: train-%: $(TEACHER) native
+	$(TRAIN) CIFAR_10/main.py --arch $* --compile --teacher $< $(START) $(RESUME)
 
 train-nin_bwn train-vgg_bwn train-resnet20_bwn: train-%_bwn: $(TEACHER)
 	$(TRAIN) CIFAR_10/main.py --arch $* --bwn --compile --teacher $< $(RESUME)
