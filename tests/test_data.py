@@ -118,6 +118,24 @@ def test_shift_moves_each_image_by_whole_pixels_and_mirrors_the_border():
     assert len(moves) > 1
 
 
+def test_mixing_covers_part_of_some_images_with_that_part_of_the_image_before():
+    images = torch.arange(2000, dtype=torch.int32).view(-1, 1, 1, 1).expand(-1, 3, 12, 8)
+    mixed = data.random_mix(images, 0.5, torch.Generator().manual_seed(0))
+    foreign = (mixed != images).numpy()
+    assert torch.equal(mixed[torch.from_numpy(foreign)], images.roll(1, 0)[torch.from_numpy(foreign)])
+    assert (foreign == foreign[:, :1]).all()
+    foreign = foreign[:, 0]
+    rows, columns = foreign.any(2), foreign.any(1)
+    assert (foreign == rows[:, :, None] & columns[:, None]).all()
+    for edge in (rows, columns):  # one piece
+        assert (np.abs(np.diff(np.pad(edge, ((0, 0), (1, 1))).astype(int), axis=1)).sum(1) <= 2).all()
+    shares = foreign.mean((1, 2))
+    assert 0.45 < (shares > 0).mean() < 0.5 and shares.max() > 0.8  # a few are too small to cover a pixel
+    # A part of share s that lies anywhere keeps (1 - sqrt(s) / 4)^2 of itself inside on average: s uniform gives 0.344.
+    assert abs(shares[shares > 0].mean() - 0.344) < 0.03
+    assert torch.equal(data.random_mix(images, 0.0, torch.Generator()), images)
+
+
 def test_mirror_flips_about_half():
     images = torch.arange(400 * 3).view(400, 1, 1, 3).float()
     flipped = (data.random_mirror(images, torch.Generator().manual_seed(0))[:, 0, 0, 0] != images[:, 0, 0, 0]).sum().item()

@@ -76,15 +76,36 @@ def resized(x: torch.Tensor, size: int) -> torch.Tensor:
 
 def random_shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
     """Return images (N, C, H, W) each moved by up to `pixels` in x and y; what enters is mirrored from inside."""
-    n, _, height, width = images.shape
-    padded = F.pad(images, [pixels] * 4, mode="reflect")
-    dy, dx = torch.randint(0, 2 * pixels + 1, (2, n, 1), generator=generator)
-    rows = (dy + torch.arange(height)).view(n, 1, height, 1)
-    columns = (dx + torch.arange(width)).view(n, 1, 1, width)
-    return padded[torch.arange(n).view(n, 1, 1, 1), torch.arange(images.shape[1]).view(1, -1, 1, 1), rows, columns]
+    n, channels, height, width = images.shape
+    dy, dx = _to(images.device, torch.randint(0, 2 * pixels + 1, (2, n, 1), generator=generator)) - pixels
+    rows, columns = (_mirrored(d + torch.arange(size, device=images.device), size) for d, size in ((dy, height), (dx, width)))
+    n, channels = (torch.arange(count, device=images.device) for count in (n, channels))
+    return images[n.view(-1, 1, 1, 1), channels.view(1, -1, 1, 1), rows[:, None, :, None], columns[:, None, None]]
+
+
+def _mirrored(i, size):
+    """Return indices in [0, size) for those up to size - 1 outside, as in F.pad's mode "reflect"."""
+    return size - 1 - (size - 1 - i.abs()).abs()
 
 
 def random_mirror(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return images (N, C, H, W), about half of them mirrored left to right."""
-    flip = torch.rand(len(images), generator=generator) < 0.5
+    flip = _to(images.device, torch.rand(len(images), generator=generator) < 0.5)
     return torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def random_mix(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Return images (N, C, H, W), about `share` of them covered in part by the same part of the image before (CutMix, arXiv:1905.04899).
+
+    The part is as wide in relation to the image as it is high; its size, in pixels, is uniform between none and all, its middle anywhere.
+    """
+    n, _, height, width = images.shape
+    side, y, x, chosen = _to(images.device, torch.rand(4, n, 1, generator=generator))
+    side = side.sqrt() * (chosen < share)
+    pixels = [(torch.arange(size, device=images.device) + 0.5) / size for size in (height, width)]
+    rows, columns = (2 * (middle - p).abs() < side for middle, p in zip((y, x), pixels, strict=True))
+    return torch.where(rows[:, None, :, None] & columns[:, None, None], images.roll(1, 0), images)
+
+
+def _to(device, x):
+    return x.to(device, non_blocking=True)  # a GPU need not have caught up
