@@ -67,7 +67,9 @@ bench-training: native
 
 # Trainings reuse their memory in large pages: a fifth faster on Linux. Ctrl-C at any time; RESUME=--resume goes on.
 TRAIN = THP_MEM_ALLOC_ENABLE=1 $(PY)
-TEACHER := CIFAR_10/data/airbench.safetensors
+ANSWERS := CIFAR_10/data/airbench.safetensors
+# Asked in each step about what the pupil sees, which is dear on a CPU: there its answers to the images as they are do.
+TEACHER := $(if $(shell command -v nvidia-smi),PyTorch_CIFAR10/state_dicts/airbench.pt,$(ANSWERS))
 
 START :=
 train-nin: START := --pretrained CIFAR_10/models/nin_bwn.best.pth.tar
@@ -80,13 +82,13 @@ train-nin_bwn train-vgg_bwn train-resnet20_bwn: train-%_bwn: $(TEACHER)
 train-lenet: native
 	$(TRAIN) MNIST/main.py --compile $(RESUME)
 
-$(TEACHER): $(VENV)/.requirements
+$(ANSWERS): $(VENV)/.requirements
 	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench --logits $@
 
 train-airbench: $(VENV)/.requirements
 	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench
 
-train-mobilenet: $(TEACHER)
+train-mobilenet: $(ANSWERS)
 	$(TRAIN) PyTorch_CIFAR10/main.py --classifier mobilenet_v2 --compile --teacher $< $(RESUME)
 
 lint: $(VENV)/.tests

@@ -208,7 +208,7 @@ def train(model, args, device):
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
     if args.arch == "airbench" and not args.pretrained:
         model.fit_whitening(preprocess(images[kept[::10]].to(device), args.std))
-    taught = training.load_teacher(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
+    taught = training.load_answers(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
     training.keep_memory()
     args.rank, args.processes = training.join_processes(device)
     optimizer = RECIPES.get(args.arch, PUBLISHED).optimizer(model, args.lr)

@@ -110,18 +110,23 @@ def test_binarized_net_learns_32_images_by_heart(arch, estimator):
     pytest.fail(f"only {(logits.argmax(1) == y).sum()} of 32 after 80 steps")
 
 
-def test_recipes_are_the_defaults():
-    given = {name: main.parse_args(["--arch", name.removesuffix("_bwn"), *["--bwn"] * name.endswith("_bwn")]) for name in main.MODELS}
+def test_recipes_are_the_defaults(monkeypatch):
+    words = {name: ["--arch", name.removesuffix("_bwn"), *["--bwn"] * name.endswith("_bwn")] for name in main.MODELS}
+    given = {name: main.parse_args(["--cpu", *these]) for name, these in words.items()}
     assert all(args.name == name and args.epochs >= 50 and args.sizes[-1] == (1, 32) for name, args in given.items())
     assert given["nin"].soft == 0.6 and given["nin"].lr > given["nin_bwn"].lr and not given["nin_bwn"].soft
     assert main.parse_args(["--epochs", "3", "--lr", "0.1"]).epochs == 3
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    fast = {name: main.parse_args(these) for name, these in words.items()}
+    assert all(args.device.type == "cuda" and args.sizes == [(1, 32)] and args.lr >= given[name].lr for name, args in fast.items())
+    assert fast["vgg"].epochs > given["vgg"].epochs and main.parse_args(["--cpu"]).device.type == "cpu"
 
 
 @pytest.mark.parametrize("holds, soft", [("nin", 0.0), ("nin_bwn", 0.6)])
 def test_training_from_weights_leaves_out_what_they_have_learnt(tmp_path, holds, soft):
     weights = main.MODELS[holds]().state_dict()
     checkpoint.save(tmp_path / "weights", {"arch": holds, "state_dict": weights})
-    args, model = main.parse_args(["--arch", "nin", "--pretrained", str(tmp_path / "weights")]), main.NIN()
+    args, model = main.parse_args(["--cpu", "--arch", "nin", "--pretrained", str(tmp_path / "weights")]), main.NIN()
     main.start_from(model, args)
     assert args.sizes == [(0.75, 24), (1, 32)] and args.soft == soft
     assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
@@ -158,7 +163,7 @@ def test_statistics_are_held_to_the_end(home, images, monkeypatch):
     main.main(["--cpu", "--data", str(images), "--epochs", "3", "--batch-size", "8"])
     assert kept == [False, False, True]
     last = torch.load(home / "models" / "nin.last.pth.tar", weights_only=True)
-    assert torch.equal(last["average"]["module.xnor.1.running_mean"], last["state_dict"]["xnor.1.running_mean"])  # judged with them, too
+    assert torch.equal(last["average"]["xnor.1.running_mean"], last["state_dict"]["xnor.1.running_mean"])  # judged with them, too
 
 
 def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, monkeypatch):
@@ -175,6 +180,7 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, mon
             if log.epoch == 2:
                 raise KeyboardInterrupt
 
+        patch.setattr(main.training, "SAVE_EVERY", 0)
         patch.setattr(main.training.Log, "end_epoch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             main.main(arguments)

@@ -1,4 +1,5 @@
 """Trainings: cut off and resumed, on several processes, with a teacher."""
+import contextlib
 import os
 import shutil
 import signal
@@ -67,7 +68,7 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_bits(home, images, monke
     resumed = torch.load(last, weights_only=True)
     for part in ("state_dict", "average"):
         assert all(torch.equal(whole[part][key], value) for key, value in resumed[part].items())
-    assert any(not torch.equal(value, resumed["average"][f"module.{key}"]) for key, value in resumed["state_dict"].items())
+    assert any(not torch.equal(value, resumed["average"][key]) for key, value in resumed["state_dict"].items())
     assert [row[3:] for row in whole["rows"]] == [row[3:] for row in resumed["rows"]]  # loss and accuracy; seconds differ
     assert signal.getsignal(number) is not None and not isinstance(getattr(signal.getsignal(number), "__self__", None), training.Log)
 
@@ -92,7 +93,7 @@ def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
     grads = []
     for rank in range(2):
         batch, generator = kept[order[rank::2]], training.generator(3, 1, 1, rank)
-        images_of = main.data.random_mirror(main.data.random_shift(x[batch], main.SHIFT, generator), generator)
+        images_of = main.data.random_mirror(main.data.random_shift(x[batch], args.shift, generator), generator)
         with bin_op.binarized(), torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             loss = F.cross_entropy(model.train()(main.preprocess(images_of)).float(), y[batch])
         grads.append(torch.autograd.grad(loss, list(model.parameters())))
@@ -111,7 +112,7 @@ def test_a_teacher_is_listened_to(home, images, capsys):
     teacher = home / "teacher.safetensors"
     save_file({"logits": 10 * F.one_hot((labels + 1) % 10, 10).half()}, teacher)  # says the next class
     logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
-    taught = training.load_teacher(teacher, 20, 10)
+    taught = training.load_answers(teacher, 20, 10)
     expected = 0.1 * F.cross_entropy(logits, labels)
     p, log_q = (taught / training.HEAT).softmax(1), (logits / training.HEAT).log_softmax(1)
     expected = expected + 0.9 * training.HEAT**2 * (p * (p.log() - log_q)).sum(1).mean()
@@ -125,14 +126,97 @@ def test_a_teacher_is_listened_to(home, images, capsys):
         main.main(arguments(images, "--teacher", str(teacher)))
 
 
+def test_a_teacher_that_sees_what_the_pupil_sees(home, images, monkeypatch):
+    weights = ROOT / "PyTorch_CIFAR10" / "state_dicts" / "airbench.pt"
+    args = main.parse_args(arguments(images, "--teacher", str(weights)))
+    device = torch.device("cpu")
+    args.bf16, args.rank, args.processes = False, 0, 1
+    x, y = main.load_data(args, train=True)
+    x, batch = main.preprocess(x), torch.arange(20)
+    teach, sees = main.teacher_of(args, 20, batch, device)
+    from PyTorch_CIFAR10 import networks
+
+    teacher = networks.load("airbench").eval()
+    with torch.no_grad():
+        taught = teacher(x)
+        torch.testing.assert_close(teach(x, batch), taught)
+        assert sees
+    model = main.ResNet20().train()
+    bin_op = main.BinOp(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    log = training.Log(home, "resnet20", args, model, optimizer, training.running_average(model))
+    loss = main.step_of(model, model, teach, sees, log, args, device, bin_op)(x, x, y, batch, False)
+    with torch.no_grad(), bin_op.binarized():
+        p, q = ((z.double() / training.HEAT).softmax(1) for z in (taught, model(x)))
+    assert loss.item() == pytest.approx(training.HEAT**2 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
+
+    shares = []
+    mix = data.random_mix
+    monkeypatch.setattr(data, "random_mix", lambda x, share, generator: shares.append(share) or mix(x, share, generator))
+    monkeypatch.setitem(main.RECIPES, "resnet20", main.RECIPES["resnet20"] | {"mix": 0.5})
+    main.main(arguments(images, "--epochs", "1"))
+    assert not shares  # labels know nothing of mixtures
+    main.main(arguments(images, "--epochs", "1", "--teacher", str(weights)))
+    assert shares == [0.5] * 4
+    with pytest.raises(InputError, match="no such file"):
+        main.main(arguments(images, "--teacher", str(home / "none.pt")))
+
+
+def test_a_recorded_step_is_replayed_with_new_inputs_and_recorded_anew_for_another_kind(monkeypatch):
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    class Graph:
+        def replay(self):
+            self.work()
+
+    @contextlib.contextmanager
+    def graph(into, stream):
+        nonlocal recording
+        recording = into
+        yield
+        recording = None
+
+    fakes = {"Stream": Stream, "current_stream": Stream, "stream": contextlib.nullcontext, "CUDAGraph": Graph, "graph": graph}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    recording, total, calls = None, torch.zeros(()), 0
+
+    def step(x, y, negative):
+        nonlocal calls
+        calls += 1
+        result = torch.zeros(())
+
+        def work():
+            total.add_((x * y).sum() * (-1 if negative else 1))
+            result.copy_(total)
+
+        if recording:
+            recording.work = work
+        else:
+            work()
+        return result
+
+    recorded, expected, results = training.Recorded(step), 0.0, []
+    for i in range(20):
+        x, y, negative = torch.full((2 + i % 2,), float(i)), torch.ones(2 + i % 2), i >= 10
+        results.append(recorded(x, y, negative))
+        expected += (x * y).sum().item() * (-1 if negative else 1)
+        assert results[-1].item() == total.item() == expected
+    assert calls == 4 * (training.Recorded.FIRST + 1)  # two shapes, plus and minus; the rest was replayed
+    assert results[8].item() != results[18].item()  # each keeps its own
+
+
 def test_the_running_average_is_one():
     model = nn.Linear(2, 1)
-    average, expected = training.running_average(model), None
-    for value in (1.0, 2.0, 5.0):
+    nn.init.constant_(model.weight, 1.0)
+    average, expected = training.running_average(model), 1.0
+    for value in (2.0, 5.0):
         nn.init.constant_(model.weight, value)
-        average.update_parameters(model)
-        expected = value if expected is None else training.DECAY * expected + (1 - training.DECAY) * value
-    torch.testing.assert_close(average.module.weight, torch.full((1, 2), expected))
+        training.follow(average, model)
+        expected = training.DECAY * expected + (1 - training.DECAY) * value
+    torch.testing.assert_close(average.weight, torch.full((1, 2), expected))
 
 
 def test_settling_measures_the_statistics_of_the_images_and_touches_no_weight(images):

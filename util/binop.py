@@ -61,9 +61,8 @@ def latent_names(model: nn.Module) -> list[str]:
     return [names[id(module.latent_weight)] for module in model.modules() if hasattr(module, "latent_weight")]
 
 
-def _centre_and_binarize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    centred = centre_and_clamp(weight)
-    return centred, binarize(centred)
+def _centre_and_binarize(weights: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(centred, binarize(centred)) for centred in map(centre_and_clamp, weights)]
 
 
 def binarize_backward(weight: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
@@ -84,6 +83,11 @@ def binarize_backward(weight: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     return through_alpha + alpha * (weight.abs() <= 1) * grad
 
 
+def _backward(weights: list[torch.Tensor], grads: list[torch.Tensor]) -> list[torch.Tensor]:
+    factors = [(1 - 1 / weight.shape[1]) * weight[0].numel() for weight in weights]
+    return [factor * binarize_backward(*both) for factor, *both in zip(factors, weights, grads, strict=True)]
+
+
 class BinOp:
     """Puts binarized weights in the place of a model's latent ones, and takes them out again.
 
@@ -97,13 +101,13 @@ class BinOp:
 
     In training mode `binarization` first writes the centred and clamped weights (and the minimum of batch norm's weights) into the
     model, as XNOR-Net-PyTorch does. In evaluation mode the same numbers are computed on a copy and `restore` brings back every bit.
-    `compiled`: the arithmetic goes through torch.compile, three times as fast for large models (up to 8 shapes of weights).
+    `compiled`: the arithmetic goes through torch.compile, three times as fast for large models.
     """
 
     def __init__(self, model: nn.Module, compiled: bool = False):
         self.model = model
         wrap = partial(torch.compile, dynamic=False) if compiled else lambda function: function
-        self._binarize, self._backward = wrap(_centre_and_binarize), wrap(binarize_backward)
+        self._binarize, self._backward = wrap(_centre_and_binarize), wrap(_backward)
         self.weights = [m.latent_weight for m in model.modules() if hasattr(m, "latent_weight")]
         self._norms = [m for m in model.modules() if isinstance(m, PositiveBatchNorm2d)]
         self._saved: list[torch.Tensor] | None = None
@@ -112,7 +116,7 @@ class BinOp:
     def binarization(self) -> None:
         if self._saved is not None:
             raise RuntimeError("the weights are binarized already: call restore() first")
-        both = [self._binarize(weight) for weight in self.weights]
+        both = self._binarize(self.weights)
         self._saved = [centred if self.model.training else weight.clone() for weight, (centred, _) in zip(self.weights, both, strict=True)]
         for weight, (_, binarized) in zip(self.weights, both, strict=True):
             weight.copy_(binarized)
@@ -145,7 +149,7 @@ class BinOp:
         """
         if self._saved is not None:
             raise RuntimeError("restore() first: the rule needs the latent weights")
-        for weight in self.weights:
-            if weight.grad is not None:
-                factor = (1 - 1 / weight.shape[1]) * weight[0].numel()
-                weight.grad.copy_(self._backward(weight, weight.grad)).mul_(factor)
+        learning = [weight for weight in self.weights if weight.grad is not None]
+        grads = [weight.grad for weight in learning]
+        for grad, latent in zip(grads, self._backward(learning, grads), strict=True):
+            grad.copy_(latent)

@@ -79,9 +79,9 @@ def add_engine_arguments(parser: Parser) -> None:
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the network packed: 1 bit per weight; --pretrained reads it")
 
 
-def add_teacher_argument(parser: Parser) -> None:
-    """Add --teacher (training.load_teacher reads it)."""
-    text = "logits to learn from in training; PyTorch_CIFAR10/main.py --logits makes them"
+def add_teacher_argument(parser: Parser, more: str = "") -> None:
+    """Add --teacher; `more` ends its help."""
+    text = "what to learn from in training: logits that PyTorch_CIFAR10/main.py --logits wrote" + more
     parser.add_argument("--teacher", type=Path, metavar="FILE", help=text)
 
 

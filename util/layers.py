@@ -176,8 +176,8 @@ def soften(model: nn.Module, softness: float) -> None:
     A training that lowers it from 1 to 0 finds better weights: gradients are true at first, and wrong by more and more.
     """
     for module in model.modules():
-        if isinstance(module, _BinBlock):
-            module.soft = softness > 0
+        if isinstance(module, _BinBlock) and (softness > 0 or module.soft):
+            module.soft = softness > 0 or module.softness.is_cuda  # there it costs nothing, and compiling anew would
             module.softness.fill_(softness)
 
 

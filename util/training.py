@@ -1,5 +1,6 @@
 """What every training needs and nobody wants to read: the log, the curve, checkpoints, several processes."""
 import contextlib
+import copy
 import csv
 import ctypes
 import hashlib
@@ -7,14 +8,14 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from util import checkpoint
@@ -28,13 +29,19 @@ COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
 SETTINGS = ["arch", "lr", "batch_size", "seed", "limit", "pretrained", "teacher"]
 DECAY = 0.998  # of the running average of the weights, per step: that of the last 500 steps or so
 HEAT = 2  # the temperature at which a teacher's answer is softened
+SAVE_EVERY = 10  # seconds: epochs on a GPU can be shorter than writing them
+OF_DEVICE = ["fused", "capturable"]  # an optimizer's options that depend on where it runs
 LARGEST = 6e6  # bytes of a file of weights; a larger network's latent weights are kept in 8 bits each
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Return nothing; every parameter group gets this learning rate, times its own `lr_scale` if it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1)
+        value = lr * group.get("lr_scale", 1)
+        if isinstance(group["lr"], torch.Tensor):  # a recorded step reads it there
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = value
 
 
 def generator(*numbers: int) -> torch.Generator:
@@ -72,16 +79,57 @@ def step_model(model: nn.Module, args) -> nn.Module:
     return torch.compile(model, dynamic=False) if args.compile else model
 
 
-def running_average(model: nn.Module) -> AveragedModel:
-    """Return a copy of `model`, in `.module`; `update_parameters(model)` after each step makes its parameters the running average.
+class Recorded:
+    """A training step on a GPU, recorded and from then on replayed: one launch instead of hundreds (a CUDA graph).
 
-    a <- DECAY a + (1 - DECAY) w; buffers are copied. Which sign a latent weight near zero has after a step is chance; not so in
-    the average.
+    `step` takes tensors on the GPU, and others that tell what it does, and returns a tensor. It must launch the same work each time
+    that the shapes and the others are the same, and never wait for it. The first calls of a kind run as they are: they compile.
     """
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
+
+    FIRST = 3
+
+    def __init__(self, step: Callable[..., torch.Tensor]):
+        self.step, self.calls, self.records, self.stream = step, Counter(), {}, torch.cuda.Stream()
+
+    def __call__(self, *inputs) -> torch.Tensor:
+        kind = tuple(x.shape if isinstance(x, torch.Tensor) else x for x in inputs)
+        self.calls[kind] += 1
+        if self.calls[kind] <= self.FIRST:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                result = self.step(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return result
+        if kind not in self.records:
+            graph, given = torch.cuda.CUDAGraph(), [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
+            with torch.cuda.graph(graph, stream=self.stream):
+                result = self.step(*given)
+            self.records[kind] = graph, given, result
+        graph, given, result = self.records[kind]
+        for x, value in zip(given, inputs, strict=True):
+            if isinstance(x, torch.Tensor):
+                x.copy_(value)
+        graph.replay()
+        return result.clone()
 
 
-def load_teacher(path: Path, count: int, classes: int) -> torch.Tensor:
+def running_average(model: nn.Module) -> nn.Module:
+    """Return a copy of `model`, whose parameters `follow(copy, model)` after each step makes the running average of the model's.
+
+    Which sign a latent weight near zero has after a step is chance; not so in the average.
+    """
+    return copy.deepcopy(model).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module) -> None:
+    """Take a step of the running average: a <- DECAY a + (1 - DECAY) w; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - DECAY)
+    for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):
+        ours.copy_(theirs)
+
+
+def load_answers(path: Path, count: int, classes: int) -> torch.Tensor:
     """Return a teacher's logits, float32 (count, classes), for the training images in their order; raises InputError without them."""
     logits = checkpoint.load_tensors(path).get("logits")
     if logits is None or logits.shape[1:] != (classes,) or len(logits) < count:
@@ -100,13 +148,18 @@ def image_size(sizes: list[tuple[float, int]], progress: float) -> int:
 def loss_of(logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, smoothing: float = 0.0) -> torch.Tensor:
     """Return the mean cross-entropy of float logits (N, C), where there is a teacher nine tenths of it to its softened answer.
 
-    L = 0.1 CE(logits, labels) + 0.9 T^2 KL(softmax(taught / T) || softmax(logits / T)), T = 2 (Hinton et al. 2015, arXiv:1503.02531).
+    L = 0.1 CE(logits, labels) + 0.9 D, D = distance(logits, taught).
     """
     loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    if taught is None:
-        return loss
-    soft = F.kl_div((logits / HEAT).log_softmax(1), (taught / HEAT).softmax(1), reduction="batchmean")
-    return 0.1 * loss + 0.9 * HEAT**2 * soft
+    return loss if taught is None else 0.1 * loss + 0.9 * distance(logits, taught)
+
+
+def distance(logits: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+    """Return the mean distance of float logits (N, C) to a teacher's.
+
+    D = T^2 KL(softmax(taught / T) || softmax(logits / T)), T = 2 (Hinton et al. 2015, arXiv:1503.02531).
+    """
+    return HEAT**2 * F.kl_div((logits / HEAT).log_softmax(1), (taught / HEAT).softmax(1), reduction="batchmean")
 
 
 class Log:
@@ -118,14 +171,15 @@ class Log:
     """
 
     def __init__(
-        self, directory: Path, arch: str, args, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None = None
+        self, directory: Path, arch: str, args, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
     ):
         self.directory, self.arch, self.model, self.optimizer, self.average = directory, arch, model, optimizer, average
-        self.judged = model if average is None else average.module
+        self.judged = model if average is None else average
         self.first, self.processes = args.rank == 0, args.processes
         given = {name: getattr(args, name, None) for name in SETTINGS}
         self.settings = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}  # files hold no Path
         self.epoch, self.step, self.total, self.seconds, self.rows, self.best = 0, 0, 0.0, 0.0, [], None
+        self.epochs, self._losses, self._saved = args.epochs, [], -math.inf
         self.last_path = directory / f"{arch}.last.pth.tar"
         self.best_path = directory / f"{arch}.best.pth.tar"
         self._stop = False
@@ -154,7 +208,10 @@ class Log:
             if (earlier := saved["settings"].get(name)) != value:
                 raise InputError(f"{self.last_path}: was trained with {name} {earlier}, not {value}; repeat its options")
         self.model.load_state_dict(saved["state_dict"])
+        own = [{name: group[name] for name in ("lr", *OF_DEVICE) if name in group} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved["optimizer"])
+        for group, options in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(options)  # the run may go on on another device
         if self.average:
             self.average.load_state_dict(saved["average"])
         self.epoch, self.step, self.total, self.seconds = (saved[name] for name in ("epoch", "step", "total", "seconds"))
@@ -179,15 +236,24 @@ class Log:
         return stop.item() > 0
 
     def add(self, loss: torch.Tensor, images: int) -> None:
-        """Count a step's mean loss over so many images; raises InputError if it is NaN or infinite."""
-        if not math.isfinite(value := loss.item()):
-            raise InputError(f"the loss became {value} at epoch {self.epoch + 1}, step {self.step + 1}; try a smaller --lr")
-        self.total += value * images
+        """Count a step's mean loss over so many images; raises InputError if it is NaN or infinite, on a GPU up to 100 steps later."""
+        self._losses.append((loss, images))
+        if loss.device.type == "cpu" or len(self._losses) == 100:
+            self._count()
+
+    def _count(self) -> None:
+        values = torch.stack([loss for loss, _ in self._losses]).tolist() if self._losses else []
+        for value, (_, images) in zip(values, self._losses, strict=True):
+            if not math.isfinite(value):
+                raise InputError(f"the loss became {value} at epoch {self.epoch + 1}, step {self.step + 1}; try a smaller --lr")
+            self.total += value * images
+        self._losses.clear()
 
     def end_epoch(self, images: int, accuracy: float) -> None:
         """Print one line and save all that `--resume` needs; `images` were trained on, `accuracy` in [0, 1] is of the held-out ones."""
+        self._count()
         self.epoch += 1
-        lr, loss = self.optimizer.param_groups[0]["lr"], self.total / images
+        lr, loss = float(self.optimizer.param_groups[0]["lr"]), self.total / images
         self.rows.append([self.epoch, round(lr, 8), round(self.seconds, 1), round(loss, 5), round(accuracy, 5)])
         if self.best is None or accuracy >= self.best["held_out_accuracy"]:
             state = {key: value.clone() for key, value in self.judged.state_dict().items()}
@@ -196,11 +262,14 @@ class Log:
             held_out = f"held out {100 * accuracy:.2f} %"
             print(f"epoch {self.epoch:3d}  lr {lr:.5f}  {self.seconds:6.1f} s  loss {loss:.4f}  {held_out}", flush=True)
         self.step, self.total, self.seconds = 0, 0.0, 0.0
-        self._save()
+        if self.epoch == self.epochs or time.monotonic() - self._saved >= SAVE_EVERY:
+            self._save()
 
     def _save(self) -> None:
+        self._count()
         if not self.first:
             return
+        self._saved = time.monotonic()
         best = 100 * self.best["held_out_accuracy"] if self.best else 0.0
         checkpoint.save(self.last_path, {
             "arch": self.arch, "best_acc": best, "epoch": self.epoch, "step": self.step, "total": self.total, "seconds": self.seconds,
@@ -224,7 +293,7 @@ class Log:
             if not score <= held_out:  # NaN: a file without a score, not made here
                 print(f"{self.best_path} ({score:.2f} % held out) is better and stays; this run's weights are in {self.last_path}")
                 return
-        state = self.best["state_dict"]
+        state = {key: value.cpu() for key, value in self.best["state_dict"].items()}  # a file for any machine
         if sum(value.nbytes for value in state.values()) > LARGEST:
             state |= {name: to_codes(state[name]) for name in latent_names(self.model)}
         checkpoint.save(self.best_path, {
