@@ -21,10 +21,11 @@ from torch.optim.swa_utils import update_bn  # noqa: E402
 
 from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
-from util.cli import Parser, add_common_arguments, add_engine_arguments, add_teacher_argument, run  # noqa: E402
+from util.cli import InputError, Parser, add_common_arguments, add_engine_arguments, add_teacher_argument, run  # noqa: E402
 from util.clips import naming  # noqa: E402
 from util.clips.crops import small_images  # noqa: E402
 from util.layers import BatchNorm2d, BinConv2d, MaxPool2d, hold_statistics, soften  # noqa: E402
+from util.log import Log  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
@@ -203,7 +204,10 @@ def teacher_of(args, count, kept, device):
         return lambda x, batch: answers[batch], False
     from PyTorch_CIFAR10 import networks  # here, since importing it takes as long as all the rest
 
-    teacher = networks.load(checkpoint.load(args.teacher).get("arch", "airbench"), args.teacher)
+    arch = checkpoint.load(args.teacher).get("arch", "airbench")
+    if arch not in networks.NETWORKS:
+        raise InputError(f"{args.teacher}: holds {arch}, expected one of PyTorch_CIFAR10/state_dicts, or logits (.safetensors)")
+    teacher = networks.load(arch, args.teacher)
     teacher.to(device, memory_format=torch.channels_last).eval()
     return lambda x, batch: teacher(x), True
 
@@ -309,7 +313,7 @@ def train(model, args, device, bin_op):
     averaged = training.running_average(model)
     averaged_op = BinOp(averaged)
     step_model = training.step_model(model, args)
-    with training.Log(HERE / "models", args.name, args, model, optimizer, averaged) as log:
+    with Log(HERE / "models", args.name, args, model, optimizer, averaged) as log:
         step = step_of(model, step_model, teach, sees, log, args, device, bin_op)
         hold = math.ceil(args.held * args.epochs)  # from this epoch on
         while log.epoch < args.epochs:

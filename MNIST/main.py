@@ -22,6 +22,7 @@ from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
 from util.clips import naming  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
+from util.log import Log  # noqa: E402
 
 CLASSES = list("0123456789")
 SHAPE = (1, 28, 28)  # channels, height, width
@@ -217,7 +218,7 @@ def train(model, args, device, bin_op):
     args.rank, args.processes = training.join_processes(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
     step_model = training.step_model(model, args)
-    with training.Log(HERE / "models", args.arch, args, model, optimizer) as log:
+    with Log(HERE / "models", args.arch, args, model, optimizer) as log:
         while log.epoch < args.epochs:
             train_epoch(model, step_model, images[kept], labels[kept], log, args, device, bin_op)
             _, accuracy = evaluate(model, images[held_out], labels[held_out], device, bin_op)

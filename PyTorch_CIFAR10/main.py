@@ -27,6 +27,7 @@ from util.cli import InputError, Parser, add_common_arguments, add_teacher_argum
 from util.clips import naming  # noqa: E402
 from util.clips.crops import small_images  # noqa: E402
 from util.files import atomic_write  # noqa: E402
+from util.log import Log  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
@@ -213,7 +214,7 @@ def train(model, args, device):
     args.rank, args.processes = training.join_processes(device)
     optimizer = RECIPES.get(args.arch, PUBLISHED).optimizer(model, args.lr)
     step_model = training.step_model(model, args)
-    with training.Log(networks.STATE_DICTS, args.arch, args, model, optimizer) as log:
+    with Log(networks.STATE_DICTS, args.arch, args, model, optimizer) as log:
         log.best_path = target
         while log.epoch < args.epochs:
             train_epoch(model, step_model, images[kept], labels[kept], taught, log, args, device)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tests.scripts import ROOT, load_script, run_script
 from util import checkpoint, training
 from util.cli import InputError
+from util.log import Log
 
 download = load_script("PyTorch_CIFAR10/cifar10_download.py")
 main = load_script("PyTorch_CIFAR10/main.py")
@@ -138,7 +139,7 @@ def test_an_epoch_learns_the_same_from_the_same_seed_and_in_bfloat16_too(tmp_pat
         model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Dropout(0.1), nn.Linear(48, 10))
         args = main.parse_args(["--arch", "resnet18", "--batch-size", "16", "--epochs", "4", "--lr", "0.1"])
         args.bf16, args.std, args.rank, args.processes = bf16, main.STD, 0, 1
-        log = training.Log(tmp_path, "tiny", args, model, torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True))
+        log = Log(tmp_path, "tiny", args, model, torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True))
         for _ in range(4):
             main.train_epoch(model, model, images, labels, None, log, args, torch.device("cpu"))
             log.end_epoch(40, 0.0)

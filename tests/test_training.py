@@ -16,6 +16,7 @@ from tests.scripts import ROOT, load_script
 from tests.test_cifar10 import write_images
 from util import data, training
 from util.cli import InputError
+from util.log import Log
 
 main = load_script("CIFAR_10/main.py")
 
@@ -52,14 +53,14 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_bits(home, images, monke
     whole = torch.load(last, weights_only=True)
     shutil.rmtree(home / "models")
     with monkeypatch.context() as patch:
-        add = training.Log.add
+        add = Log.add
 
         def interrupt(log, *loss):
             add(log, *loss)
             if (log.epoch, log.step) == (1, 1):
                 os.kill(os.getpid(), number)
 
-        patch.setattr(training.Log, "add", interrupt)
+        patch.setattr(Log, "add", interrupt)
         with pytest.raises(KeyboardInterrupt):
             main.main(arguments(images))
     stopped = torch.load(last, weights_only=True)
@@ -70,7 +71,7 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_bits(home, images, monke
         assert all(torch.equal(whole[part][key], value) for key, value in resumed[part].items())
     assert any(not torch.equal(value, resumed["average"][key]) for key, value in resumed["state_dict"].items())
     assert [row[3:] for row in whole["rows"]] == [row[3:] for row in resumed["rows"]]  # loss and accuracy; seconds differ
-    assert signal.getsignal(number) is not None and not isinstance(getattr(signal.getsignal(number), "__self__", None), training.Log)
+    assert signal.getsignal(number) is not None and not isinstance(getattr(signal.getsignal(number), "__self__", None), Log)
 
 
 def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
@@ -144,7 +145,7 @@ def test_a_teacher_that_sees_what_the_pupil_sees(home, images, monkeypatch):
     model = main.ResNet20().train()
     bin_op = main.BinOp(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    log = training.Log(home, "resnet20", args, model, optimizer, training.running_average(model))
+    log = Log(home, "resnet20", args, model, optimizer, training.running_average(model))
     loss = main.step_of(model, model, teach, sees, log, args, device, bin_op)(x, x, y, batch, False)
     with torch.no_grad(), bin_op.binarized():
         p, q = ((z.double() / training.HEAT).softmax(1) for z in (taught, model(x)))
@@ -158,8 +159,9 @@ def test_a_teacher_that_sees_what_the_pupil_sees(home, images, monkeypatch):
     assert not shares  # labels know nothing of mixtures
     main.main(arguments(images, "--epochs", "1", "--teacher", str(weights)))
     assert shares == [0.5] * 4
-    with pytest.raises(InputError, match="no such file"):
-        main.main(arguments(images, "--teacher", str(home / "none.pt")))
+    for file, why in [("none.pt", "no such file"), ("models/resnet20.best.pth.tar", "holds resnet20, expected one of PyTorch_CIFAR10")]:
+        with pytest.raises(InputError, match=why):
+            main.main(arguments(images, "--teacher", str(home / file)))
 
 
 def test_a_recorded_step_is_replayed_with_new_inputs_and_recorded_anew_for_another_kind(monkeypatch):
