@@ -74,6 +74,17 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_bits(home, images, monke
     assert signal.getsignal(number) is not None and not isinstance(getattr(signal.getsignal(number), "__self__", None), Log)
 
 
+@pytest.mark.parametrize("part", ["state_dict", "optimizer", "average"])
+@pytest.mark.parametrize("foreign", [{"other": torch.zeros(2)}, 3])
+def test_what_does_not_fit_is_not_resumed(home, images, part, foreign):
+    main.main(arguments(images, "--epochs", "1"))
+    last = home / "models" / "resnet20.last.pth.tar"
+    saved = torch.load(last, weights_only=True)
+    torch.save(saved | {part: foreign}, last)
+    with pytest.raises(InputError, match="does not fit|holds no 'state_dict'"):
+        main.main(arguments(images, "--resume"))
+
+
 def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
     (tmp_path / "driver.py").write_text(DRIVER.format(root=str(ROOT), home=str(tmp_path)))
     more = ["--batch-size", "16", "--epochs", "1", "--seed", "3"]

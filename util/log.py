@@ -68,13 +68,16 @@ class Log:
         for name, value in self.settings.items():
             if (earlier := saved["settings"].get(name)) != value:
                 raise InputError(f"{self.last_path}: was trained with {name} {earlier}, not {value}; repeat its options")
-        self.model.load_state_dict(saved["state_dict"])
         own = [{name: group[name] for name in ("lr", *OF_DEVICE) if name in group} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(saved["optimizer"])
+        parts = {"state_dict": self.model, "optimizer": self.optimizer} | ({"average": self.average} if self.average else {})
+        for name, part in parts.items():
+            try:
+                part.load_state_dict(saved[name])
+            except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
+                found = str(error).splitlines()[0]
+                raise InputError(f"{self.last_path}: its {name} does not fit ({found}); begin anew, without --resume") from error
         for group, options in zip(self.optimizer.param_groups, own, strict=True):
             group.update(options)  # the run may go on on another device
-        if self.average:
-            self.average.load_state_dict(saved["average"])
         self.epoch, self.step, self.total, self.seconds = (saved[name] for name in ("epoch", "step", "total", "seconds"))
         self.rows, self.best = saved["rows"], saved["best"]
 
