@@ -62,14 +62,14 @@ class Log:
 
     def _resume(self) -> None:
         saved = checkpoint.load(self.last_path)
-        needed = {"settings", "epoch", "step", "total", "seconds", "rows", "best", "optimizer"} | ({"average"} if self.average else set())
+        parts = {"state_dict": self.model, "optimizer": self.optimizer} | ({"average": self.average} if self.average else {})
+        needed = {"settings", "epoch", "step", "total", "seconds", "rows", "best", *parts}
         if missing := needed - saved.keys():
             raise InputError(f"{self.last_path}: no training to resume in it ({', '.join(sorted(missing))} missing)")
         for name, value in self.settings.items():
             if (earlier := saved["settings"].get(name)) != value:
                 raise InputError(f"{self.last_path}: was trained with {name} {earlier}, not {value}; repeat its options")
         own = [{name: group[name] for name in ("lr", *OF_DEVICE) if name in group} for group in self.optimizer.param_groups]
-        parts = {"state_dict": self.model, "optimizer": self.optimizer} | ({"average": self.average} if self.average else {})
         for name, part in parts.items():
             try:
                 part.load_state_dict(saved[name])
