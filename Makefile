@@ -35,7 +35,7 @@ endif
 
 score: native $(OUT)/truth/gt/gt.txt
 	$(PY) MNIST/main.py --video $(OUT)/truth --save $(OUT)/run
-	$(PY) -m util.clips.evaluate $(OUT)/run $(OUT)/truth
+	$(PY) -m util.score.evaluate $(OUT)/run $(OUT)/truth
 
 $(OUT)/truth/gt/gt.txt: | native
 	$(PY) MNIST/demo.py --truth $(OUT)/truth

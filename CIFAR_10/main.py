@@ -19,13 +19,14 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from torch.optim.swa_utils import update_bn  # noqa: E402
 
-from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import InputError, Parser, add_common_arguments, add_engine_arguments, add_teacher_argument, run  # noqa: E402
-from util.clips import naming  # noqa: E402
-from util.clips.crops import small_images  # noqa: E402
 from util.layers import BatchNorm2d, BinConv2d, MaxPool2d, hold_statistics, soften  # noqa: E402
-from util.log import Log  # noqa: E402
+from util.packed import network as xnor  # noqa: E402
+from util.track.crops import small_images  # noqa: E402
+from util.train import checkpoint, data, steps  # noqa: E402
+from util.train.run import Log  # noqa: E402
+from util.watch import naming  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
@@ -200,7 +201,7 @@ def teacher_of(args, count, kept, device):
     if args.teacher is None:
         return None, False
     if args.teacher.suffix == ".safetensors":
-        answers = training.load_answers(args.teacher, count, len(CLASSES))[kept].to(device)
+        answers = steps.load_answers(args.teacher, count, len(CLASSES))[kept].to(device)
         return lambda x, batch: answers[batch], False
     from PyTorch_CIFAR10 import networks  # here, since importing it takes as long as all the rest
 
@@ -226,28 +227,28 @@ def step_of(model, step_model, teach, sees, log, args, device, bin_op):
         with bin_op.binarized():
             with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
                 logits = step_model(seen).float()
-            loss = training.distance(logits, taught) if sees else training.loss_of(logits, y, taught)
+            loss = steps.distance(logits, taught) if sees else steps.loss_of(logits, y, taught)
             loss.backward()
         bin_op.updateBinaryGradWeight()
         log.optimizer.step()
-        training.follow(log.average, model)
+        steps.follow(log.average, model)
         return loss.detach()
 
-    return training.Recorded(step) if device.type == "cuda" and args.processes == 1 else step
+    return steps.Recorded(step) if device.type == "cuda" and args.processes == 1 else step
 
 
 def train_epoch(model, step, images, labels, held, log, args):
     """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
     epoch = log.epoch + 1
-    order = torch.randperm(len(images), generator=training.generator(args.seed, epoch))
+    order = torch.randperm(len(images), generator=steps.generator(args.seed, epoch))
     batches = order[: len(order) // args.processes * args.processes].split(args.batch_size)
-    size = training.image_size(args.sizes, epoch / args.epochs)
+    size = steps.image_size(args.sizes, epoch / args.epochs)
     model.train()
     for i in log.steps(len(batches), f"epoch {epoch} at {size} px"):
         progress = (epoch - 1 + i / len(batches)) / args.epochs
-        training.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
+        steps.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
         soften(model, max(0.0, 1 - progress / args.soft) if args.soft else 0.0)
-        generator, batch = training.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
+        generator, batch = steps.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
         batch = batch.to(images.device, non_blocking=True)
         x = data.random_mirror(data.random_shift(images[batch], args.shift, generator), generator)
         x = preprocess(data.random_mix(x, args.mix, generator) if args.mix else x)
@@ -301,18 +302,18 @@ def train(model, args, device, bin_op):
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     images, labels = (x.to(device) for x in load_data(args, train=True))
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    some = kept[torch.randperm(len(kept), generator=training.generator(0))[: max(1, len(kept) // SETTLE)]]  # mixed: files come by class
+    some = kept[torch.randperm(len(kept), generator=steps.generator(0))[: max(1, len(kept) // SETTLE)]]  # mixed: files come by class
     teach, sees = teacher_of(args, len(images), kept, device)
     args.mix = args.mix if sees else 0.0
-    training.keep_memory()
-    args.rank, args.processes = training.join_processes(device)
-    args.bf16 = training.fast_bf16(device)
+    steps.keep_memory()
+    args.rank, args.processes = steps.join_processes(device)
+    args.bf16 = steps.fast_bf16(device)
     on_gpu = torch.backends.cudnn.benchmark = device.type == "cuda"
     lr = torch.tensor(args.lr, device=device) if on_gpu else args.lr  # a recorded step reads it there
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.99), fused=True, capturable=on_gpu)
-    averaged = training.running_average(model)
+    averaged = steps.running_average(model)
     averaged_op = BinOp(averaged)
-    step_model = training.step_model(model, args)
+    step_model = steps.step_model(model, args)
     with Log(HERE / "models", args.name, args, model, optimizer, averaged) as log:
         step = step_of(model, step_model, teach, sees, log, args, device, bin_op)
         hold = math.ceil(args.held * args.epochs)  # from this epoch on
@@ -320,7 +321,7 @@ def train(model, args, device, bin_op):
             if log.epoch == hold and log.step == 0:
                 settle(model, images[some], device, bin_op)
             train_epoch(model, step, images[kept], labels[kept], log.epoch >= hold, log, args)
-            if log.epoch < hold and training.image_size(args.sizes, (log.epoch + 1) / args.epochs) == SHAPE[-1]:
+            if log.epoch < hold and steps.image_size(args.sizes, (log.epoch + 1) / args.epochs) == SHAPE[-1]:
                 settle(averaged, images[some], device, averaged_op)
             _, accuracy = evaluate(averaged, images[held_out], labels[held_out], device, averaged_op)
             log.end_epoch(len(kept), accuracy)

@@ -2,7 +2,7 @@
 
     python3 demo.py                 writes demo.mp4 and demo.png, and prints how much of the truth was found
     python3 demo.py --truth DIR     only writes the clip's frames and truth, to score another program or other settings:
-                                    main.py --video DIR --save OUT, then python3 -m util.clips.evaluate OUT DIR
+                                    main.py --video DIR --save OUT, then python3 -m util.score.evaluate OUT DIR
 
 No data set and no network is needed, only the native build and the weights in models/.
 """
@@ -23,13 +23,13 @@ from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import fastmcd  # noqa: E402
-from util import xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, add_engine_arguments, run  # noqa: E402
-from util.clips.pictures import VideoWriter, annotate, colour_of  # noqa: E402
-from util.clips.scenes import Mover, Scene, camera_path, digit_sprite, match, texture  # noqa: E402
-from util.clips.truth import IN_VIEW, write_truth  # noqa: E402
 from util.files import atomic_write  # noqa: E402
+from util.outputs.pictures import VideoWriter, annotate, colour_of  # noqa: E402
+from util.packed import network as xnor  # noqa: E402
+from util.score.scenes import Mover, Scene, camera_path, digit_sprite, match, texture  # noqa: E402
+from util.score.truth import IN_VIEW, write_truth  # noqa: E402
 
 WIDTH, HEIGHT, FPS = 480, 360, 25
 LANES = 3  # rows of digits, by turns to the right and to the left

@@ -17,12 +17,13 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
-from util.clips import naming  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
-from util.log import Log  # noqa: E402
+from util.packed import network as xnor  # noqa: E402
+from util.train import checkpoint, data, steps  # noqa: E402
+from util.train.run import Log  # noqa: E402
+from util.watch import naming  # noqa: E402
 
 CLASSES = list("0123456789")
 SHAPE = (1, 28, 28)  # channels, height, width
@@ -167,13 +168,13 @@ def augment(images, generator):
 def train_epoch(model, step_model, images, labels, log, args, device, bin_op):
     """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
     epoch = log.epoch + 1
-    order = torch.randperm(len(images), generator=training.generator(args.seed, epoch))
+    order = torch.randperm(len(images), generator=steps.generator(args.seed, epoch))
     batches = order[: len(order) // args.processes * args.processes].split(args.batch_size)
     model.train()
     for i in log.steps(len(batches), f"epoch {epoch}"):
         progress = (epoch - 1 + i / len(batches)) / args.epochs
-        training.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
-        generator, batch = training.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
+        steps.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
+        generator, batch = steps.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
         x = preprocess(augment(images[batch], generator).to(device))
         log.optimizer.zero_grad(set_to_none=True)
         with bin_op.binarized():
@@ -215,9 +216,9 @@ def train(model, args, device, bin_op):
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    args.rank, args.processes = training.join_processes(device)
+    args.rank, args.processes = steps.join_processes(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
-    step_model = training.step_model(model, args)
+    step_model = steps.step_model(model, args)
     with Log(HERE / "models", args.arch, args, model, optimizer) as log:
         while log.epoch < args.epochs:
             train_epoch(model, step_model, images[kept], labels[kept], log, args, device, bin_op)

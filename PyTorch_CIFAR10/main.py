@@ -22,12 +22,12 @@ from torch.nn import functional as F  # noqa: E402
 from torchvision import datasets  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from util import checkpoint, data, training  # noqa: E402
 from util.cli import InputError, Parser, add_common_arguments, add_teacher_argument, run  # noqa: E402
-from util.clips import naming  # noqa: E402
-from util.clips.crops import small_images  # noqa: E402
 from util.files import atomic_write  # noqa: E402
-from util.log import Log  # noqa: E402
+from util.track.crops import small_images  # noqa: E402
+from util.train import checkpoint, data, steps  # noqa: E402
+from util.train.run import Log  # noqa: E402
+from util.watch import naming  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
@@ -146,25 +146,25 @@ RECIPES = {
 def train_epoch(model, step_model, images, labels, taught, log, args, device):
     """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
     recipe, epoch = RECIPES.get(args.arch, PUBLISHED), log.epoch + 1
-    order = torch.randperm(len(images), generator=training.generator(args.seed, epoch))
+    order = torch.randperm(len(images), generator=steps.generator(args.seed, epoch))
     batches = order[: len(order) // args.processes * args.processes].split(args.batch_size)
-    size = training.image_size(recipe.sizes, epoch / args.epochs)
+    size = steps.image_size(recipe.sizes, epoch / args.epochs)
     model.train()
     for i in log.steps(len(batches), f"epoch {epoch} at {size} px"):
-        step, steps = (epoch - 1) * len(batches) + i, args.epochs * len(batches)
-        training.set_lr(log.optimizer, args.lr * recipe.schedule(step / steps))
-        generator, batch = training.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
+        step, total = (epoch - 1) * len(batches) + i, args.epochs * len(batches)
+        steps.set_lr(log.optimizer, args.lr * recipe.schedule(step / total))
+        generator, batch = steps.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
         torch.manual_seed(generator.initial_seed())  # dropout's
         x = recipe.augment(images[batch], batch, epoch, generator)
         log.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
             logits = step_model(data.resized(preprocess(x.to(device), args.std), size))
         answers = None if taught is None else taught[batch].to(device)
-        loss = training.loss_of(logits.float(), labels[batch].to(device), answers, recipe.smoothing)
+        loss = steps.loss_of(logits.float(), labels[batch].to(device), answers, recipe.smoothing)
         loss.backward()
         log.optimizer.step()
-        if recipe.look_back and ((step + 1) % recipe.look_back == 0 or step + 1 == steps):
-            look_back(log.optimizer, (step + 1) / steps)
+        if recipe.look_back and ((step + 1) % recipe.look_back == 0 or step + 1 == total):
+            look_back(log.optimizer, (step + 1) / total)
         log.add(loss.detach(), len(batches[i]))
 
 
@@ -209,11 +209,11 @@ def train(model, args, device):
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
     if args.arch == "airbench" and not args.pretrained:
         model.fit_whitening(preprocess(images[kept[::10]].to(device), args.std))
-    taught = training.load_answers(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
-    training.keep_memory()
-    args.rank, args.processes = training.join_processes(device)
+    taught = steps.load_answers(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
+    steps.keep_memory()
+    args.rank, args.processes = steps.join_processes(device)
     optimizer = RECIPES.get(args.arch, PUBLISHED).optimizer(model, args.lr)
-    step_model = training.step_model(model, args)
+    step_model = steps.step_model(model, args)
     with Log(networks.STATE_DICTS, args.arch, args, model, optimizer) as log:
         log.best_path = target
         while log.epoch < args.epochs:
@@ -251,7 +251,7 @@ def main(argv=None):
     args.std = OLD_STD if args.old_std else STD
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
-    args.bf16 = training.fast_bf16(device) if args.bf16 is None else args.bf16
+    args.bf16 = steps.fast_bf16(device) if args.bf16 is None else args.bf16
     names = args.fastMCD or args.multi_fastMCD or args.video
     known = args.pretrained or args.evaluate or args.logits or names
     model = networks.load(args.arch, args.pretrained) if known else networks.NETWORKS[args.arch]()

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.googlenet import BasicConv2d, Inception, InceptionAux
 
-from util import checkpoint
 from util.cli import InputError
 from util.layers import BatchNorm2d
+from util.train import checkpoint
 
 CLASS_COUNT = 10
 STATE_DICTS = Path(__file__).resolve().parent / "state_dicts"

@@ -28,13 +28,14 @@ import networks  # noqa: E402
 
 from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
-from util import checkpoint, data, training, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
-from util.clips.crops import cut_out  # noqa: E402
-from util.clips.results import TABLE, read_results  # noqa: E402
-from util.clips.video import open_video  # noqa: E402
 from util.files import atomic_write  # noqa: E402
+from util.outputs.results import TABLE, read_results  # noqa: E402
+from util.packed import network as xnor  # noqa: E402
+from util.source.video import open_video  # noqa: E402
+from util.track.crops import cut_out  # noqa: E402
+from util.train import checkpoint, data, steps  # noqa: E402
 
 BATCHES = (1, 8)
 
@@ -67,7 +68,7 @@ def float_networks(names, main):
                 return logits(x).float()
 
         found.append(Network(name, "fp32", size, logits))
-        if training.fast_bf16(torch.device("cpu")):
+        if steps.fast_bf16(torch.device("cpu")):
             found.append(Network(name, "bf16", size, logits_bf16))
     return found
 

@@ -22,9 +22,9 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import detection  # noqa: E402
 
 import fastmcd  # noqa: E402
-from util.clips.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
-from util.clips.scores import MOVING, calibration_error, components, iou, reliability  # noqa: E402
-from util.clips.truth import MIN_AREA  # noqa: E402
+from util.score.metrics import MOVING, calibration_error, components, iou, reliability  # noqa: E402
+from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
+from util.score.truth import MIN_AREA  # noqa: E402
 
 RIDGE = 3e-4
 WIDTH, HEIGHT, FRAMES = 320, 240, 90

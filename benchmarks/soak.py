@@ -23,7 +23,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from util.clips.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
+from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 
 SIZE, PERIOD = (160, 120), 400
 HEADERS = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"

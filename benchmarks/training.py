@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
-from util import training  # noqa: E402
 from util.binop import BinOp  # noqa: E402
+from util.train import steps  # noqa: E402
 
 
 def step(model, optimizer, bin_op, x, y, bf16):
@@ -47,7 +47,7 @@ def ours(build, images, labels):
     model = build().to(memory_format=torch.channels_last)
     optimizer, bin_op = torch.optim.Adam(model.parameters(), fused=True), BinOp(model, compiled=True)
     compiled, x = torch.compile(model, dynamic=False), images.contiguous(memory_format=torch.channels_last)
-    bf16 = training.fast_bf16(torch.device("cpu"))
+    bf16 = steps.fast_bf16(torch.device("cpu"))
     return lambda: step(compiled, optimizer, bin_op, x, labels, bf16)
 
 
@@ -73,8 +73,8 @@ def main():
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=10, help="for each network and size of images")
     args = parser.parse_args()
-    training.keep_memory()
-    bf16 = training.fast_bf16(torch.device("cpu"))
+    steps.keep_memory()
+    bf16 = steps.fast_bf16(torch.device("cpu"))
     print(f"{cpu_name()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, fast bfloat16: {bf16}, torch {torch.__version__}")
     for arch in args.arch:
         labels = torch.arange(args.batch_size) % 10

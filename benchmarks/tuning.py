@@ -11,9 +11,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fastmcd  # noqa: E402
-from util.clips.debug import DebugView, dim, tile, with_boxes  # noqa: E402
-from util.clips.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 from util.files import atomic_write  # noqa: E402
+from util.outputs.debug import DebugView, dim, tile, with_boxes  # noqa: E402
+from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 
 WIDTH, HEIGHT, FRAMES = 320, 240, 78
 STOP = 45  # frame in which one of the objects stops

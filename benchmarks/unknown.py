@@ -23,12 +23,13 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402
 
 from tests.scripts import load_script  # noqa: E402
-from util import checkpoint, data, xnor  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
-from util.clips import scores  # noqa: E402
-from util.clips.evidence import softmax  # noqa: E402
-from util.clips.scenes import texture  # noqa: E402
-from util.clips.video import open_video  # noqa: E402
+from util.packed import network as xnor  # noqa: E402
+from util.score import metrics  # noqa: E402
+from util.score.scenes import texture  # noqa: E402
+from util.source.video import open_video  # noqa: E402
+from util.track.evidence import softmax  # noqa: E402
+from util.train import checkpoint, data  # noqa: E402
 
 BINS = 15
 COUNT = 500  # images of each kind that shows none of the classes
@@ -50,7 +51,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def calibration_error(p: np.ndarray, labels: np.ndarray) -> float:
     """Expected calibration error in 0..1 of probabilities (N, classes): of the sureness of the best one."""
-    return scores.calibration_error(p.max(1), p.argmax(1) == labels, bins=BINS)
+    return metrics.calibration_error(p.max(1), p.argmax(1) == labels, bins=BINS)
 
 
 def threshold(p: np.ndarray, labels: np.ndarray, keep: float) -> float:

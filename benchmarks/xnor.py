@@ -28,11 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
-from util import checkpoint, xnor  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.files import atomic_write  # noqa: E402
-from util.folding import Shortcut, chain  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
+from util.packed import network as xnor  # noqa: E402
+from util.packed.fold import Shortcut, chain  # noqa: E402
+from util.train import checkpoint  # noqa: E402
 
 SCRIPTS = {"nin": "CIFAR_10", "vgg": "CIFAR_10", "resnet20": "CIFAR_10", "LeNet_5": "MNIST"}
 

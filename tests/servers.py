@@ -68,7 +68,7 @@ def multipart(numbers, pace=0.0, size=(64, 48)):
 PROGRAM = """
 import sys
 from util import cli
-from util.clips import video
+from util.source import video
 
 cli.run(lambda: print(sum(1 for _ in video.open_video(sys.argv[1]))))
 """

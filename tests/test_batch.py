@@ -14,7 +14,7 @@ import pytest
 
 from tests.scripts import ROOT, load_script, run_script
 from util.cli import InputError
-from util.clips import batch
+from util.watch import batch
 
 # Stands in for a main.py: what it does with one clip is said by the clip's name.
 SCRIPT = """
@@ -22,7 +22,7 @@ import os, signal, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 import cv2
-from util.clips import batch
+from util.watch import batch
 from util.cli import InputError, Parser, add_video_argument, add_video_options, run
 
 def main():

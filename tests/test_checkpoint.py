@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from util import checkpoint
 from util.binop import binarize, centre_and_clamp, to_codes
 from util.cli import InputError
 from util.layers import BinConv2d
+from util.train import checkpoint
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script, run_script
-from util import checkpoint
 from util.binop import BinOp
 from util.cli import InputError
+from util.train import checkpoint
 
 main = load_script("CIFAR_10/main.py")
 SHIPPED = ROOT / "CIFAR_10" / "models" / "nin.best.pth.tar"
@@ -180,7 +180,7 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, mon
             if log.epoch == 2:
                 raise KeyboardInterrupt
 
-        patch.setattr("util.log.SAVE_EVERY", 0)
+        patch.setattr("util.train.run.SAVE_EVERY", 0)
         patch.setattr(main.Log, "end_epoch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             main.main(arguments)

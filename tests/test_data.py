@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from util import data
 from util.cli import InputError
+from util.train import data
 
 CLASSES = ["cat", "dog"]
 

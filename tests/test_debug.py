@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import fastmcd
-from util.clips.debug import AGREES, BOX, CAPTION, DIFFERS, NOTHING, DebugView, with_vectors
-from util.clips.scenes import Mover, Scene, camera_path, texture
+from util.outputs.debug import AGREES, BOX, CAPTION, DIFFERS, NOTHING, DebugView, with_vectors
+from util.score.scenes import Mover, Scene, camera_path, texture
 
 WIDTH, HEIGHT, FRAMES = 242, 178, 24  # the last column and row of cells are cut
 

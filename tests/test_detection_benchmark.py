@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.scripts import load_script
-from util.clips.scenes import Mover, Scene, camera_path, texture
+from util.score.scenes import Mover, Scene, camera_path, texture
 
 WIDTH, HEIGHT, FRAMES = 128, 96, 30
 detection = load_script("benchmarks/detection.py")

@@ -11,9 +11,9 @@ from PIL import Image
 
 from tests.scripts import ROOT, run_script
 from util.cli import InputError
-from util.clips import evaluate
-from util.clips.scenes import Frame, Mover, Scene, Truth, camera_path, digit_sprite, texture
-from util.clips.truth import read_truth, write_truth
+from util.score import evaluate
+from util.score.scenes import Frame, Mover, Scene, Truth, camera_path, digit_sprite, texture
+from util.score.truth import read_truth, write_truth
 
 HEIGHT, WIDTH, FRAMES = 60, 80, 5
 NAMES = ["cat", "dog"]
@@ -336,6 +336,6 @@ def test_wrong_paths_end_in_one_line(tmp_path, monkeypatch, arguments, words):
 
 
 def test_the_command_ends_with_code_2(tmp_path):
-    command = [sys.executable, "-m", "util.clips.evaluate", tmp_path, tmp_path]
+    command = [sys.executable, "-m", "util.score.evaluate", tmp_path, tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "holds" in done.stderr and done.stdout == ""

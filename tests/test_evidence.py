@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from util.clips.evidence import Evidence, softmax, weight_of
+from util.track.evidence import Evidence, softmax, weight_of
 
 
 def by_formula(answers, weights, temperature):

@@ -25,8 +25,8 @@ from tests.servers import (
     video_bytes,
 )
 from util.cli import InputError
-from util.clips import live, video
-from util.clips.video import open_video
+from util.source import live, video
+from util.source.video import open_video
 
 
 @pytest.fixture(autouse=True)

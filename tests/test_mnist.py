@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tests.scripts import ROOT, load_script, run_script
 from util.binop import BinOp
 from util.cli import InputError
-from util.clips.scenes import Mover, Scene, camera_path, digit_sprite, texture
+from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture
 
 main = load_script("MNIST/main.py")
 SHIPPED = ROOT / "MNIST" / "models" / "LeNet_5.best.pth.tar"

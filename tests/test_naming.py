@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from util.clips import naming
-from util.clips.results import ResultsWriter
+from util.outputs.results import ResultsWriter
+from util.watch import naming
 
 CLASSES = ["dark", "light"]
 

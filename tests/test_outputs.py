@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from util.cli import InputError
-from util.clips import outputs
-from util.clips.outputs import ChangeMasks, Coco, Events, Predictions, Tracks, open_sinks
-from util.clips.report import Report
-from util.clips.results import read_results
-from util.clips.tracking import UNKNOWN, Moment, Sighting, Track
-from util.clips.watch import Clock
+from util.outputs import sinks
+from util.outputs.report import Report
+from util.outputs.results import read_results
+from util.outputs.sinks import ChangeMasks, Coco, Events, Predictions, Tracks, open_sinks
+from util.track.tracking import UNKNOWN, Moment, Sighting, Track
+from util.watch.pipeline import Clock
 
 CLASSES = ["cat", "motor bike, red"]
 VIDEO = SimpleNamespace(name="/somewhere/clip.avi", fps=25.0, width=96, height=64)
@@ -100,7 +100,7 @@ def test_a_run_writes_the_files_of_the_contract(tmp_path):
 
 def test_predictions_give_each_object_its_track(tmp_path):
     rows = table(run(tmp_path / "out"))
-    assert list(rows[0]) == outputs.PREDICTIONS and len(rows) == 33
+    assert list(rows[0]) == sinks.PREDICTIONS and len(rows) == 33
     assert list(rows[0].values()) == ["1", "0", "70", "40", "12", "9", "unknown", "0.0000", ""]
     assert list(rows[-1].values()) == ["12", "2", "0", "24", "30", "18", "motor bike, red", "0.5000", "2"]
     detected = [(d.frame, d.object, d.x, d.y) for d in read_results(tmp_path / "out")]

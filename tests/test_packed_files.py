@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from tests.scripts import ROOT, run_script
-from util import checkpoint, xnor
 from util.cli import InputError
+from util.packed import network as xnor
+from util.train import checkpoint
 
-pytest.importorskip("util._xnor", reason="the native build is not there")
+pytest.importorskip("util.packed._xnor", reason="the native build is not there")
 from tests.test_xnor import NETWORKS, mnist, pixels, predict, unsettle  # noqa: E402
 
 MOST_BYTES = {"nin": 205_000, "LeNet_5": 80_000, "vgg": 670_000, "resnet20": 65_000}

@@ -10,8 +10,8 @@ from PIL import Image
 
 from tests.scripts import ROOT
 from util.cli import InputError
-from util.clips import pictures
-from util.clips.pictures import MOST_THUMBNAILS, PALETTE, VideoWriter, annotate, colour_of, contact_sheet
+from util.outputs import pictures
+from util.outputs.pictures import MOST_THUMBNAILS, PALETTE, VideoWriter, annotate, colour_of, contact_sheet
 
 CIFAR = "airplane automobile bird cat deer dog frog horse ship truck".split()
 GREY = np.full((240, 320, 3), 128, np.uint8)
@@ -145,7 +145,7 @@ def test_a_full_disk_is_noticed(tmp_path):
 import resource, signal, sys
 import numpy as np
 from util import cli
-from util.clips.pictures import VideoWriter
+from util.outputs.pictures import VideoWriter
 signal.signal(signal.{signal.SIGXFSZ.name}, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 def main():

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from util.clips.results import ResultsWriter, read_results
+from util.outputs.results import ResultsWriter, read_results
 
 PROGRAM = Path(os.environ.get("FASTMCD_PROGRAM", Path(__file__).resolve().parent.parent / "build" / "fastMCD"))
 pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not built (it needs libopencv-dev)")

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script, run_script
-from util import checkpoint, training
 from util.cli import InputError
-from util.log import Log
+from util.train import checkpoint, steps
+from util.train.run import Log
 
 download = load_script("PyTorch_CIFAR10/cifar10_download.py")
 main = load_script("PyTorch_CIFAR10/main.py")
@@ -97,7 +97,7 @@ def test_airbench_block_starts_as_a_copy_of_its_input():
 def test_airbench_biases_of_batch_norm_learn_64_times_as_fast_and_decay_no_faster():
     model = networks.NETWORKS["airbench"]()
     optimizer = main.airbench_sgd(model, 0.5)
-    training.set_lr(optimizer, 0.5)
+    steps.set_lr(optimizer, 0.5)
     plain, biases = optimizer.param_groups
     assert {id(p) for p in biases["params"]} == {id(m.bias) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     frozen = {id(model.whiten.weight), *(id(m.weight) for m in model.modules() if isinstance(m, nn.BatchNorm2d))}
@@ -124,10 +124,10 @@ def test_fast_bf16_is_what_the_processor_says(monkeypatch):
     for amx, avx512, fast in [(False, False, False), (True, False, True), (False, True, True)]:
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx, raising=False)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx512=avx512: avx512, raising=False)
-        assert training.fast_bf16(torch.device("cpu")) is fast
+        assert steps.fast_bf16(torch.device("cpu")) is fast
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    assert training.fast_bf16(torch.device("cpu")) is False
+    assert steps.fast_bf16(torch.device("cpu")) is False
 
 
 def test_an_epoch_learns_the_same_from_the_same_seed_and_in_bfloat16_too(tmp_path):

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from tests.scripts import load_script
-from util import checkpoint
 from util.cli import InputError
+from util.train import checkpoint
 
 download = load_script("PyTorch_CIFAR10/cifar10_download.py")
 networks = download.networks

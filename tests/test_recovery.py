@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastmcd
-from util.clips.scenes import Mover, Scene, camera_path, match, texture
+from util.score.scenes import Mover, Scene, camera_path, match, texture
 
 WIDTH, HEIGHT, CHANGE = 320, 240, 20  # the change comes with that frame
 

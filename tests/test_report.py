@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from util.clips.report import BINS, MOST, Activity, Longest, Report, _ticks
-from util.clips.tracking import UNKNOWN, Moment, Sighting, Track
-from util.clips.watch import Clock
+from util.outputs.report import BINS, MOST, Activity, Longest, Report, _ticks
+from util.track.tracking import UNKNOWN, Moment, Sighting, Track
+from util.watch.pipeline import Clock
 
 NAME = "<script>alert('1')</script> & \"clip\" \udcff.mp4"
 CLOCK = Clock()

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from util.clips.scenes import Mover, Scene, Truth, camera_path, digit_sprite, match, texture
+from util.score.scenes import Mover, Scene, Truth, camera_path, digit_sprite, match, texture
 
 WIDTH, HEIGHT = 200, 150
 GROUND = texture(480, 400, seed=3)

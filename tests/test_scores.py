@@ -9,8 +9,8 @@ import trackeval
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from util.clips import scores
-from util.clips.scores import Boxes, Pixels
+from util.score import metrics
+from util.score.metrics import Boxes, Pixels
 
 
 def clip(seed, frames=12, objects=5):
@@ -71,13 +71,13 @@ def test_without_a_moving_pixel_there_is_no_recall():
 
 # ---- Boxes ----
 def test_overlap_by_hand():
-    assert scores.iou([[0, 0, 10, 10]], [[5, 0, 10, 10], [20, 20, 1, 1], [0, 0, 10, 10]])[0].tolist() == pytest.approx([1 / 3, 0, 1])
+    assert metrics.iou([[0, 0, 10, 10]], [[5, 0, 10, 10], [20, 20, 1, 1], [0, 0, 10, 10]])[0].tolist() == pytest.approx([1 / 3, 0, 1])
 
 
 def test_every_true_box_is_found_once():
     truth = Boxes.of([(1, 0, 0, 10, 10), (2, 0, 0, 10, 10)])
     found = Boxes.of([(1, 0, 0, 10, 10), (1, 1, 0, 10, 10), (2, 4, 0, 10, 10), (3, 0, 0, 10, 10)])  # IoU 1, 0.82, 0.43; no truth
-    score = scores.detection(truth, found)
+    score = metrics.detection(truth, found)
     assert (score["boxes_true"], score["boxes_found"], score["boxes_right"]) == (2, 4, 1)
     assert score["box_precision"] == 1 / 4 and score["box_recall"] == 1 / 2
 
@@ -85,16 +85,16 @@ def test_every_true_box_is_found_once():
 def test_boxes_on_ignored_truth_count_neither_way():
     truth = Boxes.of([(1, 0, 0, 10, 10), (1, 0, 0, 40, 10, 1.0, 2, "", True)])
     found = Boxes.of([(1, 0, 0, 10, 9), (1, 20, 0, 10, 10), (1, 34, 0, 10, 10), (1, 36, 0, 10, 10)])  # right, inside, 6/10, 4/10
-    assert scores.counted(truth, found).box[:, 0].tolist() == [0, 36]
-    assert scores.detection(truth, found)["box_precision"] == 1 / 2 and scores.detection(truth, found)["boxes_true"] == 1
-    assert scores.tracking(truth, Boxes.of([(1, 0, 0, 10, 10, 1.0, 1), (1, 20, 0, 10, 10, 1.0, 2)]))["MOTA"] == 1
+    assert metrics.counted(truth, found).box[:, 0].tolist() == [0, 36]
+    assert metrics.detection(truth, found)["box_precision"] == 1 / 2 and metrics.detection(truth, found)["boxes_true"] == 1
+    assert metrics.tracking(truth, Boxes.of([(1, 0, 0, 10, 10, 1.0, 1), (1, 20, 0, 10, 10, 1.0, 2)]))["MOTA"] == 1
 
 
 def test_names_are_judged_where_a_box_is_on_an_object():
     truth = Boxes.of([(f, 0, 0, 10, 10, 1.0, 0, name) for f, name in enumerate(["cat", "cat", "dog", "cat", ""], 1)])
     names = [(0, "cat"), (0, "dog"), (0, "unknown"), (9, "cat"), (0, "cat")]
     found = Boxes.of([(f, x, 0, 10, 10, 0.9, 0, name) for f, (x, name) in enumerate(names, 1)])
-    assert scores.naming(truth, found) == {"label_accuracy": 1 / 3, "label_unknown": 1 / 3, "labels": 3}
+    assert metrics.naming(truth, found) == {"label_accuracy": 1 / 3, "label_unknown": 1 / 3, "labels": 3}
 
 
 # ---- COCO ----
@@ -124,23 +124,23 @@ def pycocotools_says(tmp_path, truth, found, categories=0):
 def test_proposals_are_scored_as_pycocotools_does(tmp_path, seed, crowd):
     truth, found = clip(seed)
     truth.ignored = truth.id == 1 if crowd else truth.ignored
-    ours = scores.coco(truth, found)
+    ours = metrics.coco(truth, found)
     assert ours == pytest.approx(pycocotools_says(tmp_path, truth, found), abs=1e-12) and 0.1 < ours["AP50"] < 0.95
 
 
 def test_named_boxes_are_scored_as_pycocotools_does(tmp_path):
     truth, found = clip(5)
-    ours = scores.coco(truth, found, by_name=True)
+    ours = metrics.coco(truth, found, by_name=True)
     assert ours == pytest.approx(pycocotools_says(tmp_path, truth, found, categories=1), abs=1e-12)
-    assert ours["AP50"] < scores.coco(truth, found)["AP50"]
+    assert ours["AP50"] < metrics.coco(truth, found)["AP50"]
 
 
 def test_one_of_two_found_by_hand():
     truth = Boxes.of([(1, 0, 0, 10, 10), (1, 50, 0, 10, 10)])
-    ours = scores.coco(truth, Boxes.of([(1, 0, 0, 10, 10, 0.9), (1, 80, 80, 10, 10, 0.8)]))
+    ours = metrics.coco(truth, Boxes.of([(1, 0, 0, 10, 10, 0.9), (1, 80, 80, 10, 10, 0.8)]))
     assert ours["AR1"] == ours["AR100"] == 0.5 and ours["AP50"] == pytest.approx(51 / 101)  # recall 0, 0.01 … 0.50 at precision 1
-    assert scores.coco(truth, truth)["AP"] == pytest.approx(1) and scores.coco(truth, Boxes.of([]))["AR10"] == 0
-    assert set(scores.coco(Boxes.of([]), truth).values()) == {None}
+    assert metrics.coco(truth, truth)["AP"] == pytest.approx(1) and metrics.coco(truth, Boxes.of([]))["AR10"] == 0
+    assert set(metrics.coco(Boxes.of([]), truth).values()) == {None}
 
 
 # ---- Identities ----
@@ -174,7 +174,7 @@ def trackeval_says(tmp_path, truth, found):
 @pytest.mark.parametrize("seed", range(3))
 def test_identities_are_scored_as_trackeval_does_from_files(tmp_path, seed):
     truth, found = clip(seed)
-    ours = scores.tracking(truth, found)
+    ours = metrics.tracking(truth, found)
     assert [ours[key] for key in ("MOTA", "IDF1", "HOTA", "switches")] == pytest.approx(trackeval_says(tmp_path, truth, found), abs=1e-9)
     assert ours["switches"] > 0 and 0.1 < ours["IDF1"] < 0.9
 
@@ -183,16 +183,16 @@ def test_identities_are_scored_as_trackeval_does_from_files(tmp_path, seed):
 def test_swapped_identities_lower_idf1_by_the_formula(frames, swap):
     truth = [(f, 100 * k, 0, 20, 20, 1.0, k + 1) for f in range(1, frames + 1) for k in range(2)]
     found = [(*row[:6], 3 - row[6] if row[0] > swap else row[6]) for row in truth]
-    ours = scores.tracking(Boxes.of(truth), Boxes.of(found))
+    ours = metrics.tracking(Boxes.of(truth), Boxes.of(found))
     assert ours["IDF1"] == pytest.approx(max(swap, frames - swap) / frames)  # the better of the two ways to pair them
     assert ours["switches"] == 2 and ours["MOTA"] == pytest.approx(1 - 2 / (2 * frames)) and ours["HOTA"] < 1
-    perfect = scores.tracking(Boxes.of(truth), Boxes.of(truth))
+    perfect = metrics.tracking(Boxes.of(truth), Boxes.of(truth))
     assert (perfect["MOTA"], perfect["IDF1"], perfect["switches"], perfect["tracks_mostly"]) == (1, 1, 0, 2)
     assert perfect["HOTA"] == pytest.approx(1)
 
 
 def test_nothing_found_and_nothing_there():
     truth, found = clip(1)
-    ours = scores.tracking(truth, Boxes.of([]))
+    ours = metrics.tracking(truth, Boxes.of([]))
     assert (ours["MOTA"], ours["IDF1"], ours["HOTA"], ours["switches"], ours["tracks_lost"]) == (0, 0, 0, 0, 5)
-    assert set(scores.tracking(Boxes.of([]), found).values()) == {None}
+    assert set(metrics.tracking(Boxes.of([]), found).values()) == {None}

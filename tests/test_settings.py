@@ -8,8 +8,8 @@ import pytest
 
 from tests.scripts import ROOT
 from util.cli import InputError
-from util.clips.settings import NUMBERS, OTHERS, load_settings, preset_names
-from util.clips.zones import make_zones
+from util.track.zones import make_zones
+from util.watch.settings import NUMBERS, OTHERS, load_settings, preset_names
 
 CLASSES = ["automobile", "truck", "dog"]
 

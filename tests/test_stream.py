@@ -16,8 +16,8 @@ import pytest
 
 from tests.servers import number_of, numbered, reading_threads, serve_directory, start_program, video_bytes
 from util.cli import InputError
-from util.clips import stream
-from util.clips.video import open_video
+from util.source import stream
+from util.source.video import open_video
 
 STEADY = [i / 25 for i in range(50)]
 VARYING = [i / 25 for i in range(25)] + [1 + i / 2 for i in range(10)]

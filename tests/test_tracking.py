@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from util.clips.tracking import UNKNOWN, Moment, Sighting, Tracker, _CameraMotion
+from util.track.tracking import UNKNOWN, Moment, Sighting, Tracker, _CameraMotion
 
 CLASSES = ["a", "b", "c"]
 FRAME = np.zeros((240, 320, 3), np.uint8)

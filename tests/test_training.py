@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script
 from tests.test_cifar10 import write_images
-from util import data, training
 from util.cli import InputError
-from util.log import Log
+from util.train import data, steps
+from util.train.run import Log
 
 main = load_script("CIFAR_10/main.py")
 
@@ -95,16 +95,16 @@ def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
 
     # The same step by hand: each half's gradient by itself, then their mean.
     args = main.parse_args(arguments(images, *more))
-    args.rank, args.processes, args.bf16 = 0, 1, training.fast_bf16(torch.device("cpu"))
+    args.rank, args.processes, args.bf16 = 0, 1, steps.fast_bf16(torch.device("cpu"))
     torch.manual_seed(3)
     model = main.ResNet20().to(memory_format=torch.channels_last)
     bin_op = main.BinOp(model)
     x, y = main.load_data(args, train=True)
     kept, _ = main.data.hold_out(4, 20)
-    order = torch.randperm(16, generator=training.generator(3, 1))
+    order = torch.randperm(16, generator=steps.generator(3, 1))
     grads = []
     for rank in range(2):
-        batch, generator = kept[order[rank::2]], training.generator(3, 1, 1, rank)
+        batch, generator = kept[order[rank::2]], steps.generator(3, 1, 1, rank)
         images_of = main.data.random_mirror(main.data.random_shift(x[batch], args.shift, generator), generator)
         with bin_op.binarized(), torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             loss = F.cross_entropy(model.train()(main.preprocess(images_of)).float(), y[batch])
@@ -124,11 +124,11 @@ def test_a_teacher_is_listened_to(home, images, capsys):
     teacher = home / "teacher.safetensors"
     save_file({"logits": 10 * F.one_hot((labels + 1) % 10, 10).half()}, teacher)  # says the next class
     logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
-    taught = training.load_answers(teacher, 20, 10)
+    taught = steps.load_answers(teacher, 20, 10)
     expected = 0.1 * F.cross_entropy(logits, labels)
-    p, log_q = (taught / training.HEAT).softmax(1), (logits / training.HEAT).log_softmax(1)
-    expected = expected + 0.9 * training.HEAT**2 * (p * (p.log() - log_q)).sum(1).mean()
-    torch.testing.assert_close(training.loss_of(logits, labels, taught), expected)
+    p, log_q = (taught / steps.HEAT).softmax(1), (logits / steps.HEAT).log_softmax(1)
+    expected = expected + 0.9 * steps.HEAT**2 * (p * (p.log() - log_q)).sum(1).mean()
+    torch.testing.assert_close(steps.loss_of(logits, labels, taught), expected)
     main.main(arguments(images, "--teacher", str(teacher), "--epochs", "1"))
     save_file({"other": torch.zeros(3)}, teacher)
     with pytest.raises(InputError, match="holds no logits"):
@@ -156,11 +156,11 @@ def test_a_teacher_that_sees_what_the_pupil_sees(home, images, monkeypatch):
     model = main.ResNet20().train()
     bin_op = main.BinOp(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    log = Log(home, "resnet20", args, model, optimizer, training.running_average(model))
+    log = Log(home, "resnet20", args, model, optimizer, steps.running_average(model))
     loss = main.step_of(model, model, teach, sees, log, args, device, bin_op)(x, x, y, batch, False)
     with torch.no_grad(), bin_op.binarized():
-        p, q = ((z.double() / training.HEAT).softmax(1) for z in (taught, model(x)))
-    assert loss.item() == pytest.approx(training.HEAT**2 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
+        p, q = ((z.double() / steps.HEAT).softmax(1) for z in (taught, model(x)))
+    assert loss.item() == pytest.approx(steps.HEAT**2 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
 
     shares = []
     mix = data.random_mix
@@ -211,24 +211,24 @@ def test_a_recorded_step_is_replayed_with_new_inputs_and_recorded_anew_for_anoth
             work()
         return result
 
-    recorded, expected, results = training.Recorded(step), 0.0, []
+    recorded, expected, results = steps.Recorded(step), 0.0, []
     for i in range(20):
         x, y, negative = torch.full((2 + i % 2,), float(i)), torch.ones(2 + i % 2), i >= 10
         results.append(recorded(x, y, negative))
         expected += (x * y).sum().item() * (-1 if negative else 1)
         assert results[-1].item() == total.item() == expected
-    assert calls == 4 * (training.Recorded.FIRST + 1)  # two shapes, plus and minus; the rest was replayed
+    assert calls == 4 * (steps.Recorded.FIRST + 1)  # two shapes, plus and minus; the rest was replayed
     assert results[8].item() != results[18].item()  # each keeps its own
 
 
 def test_the_running_average_is_one():
     model = nn.Linear(2, 1)
     nn.init.constant_(model.weight, 1.0)
-    average, expected = training.running_average(model), 1.0
+    average, expected = steps.running_average(model), 1.0
     for value in (2.0, 5.0):
         nn.init.constant_(model.weight, value)
-        training.follow(average, model)
-        expected = training.DECAY * expected + (1 - training.DECAY) * value
+        steps.follow(average, model)
+        expected = steps.DECAY * expected + (1 - steps.DECAY) * value
     torch.testing.assert_close(average.weight, torch.full((1, 2), expected))
 
 
@@ -247,7 +247,7 @@ def test_settling_measures_the_statistics_of_the_images_and_touches_no_weight(im
 
 def test_images_grow_with_the_epochs():
     sizes = [(0.4, 16), (0.75, 24), (1, 32)]
-    assert [training.image_size(sizes, epoch / 20) for epoch in range(1, 21)] == [16] * 8 + [24] * 7 + [32] * 5
+    assert [steps.image_size(sizes, epoch / 20) for epoch in range(1, 21)] == [16] * 8 + [24] * 7 + [32] * 5
     x = torch.rand(3, 2, 32, 32)
     assert data.resized(x, 32) is x
     triangle = torch.tensor([1.0, 3, 3, 1]) / 8  # of the four pixels around each place, across and down

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tests.scripts import load_script
-from util.clips.evidence import softmax
+from util.track.evidence import softmax
 
 bench = load_script("benchmarks/unknown.py")
 

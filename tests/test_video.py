@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from util.cli import InputError
-from util.clips.video import open_video, read_image
+from util.source.video import open_video, read_image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -133,7 +133,7 @@ def test_bad_input_is_one_clear_line(tmp_path, capfd):
 
 
 def test_a_program_says_one_line_and_ends_with_2(tmp_path):
-    program = "import sys; from util import cli; from util.clips import video; cli.run(lambda: list(video.open_video(sys.argv[1])))"
+    program = "import sys; from util import cli; from util.source import video; cli.run(lambda: list(video.open_video(sys.argv[1])))"
     sources = broken_inputs(tmp_path)
     for name in ("text", "no index", "torn png"):
         done = subprocess.run([sys.executable, "-c", program, str(sources[name][0])], cwd=ROOT, text=True,

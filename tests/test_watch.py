@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from util.cli import InputError
-from util.clips import naming, watch
+from util.watch import naming, pipeline
 
 CLASSES = ["dark", "light"]
 
@@ -148,7 +148,7 @@ def test_nothing_found_still_gives_files_and_no_sheet(clip, tmp_path, capsys):
 
 
 def test_clock_counts_frames_and_stages():
-    clock = watch.Clock()
+    clock = pipeline.Clock()
     for _ in clock.each("decode", range(4)):
         with clock("detect"):
             pass

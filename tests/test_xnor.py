@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.scripts import load_script
-from util import xnor
 from util.binop import BinOp
 from util.layers import BinConv2d, BinLinear
+from util.packed import network as xnor
 
-_xnor = pytest.importorskip("util._xnor", reason="the native build is not there")
+_xnor = pytest.importorskip("util.packed._xnor", reason="the native build is not there")
 cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
 NETWORKS = {name: (network, cifar.SHAPE, cifar.MEAN, cifar.STD) for name, network in cifar.NETWORKS.items()}
 NETWORKS["LeNet_5"] = (mnist.LeNet5, (1, 28, 28), mnist.MEAN, mnist.STD)

@@ -66,7 +66,7 @@ def add_video_argument(verb) -> None:
 
 
 def add_video_options(parser: Parser) -> None:
-    """Add the flags that go with --video: settings, a look inside, many clips at once (util.clips.batch)."""
+    """Add the flags that go with --video: settings, a look inside, many clips at once (util.watch.batch)."""
     parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
     parser.add_argument("--jobs", type=_at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")

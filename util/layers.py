@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from util import step_ops
+from util.train import cpu_ops
 
 SOFT_RANGE = 1.5  # where activations that are not signs yet end
 MIN_BN_WEIGHT = 0.01  # > 0, so that batch norm + sign is one comparison with one direction per channel
@@ -59,18 +59,18 @@ class BatchNorm2d(nn.BatchNorm2d):
     held = False  # see hold_statistics
 
     def forward(self, x):
-        if step_ops.in_compiled_step(self, x):
+        if cpu_ops.in_compiled_step(self, x):
             return self.by_rows(x)
         learns = self.training and not self.held
         momentum = self._next_momentum() if learns else 0.0
         return F.batch_norm(x, self.running_mean, self.running_var, self._weight(), self.bias, learns, momentum, self.eps)
 
     def by_rows(self, x):
-        """Return what forward does in training, by step_ops.BatchNormRows."""
+        """Return what forward does in training, by cpu_ops.BatchNormRows."""
         weight = torch.ones(self.num_features, device=x.device) if self.weight is None else self._weight()
         bias = torch.zeros(self.num_features, device=x.device) if self.bias is None else self.bias
         held = (self.running_mean.clone(), self.running_var.clone()) if self.held else None
-        y, mean, var = step_ops.BatchNormRows.apply(x, weight, bias, self.eps, held)
+        y, mean, var = cpu_ops.BatchNormRows.apply(x, weight, bias, self.eps, held)
         if not self.held:
             momentum, count = self._next_momentum(), x.numel() / x.shape[1]
             with torch.no_grad():
@@ -90,8 +90,8 @@ class MaxPool2d(nn.MaxPool2d):
     """torch's max pooling, which stays torch's where a training step is compiled for the CPU: ten times as fast as compiled."""
 
     def forward(self, x):
-        if step_ops.in_compiled_step(self, x):
-            return step_ops.max_pool(x, self.kernel_size, self.stride, self.padding)[0]
+        if cpu_ops.in_compiled_step(self, x):
+            return cpu_ops.max_pool(x, self.kernel_size, self.stride, self.padding)[0]
         return super().forward(x)
 
 
@@ -145,10 +145,10 @@ class BinConv2d(_BinBlock):
 
     def _convolve(self, x):
         conv, stride, padding = self.conv, self.conv.stride[0], self.conv.padding[0]
-        if step_ops.in_compiled_step(self, x):
-            count = step_ops.COUNT and self.estimator != "none" and not self.dropout and not self.soft
-            if count or step_ops.is_small(x, conv.weight, stride, padding):
-                return step_ops.BinaryConv.apply(x, conv.weight, conv.bias, stride, padding, count)
+        if cpu_ops.in_compiled_step(self, x):
+            count = cpu_ops.COUNT and self.estimator != "none" and not self.dropout and not self.soft
+            if count or cpu_ops.is_small(x, conv.weight, stride, padding):
+                return cpu_ops.BinaryConv.apply(x, conv.weight, conv.bias, stride, padding, count)
         return conv(x)
 
 

@@ -1,4 +1,4 @@
-// The Python module _xnor; its face, with the documentation, is ../xnor.py.
+// The Python module _xnor; its face, with the documentation, is ../packed/network.py.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>

@@ -12,8 +12,8 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from util.cli import InputError  # noqa: E402
-from util.clips import stream  # noqa: E402
-from util.clips.live import Live  # noqa: E402
+from util.source import stream  # noqa: E402
+from util.source.live import Live  # noqa: E402
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -93,7 +93,7 @@ def open_video(source: str | os.PathLike | int) -> Video:
     stdin: any container that can be read without seeking, such as Matroska, MPEG-TS, MJPEG, y4m, or NUT for raw frames of any
     pixel format; readable once. A URL (rtsp, http, rtmp, tcp, udp): a file on an http server is read like one on the disk. What has
     no end, and a camera, is live: it does not wait, so that what is not taken in time is dropped and only the newest frames stay;
-    when it breaks it is looked for again, ever less often, for up to 5 minutes (util/clips/live.py); a change of size ends it.
+    when it breaks it is looked for again, ever less often, for up to 5 minutes (util/source/live.py); a change of size ends it.
     The certificate of an https server is not checked: cameras sign their own.
     Raises InputError if there is nothing there, it cannot be decoded, or its frames are not 32x32 to 4096x2160.
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from util.clips import scores
+from util.score import metrics
 
 OVERSAMPLING = 4  # digits are drawn this much larger and averaged down
 
@@ -145,7 +145,7 @@ def match(truth: Sequence[Truth], boxes: np.ndarray, least: float = 0.5) -> list
 
     boxes: (N, 4) x, y, width, height.
     """
-    return scores.match(np.float64([(o.x, o.y, o.width, o.height) for o in truth]).reshape(-1, 4), boxes, least)
+    return metrics.match(np.float64([(o.x, o.y, o.width, o.height) for o in truth]).reshape(-1, 4), boxes, least)
 
 
 # ---- The ground ------------------------------------------------------------------------------------------------------

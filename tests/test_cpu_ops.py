@@ -7,22 +7,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from util import step_ops
 from util.binop import BinOp
 from util.layers import BatchNorm2d, BinConv2d, MaxPool2d, PositiveBatchNorm2d, hold_statistics, soften
+from util.train import cpu_ops
 
 
 @pytest.mark.parametrize("window", [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
 def test_max_pooling_that_stays_out_of_the_compiler_is_torchs(window):
     results = []
-    for pool in (lambda x: step_ops.max_pool(x, *window)[0], lambda x: F.max_pool2d(x, *window)):
+    for pool in (lambda x: cpu_ops.max_pool(x, *window)[0], lambda x: F.max_pool2d(x, *window)):
         x = torch.randn(2, 4, 8, 6, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
         y = pool(x.requires_grad_())
         y.mul(torch.arange(y.numel()).view_as(y)).sum().backward()
         results.append((y, x.grad))
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(*results, strict=True))
     x = torch.randn(2, 4, 8, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
-    torch.library.opcheck(step_ops.max_pool, (x, *window))
+    torch.library.opcheck(cpu_ops.max_pool, (x, *window))
 
 
 def signs(shape, generator):
@@ -43,29 +43,29 @@ def test_counted_bits_are_torchs_convolution(case, dtype, monkeypatch):
     alpha, bias = torch.rand(outputs, 1, 1, 1, generator=generator), torch.randn(outputs, generator=generator)
     weight = alpha * signs((outputs, channels, size, size), generator)
     expected = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding)
-    found = step_ops._binary_conv(x, weight, bias, stride, padding)
+    found = cpu_ops._binary_conv(x, weight, bias, stride, padding)
     assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
     error = (found.double() - expected).abs()
     assert (error <= expected.abs() * (2**-8 if dtype == torch.bfloat16 else 1e-6) + 1e-6).all()  # rounded once
     for n, images in enumerate(x.split(1)):
-        assert torch.equal(step_ops._binary_conv(images, weight, bias, stride, padding), found[n : n + 1])  # not by batch
+        assert torch.equal(cpu_ops._binary_conv(images, weight, bias, stride, padding), found[n : n + 1])  # not by batch
     with monkeypatch.context() as patch:
-        patch.setattr(step_ops, "_openmp", lambda: 0)  # threads of its own
-        assert torch.equal(step_ops._binary_conv(x, weight, bias, stride, padding), found)
-    torch.library.opcheck(step_ops._binary_conv, (x, weight, bias, stride, padding))
+        patch.setattr(cpu_ops, "_openmp", lambda: 0)  # threads of its own
+        assert torch.equal(cpu_ops._binary_conv(x, weight, bias, stride, padding), found)
+    torch.library.opcheck(cpu_ops._binary_conv, (x, weight, bias, stride, padding))
 
 
 @pytest.mark.parametrize("x_shape", [(3, 5, 4, 2), (2, 5, 8, 8)])  # a small map's gradient is found in another way
 @pytest.mark.parametrize("w_shape, stride, padding", [((7, 5, 3, 3), 1, 1), ((4, 5, 1, 1), 1, 0), ((4, 5, 4, 4), 2, 2)])
 @pytest.mark.parametrize("count", [False, True])
 def test_gradients_of_the_binary_convolution_are_torchs(x_shape, w_shape, stride, padding, count, monkeypatch):
-    monkeypatch.setattr(step_ops, "BYTES", False)
+    monkeypatch.setattr(cpu_ops, "BYTES", False)
     generator, results = torch.Generator().manual_seed(0), []
     weight = torch.rand(w_shape[0], 1, 1, 1, generator=generator) * signs(w_shape, generator)
     given = [signs(x_shape, generator), weight, torch.randn(w_shape[0], generator=generator)]
     if not count:
         given = [value.double() for value in given]
-    for convolve in (lambda *values: step_ops.BinaryConv.apply(*values, count), F.conv2d):
+    for convolve in (lambda *values: cpu_ops.BinaryConv.apply(*values, count), F.conv2d):
         inputs = [value.clone().requires_grad_() for value in given]
         y = convolve(*inputs, stride, padding)
         results.append([y, *torch.autograd.grad((y * torch.arange(y.numel()).view_as(y)).sum(), inputs)])
@@ -77,16 +77,16 @@ def test_gradients_of_the_binary_convolution_are_torchs(x_shape, w_shape, stride
 @pytest.mark.parametrize("unfolded", [1, 10_000, 2**23])  # bytes: image by image, some at a time, all at once
 def test_gradients_in_bytes_are_products_of_whole_numbers(case, unfolded, monkeypatch):
     channels, outputs, size, _, padding, height, width = case
-    monkeypatch.setattr(step_ops, "UNFOLDED", unfolded)
+    monkeypatch.setattr(cpu_ops, "UNFOLDED", unfolded)
     generator = torch.Generator().manual_seed(0)
     x, weight = signs((5, channels, height, width), generator), signs((outputs, channels, size, size), generator)
     levels = torch.randint(-127, 128, F.conv2d(x, weight, padding=padding).shape, generator=generator)
     same = None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, [True, True, False]
     of_x, of_weight, _ = torch.ops.aten.convolution_backward(levels.double(), x.double(), weight.double(), *same)
     given = x.to(torch.int8), 0.3 * weight, levels.to(torch.int8), torch.tensor(0.25), padding, torch.float32
-    found = step_ops._byte_products(*given)
+    found = cpu_ops._byte_products(*given)
     assert torch.equal(found[0].double(), of_x * 0.25) and torch.equal(found[1].double(), of_weight)
-    torch.library.opcheck(step_ops._byte_products, given)
+    torch.library.opcheck(cpu_ops._byte_products, given)
 
 
 def test_gradients_in_bytes_are_right_on_average_and_the_bias_is_exact():
@@ -99,13 +99,13 @@ def test_gradients_in_bytes_are_right_on_average_and_the_bias_is_exact():
     for _ in range(200):  # gradients of 200 steps
         each = grad * (1 + 0.01 * torch.randn(grad.shape, generator=generator))
         exact = torch.ops.aten.convolution_backward(each.double(), x.double(), weight.double(), *same)
-        for i, (mine, theirs) in enumerate(zip(step_ops._gradients_in_bytes(x.to(torch.int8), weight, each, 1), exact, strict=True)):
+        for i, (mine, theirs) in enumerate(zip(cpu_ops._gradients_in_bytes(x.to(torch.int8), weight, each, 1), exact, strict=True)):
             errors[i].append(mine.double() - theirs)
             sizes[i].append(theirs.norm())
     for some, size, bound in zip(errors, sizes, (0.03, 0.03, 1e-6), strict=True):
         assert max(error.norm() / norm for error, norm in zip(some, size, strict=True)) < bound
         assert (sum(some) / 200).norm() / size[0] < bound / 8  # they nearly cancel
-    nothing = step_ops._gradients_in_bytes(x.to(torch.int8), weight * 0, grad * 0, 1)
+    nothing = cpu_ops._gradients_in_bytes(x.to(torch.int8), weight * 0, grad * 0, 1)
     assert not any(values.any() for values in nothing)
 
 
@@ -113,24 +113,24 @@ def test_a_layer_with_other_shapes_than_its_maps_is_refused():
     x, negative, one = np.zeros((2, 8, 8, 3), np.uint16), np.zeros((5, 3, 3, 3), np.uint8), np.ones(5, np.float32)
     for shape in ((2, 6, 6, 4), (1, 6, 6, 5), (2, 8, 8, 5)):
         with pytest.raises(ValueError, match="do not belong together"):
-            step_ops._xnor.binary_conv(x, negative, one, one, 1, 0, np.zeros(shape, np.float32))
+            cpu_ops._xnor.binary_conv(x, negative, one, one, 1, 0, np.zeros(shape, np.float32))
     with pytest.raises(ValueError, match="scale has 4"):
-        step_ops._xnor.binary_conv(x, negative, one[:4].copy(), one, 1, 0, np.zeros((2, 6, 6, 5), np.float32))
+        cpu_ops._xnor.binary_conv(x, negative, one[:4].copy(), one, 1, 0, np.zeros((2, 6, 6, 5), np.float32))
     with pytest.raises(TypeError):
-        step_ops._xnor.binary_conv(x, negative, one, one, 1, 0, np.zeros((2, 6, 6, 5), np.float64))
+        cpu_ops._xnor.binary_conv(x, negative, one, one, 1, 0, np.zeros((2, 6, 6, 5), np.float64))
 
 
 @pytest.mark.parametrize("count, in_bytes, softness", [(False, False, 0), (True, False, 0), (True, True, 0), (True, False, 0.5)])
 def test_a_compiled_step_learns_what_a_plain_one_does(count, in_bytes, softness, monkeypatch):
-    monkeypatch.setattr(step_ops, "COUNT", count)
-    monkeypatch.setattr(step_ops, "BYTES", in_bytes)
-    monkeypatch.setattr(step_ops, "LARGE_FILTER", 1)
+    monkeypatch.setattr(cpu_ops, "COUNT", count)
+    monkeypatch.setattr(cpu_ops, "BYTES", in_bytes)
+    monkeypatch.setattr(cpu_ops, "LARGE_FILTER", 1)
     torch.manual_seed(0)
     plain = nn.Sequential(MaxPool2d(2), BinConv2d(4, 6, 3, padding=1), BatchNorm2d(6), BinConv2d(6, 5, 5, 2, 2))
     soften(plain, softness)
     compiled, counted = copy.deepcopy(plain), []
-    native = step_ops._xnor.binary_conv
-    monkeypatch.setattr(step_ops._xnor, "binary_conv", lambda *given, **how: (counted.append(1), native(*given, **how)))
+    native = cpu_ops._xnor.binary_conv
+    monkeypatch.setattr(cpu_ops._xnor, "binary_conv", lambda *given, **how: (counted.append(1), native(*given, **how)))
     x = torch.randn(8, 4, 12, 12).contiguous(memory_format=torch.channels_last)
     for model, step in ((plain, plain), (compiled, torch.compile(compiled, dynamic=False))):
         with BinOp(model).binarized():

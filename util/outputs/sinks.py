@@ -1,6 +1,6 @@
 """The files of a run over a video, all written while it runs: each is a sink, which gets every moment once.
 
-Beside those of util.clips.results the directory then holds:
+Beside those of util.outputs.results the directory then holds:
 
     predictions.csv          frame,object,x,y,width,height,label,probability,track; objects as in detections.csv, track empty if none
     events.jsonl             one JSON object per track, when it has ended: track, label, confidence 0..1, start and end in seconds,
@@ -27,13 +27,13 @@ import cv2
 import numpy as np
 
 from util.cli import InputError
-from util.clips.debug import DebugView
-from util.clips.pictures import VideoWriter, annotate, contact_sheet
-from util.clips.report import Longest, Report
-from util.clips.results import ResultsWriter
-from util.clips.tracking import UNKNOWN, Moment, Track
-from util.clips.video import write_image
 from util.files import GrowingFile, atomic_write
+from util.outputs.debug import DebugView
+from util.outputs.pictures import VideoWriter, annotate, contact_sheet
+from util.outputs.report import Longest, Report
+from util.outputs.results import ResultsWriter
+from util.source.video import write_image
+from util.track.tracking import UNKNOWN, Moment, Track
 
 PREDICTIONS = ["frame", "object", "x", "y", "width", "height", "label", "probability", "track"]
 SHEET = 96  # tracks on a contact sheet, at most
@@ -171,7 +171,7 @@ class Events(_Growing):
 # Pictures
 
 class Detections(Sink):
-    """detections.csv, crops/ and masks/ (see util.clips.results)."""
+    """detections.csv, crops/ and masks/ (see util.outputs.results)."""
 
     def __init__(self, writer: ResultsWriter):
         self.writer = writer
@@ -216,7 +216,7 @@ class Annotated(Sink):
 
 
 class Debug(Sink):
-    """debug.mp4: what the detector saw, took for background and measured, side by side (util.clips.debug)."""
+    """debug.mp4: what the detector saw, took for background and measured, side by side (util.outputs.debug)."""
 
     def __init__(self, directory: Path, video, detector):
         self.path, self.fps, self.view, self.writer = directory / "debug.mp4", video.fps, DebugView(detector), None

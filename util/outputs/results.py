@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 
 from util.cli import InputError
-from util.clips.crops import cut_out, moving
-from util.clips.video import MAX_SIZE, list_images, read_image, write_image
 from util.files import GrowingFile
+from util.source.video import MAX_SIZE, list_images, read_image, write_image
+from util.track.crops import cut_out, moving
 
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "score", "crop"]
 TABLE, PART = "detections.csv", "detections.csv.part"
@@ -37,7 +37,7 @@ CONTEXT, SMALLEST_CROP = 0.15, 32  # of a pair: margin / longer side of the box;
 class Detection:
     """One object in one frame: its box in whole pixels, score 0..1 and crop.
 
-    The crop: RGB uint8 (h, w, 3), where there is a mask with what moves in it as its alpha (h, w, 4), see util.clips.crops.
+    The crop: RGB uint8 (h, w, 3), where there is a mask with what moves in it as its alpha (h, w, 4), see util.track.crops.
     """
 
     frame: int

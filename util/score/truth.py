@@ -25,8 +25,8 @@ import numpy as np
 from PIL import Image
 
 from util.cli import InputError
-from util.clips.scores import MOVING, OUTSIDE, UNCLEAR, Boxes, components
-from util.clips.video import list_images, read_image, write_image
+from util.score.metrics import MOVING, OUTSIDE, UNCLEAR, Boxes, components
+from util.source.video import list_images, read_image, write_image
 
 MIN_AREA = 50  # pixels: smaller regions of a CDnet mask are crumbs
 AWAY = 25  # frames: what comes back after more is another object
@@ -232,7 +232,7 @@ def _identities(path: Path, annotations: list[dict]) -> list[int]:
 
 # ---- Writing ---------------------------------------------------------------------------------------------------------
 def write_truth(frames: Iterable, directory: Path, names: Sequence[str]) -> None:
-    """Write a clip drawn by code (util.clips.scenes.Frame) as input/ with its truth: groundtruth/ as in CDnet, gt/ as in MOTChallenge.
+    """Write a clip drawn by code (util.score.scenes.Frame) as input/ with its truth: groundtruth/ as in CDnet, gt/ as in MOTChallenge.
 
     names: of the objects' labels 0, 1, …. InputError if `directory` holds anything.
     """

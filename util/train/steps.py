@@ -13,9 +13,9 @@ from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from util import checkpoint
 from util.cli import InputError
-from util.step_ops import cpu_has
+from util.train import checkpoint
+from util.train.cpu_ops import cpu_has
 
 DECAY = 0.998  # of the running average of the weights, per step: that of the last 500 steps or so
 HEAT = 2  # the temperature at which a teacher's answer is softened

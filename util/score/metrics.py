@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import cv2
 import numpy as np
 
-from util.clips.tracking import UNKNOWN
+from util.track.tracking import UNKNOWN
 
 STATIC, SHADOW, OUTSIDE, UNCLEAR, MOVING = 0, 50, 85, 170, 255  # CDnet's levels of a true mask
 LEAST = 0.5  # intersection over union at which a box is found

@@ -1,6 +1,6 @@
 """Scores the results of a run against the truth: moving pixels, boxes, proposals, identities, names; one row a clip, and the mean.
 
-    python3 -m util.clips.evaluate RESULTS TRUTH [RESULTS TRUTH]… [--json FILE]
+    python3 -m util.score.evaluate RESULTS TRUTH [RESULTS TRUTH]… [--json FILE]
 
 RESULTS is what `main.py --video CLIP --save RESULTS` wrote, or any folder with some of these files; what is missing is not scored ("-"):
 
@@ -9,7 +9,7 @@ RESULTS is what `main.py --video CLIP --save RESULTS` wrote, or any folder with 
     tracks.txt                           MOTA IDF1 HOTA switches, where the truth has identities
     predictions.csv                      label: share of right names among boxes on an object; mAP50: found and named
 
-TRUTH is a folder in the layout of CDnet, DAVIS or MOTChallenge, a gt.txt or a COCO file of annotations: see util/clips/truth.py.
+TRUTH is a folder in the layout of CDnet, DAVIS or MOTChallenge, a gt.txt or a COCO file of annotations: see util/score/truth.py.
 Two folders of which each holds a folder for every clip, by the same names, are as many pairs. More numbers than the table shows are
 in the JSON.
 """
@@ -22,11 +22,11 @@ import numpy as np
 from tqdm import tqdm
 
 from util.cli import InputError, Parser, run
-from util.clips import scores
-from util.clips.scores import Boxes, Pixels
-from util.clips.truth import Truth, mot_rows, read_truth
-from util.clips.video import read_image
 from util.files import atomic_write
+from util.score import metrics
+from util.score.metrics import Boxes, Pixels
+from util.score.truth import Truth, mot_rows, read_truth
+from util.source.video import read_image
 
 MASKS = [("masks", r"([0-9]+)\.png"), ("cdnet", r"bin([0-9]+)\.png"), ("", r"bin([0-9]+)\.(?:png|jpg)")]  # the first that is there
 BOXES = ["coco.json", "detections.csv", "predictions.csv"]  # likewise
@@ -146,11 +146,11 @@ def _score(results: Path, truth: Truth, limit: int | None, label: str) -> dict[s
     out = {"frames": len(known) if frames is not None else len(masks) or None}
     out |= _pixels(masks, truth, known) if masks and truth.masks else {}
     if found is not None:
-        out |= scores.detection(boxes, found) | scores.coco(boxes, found)
+        out |= metrics.detection(boxes, found) | metrics.coco(boxes, found)
     if tracks is not None and (boxes.id > 0).any():
-        out |= scores.tracking(boxes, tracks)
+        out |= metrics.tracking(boxes, tracks)
     if names is not None and (boxes.label != "").any():
-        out |= scores.naming(boxes, names) | {"mAP50": scores.coco(boxes, names, by_name=True)["AP50"]}
+        out |= metrics.naming(boxes, names) | {"mAP50": metrics.coco(boxes, names, by_name=True)["AP50"]}
     return {key: out.get(key) for key, _ in TABLE.values()} | out
 
 
@@ -217,7 +217,7 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def parse_args(argv=None):
-    parser = Parser(prog="python3 -m util.clips.evaluate", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python3 -m util.score.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="RESULTS TRUTH", help="by turns: what a run wrote, and what is true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores there, also those that the table leaves out")
     parser.add_argument("--limit", type=int, metavar="N", help="score the first N frames only")

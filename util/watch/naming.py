@@ -1,4 +1,4 @@
-"""From regions to names: what `--fastMCD` and `--multi_fastMCD` do (and through watch.py `--video`) once a network can classify crops."""
+"""From regions to names: what `--fastMCD` and `--multi_fastMCD` do (and, by pipeline.py, `--video`) with a network for crops."""
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 
 from util.cli import InputError
-from util.clips import batch, watch
-from util.clips.pictures import contact_sheet
-from util.clips.results import read_results
 from util.files import atomic_write
+from util.outputs.pictures import contact_sheet
+from util.outputs.results import read_results
+from util.watch import batch, pipeline
 
 Classifier = Callable[[list[np.ndarray]], torch.Tensor]  # RGB or RGBA crops -> logits, float32 (N, classes)
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "label", "probability"]
@@ -55,18 +55,18 @@ class Predictions:
 def run(
     args, classify: Classifier, classes: Sequence[str], also_right: dict[int, set[int]],
     load_fastmcd: Callable, calibration: tuple[float, float] = (1.0, 0.0), cut: dict[str, float] | None = None,
-) -> Predictions | watch.Summary:  # fmt: skip
-    """Return what was named: the Predictions for a directory of the detector's results, the watch.Summary of a video (see util.cli).
+) -> Predictions | pipeline.Summary:  # fmt: skip
+    """Return what was named: the Predictions for a directory of the detector's results, the pipeline.Summary of a video (see util.cli).
 
     Prints a table and writes predictions.csv: into `--save`, else into the results directory, else (a video) into the current one.
     load_fastmcd: returns the package fastmcd, only called for a video. calibration: (temperature, unknown_below) of the network, see
-    util.clips.evidence. cut: parameters of the detector that the network needs others than the defaults of.
+    util.track.evidence. cut: parameters of the detector that the network needs others than the defaults of.
     """
     right = [classes[i] for i in (args.label, *sorted(also_right.get(args.label, ())))] if args.label is not None else []
     if args.video and (clips := batch.find_clips(args.video, args.save)):
         return batch.run(args, clips)
     if args.video:
-        return watch.run(args, classify, classes, right, load_fastmcd, calibration, cut or {})
+        return pipeline.run(args, classify, classes, right, load_fastmcd, calibration, cut or {})
     directory = args.fastMCD or args.multi_fastMCD
     path = (args.save or directory) / "predictions.csv"
     predictions = Predictions(classes)

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from util.cli import InputError
-from util.clips.stream import Lost
+from util.source.stream import Lost
 
 NEWEST = 4  # frames that wait at most: 0.16 s at 25 a second, enough for what comes in bursts
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before trying again; doubled each time

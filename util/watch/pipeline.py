@@ -9,13 +9,13 @@ import numpy as np
 from tqdm import tqdm
 
 from util.cli import InputError
-from util.clips import batch
-from util.clips.crops import cut_out
-from util.clips.outputs import open_sinks
-from util.clips.settings import load_settings
-from util.clips.tracking import Moment, Sighting, Track, Tracker
-from util.clips.video import Video, open_video
-from util.clips.zones import make_zones
+from util.outputs.sinks import open_sinks
+from util.source.video import Video, open_video
+from util.track.crops import cut_out
+from util.track.tracking import Moment, Sighting, Track, Tracker
+from util.track.zones import make_zones
+from util.watch import batch
+from util.watch.settings import load_settings
 
 
 class Clock:
@@ -85,9 +85,9 @@ class Summary:
 
 
 def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], load_fastmcd: Callable, calibration, cut) -> Summary:
-    """Return the counts of a run over `args.video`; prints them and writes its files (see util.clips.outputs).
+    """Return the counts of a run over `args.video`; prints them and writes its files (see util.outputs.sinks).
 
-    classify: RGBA crops (see util.clips.crops.cut_out) -> logits (N, classes). right: the names that `--label` counts as right, or none.
+    classify: RGBA crops (see util.track.crops.cut_out) -> logits (N, classes). right: the names that `--label` counts as right, or none.
     """
     settings = load_settings(args.settings, list(classes))
     settings["detector"] = {**cut, **settings["detector"]}

@@ -10,10 +10,10 @@ import torch
 from torch import distributed, nn
 from tqdm import tqdm
 
-from util import checkpoint
 from util.binop import latent_names, to_codes
 from util.cli import InputError
 from util.files import atomic_write
+from util.train import checkpoint
 
 COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
 # A resumed run must agree with the first on these; its length may change.

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from util import checkpoint
 from util.cli import InputError
 from util.files import atomic_write
-from util.folding import NotAChainError, Shape, Step, chain, fold
 from util.layers import BinConv2d, BinLinear
+from util.packed.fold import NotAChainError, Shape, Step, chain, fold
+from util.train import checkpoint
 
 try:
-    from util import _xnor
+    from util.packed import _xnor
 except ImportError:  # not built: scripts go on with PyTorch
     _xnor = None
 

@@ -14,9 +14,9 @@ import cv2
 import jinja2
 import numpy as np
 
-from util.clips.pictures import colour_of
-from util.clips.tracking import UNKNOWN, Moment, Track
 from util.files import atomic_write
+from util.outputs.pictures import colour_of
+from util.track.tracking import UNKNOWN, Moment, Track
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 MOST = 100  # tracks on the timeline
@@ -87,7 +87,7 @@ class Activity:
 
 
 class Report:
-    """A sink (see util.clips.outputs) that writes report.html into `directory` at the end of the run; the file is whole or not there.
+    """A sink (see util.outputs.sinks) that writes report.html into `directory` at the end of the run; the file is whole or not there.
 
     title: what the page is about, such as the source's name; may hold any text. video: the annotated video's name, relative.
     """

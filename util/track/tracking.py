@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from util.clips.evidence import Evidence, weight_of
+from util.track.evidence import Evidence, weight_of
 
 UNKNOWN = "unknown"  # the name of what none of the classes fits
 
@@ -85,7 +85,7 @@ class Tracker:
     """Joins sightings into tracks, frame by frame: BoT-SORT (arXiv:2206.14651) of the library `trackers`.
 
     Before boxes are matched, the tracks are moved by the detector's homography, so a camera in motion breaks none.
-    classes: names. calibration: (temperature, unknown_below), see util.clips.evidence. min_sightings: a track counts, and gets
+    classes: names. calibration: (temperature, unknown_below), see util.track.evidence. min_sightings: a track counts, and gets
     its number, from so many on; less is flicker. lost_seconds: an object unseen for longer has ended. fps: frames per second.
     """
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 try:
-    from util import _xnor
+    from util.packed import _xnor
 except ImportError:  # not built: F.conv2d instead
     _xnor = None
 

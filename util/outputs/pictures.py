@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from util.cli import InputError
-from util.clips.tracking import UNKNOWN
-from util.clips.video import quiet
 from util.files import atomic_write
+from util.source.video import quiet
+from util.track.tracking import UNKNOWN
 
 # RGB, far apart in hue and lightness, all readable with a dark text on them or a light one.
 PALETTE = [(230, 60, 60), (245, 150, 30), (250, 220, 60), (150, 210, 60), (40, 160, 80), (60, 210, 200), (70, 170, 250),
