@@ -1,0 +1,81 @@
+"""What a clip needs to know of a network: it travels with the weights, in checkpoints and in packed files."""
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+OTHER = "other"  # a class of this name is evidence for "unknown"; nothing is ever called so
+CROPS = ("object", "digit")  # how a crop of a frame becomes an image of `shape`: see util.track.crops
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A network's architecture, its classes, and how images are made for it.
+
+    Raises ValueError, in one line, for a value that no network can have.
+    """
+
+    arch: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]  # channels, height, width in pixels
+    mean: tuple[float, ...]  # per channel, of pixels in 0..1
+    std: tuple[float, ...]
+    crop: str = "object"  # one of CROPS
+    also_right: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # asked for the class, these are right too
+    temperature: float = 1.0  # softmax(logits / temperature) says how often it is right
+    unknown_below: float = 0.0  # probability below which a name is "unknown"
+    detector: Mapping[str, float] = field(default_factory=dict)  # parameters of fastmcd that the network wants
+
+    def __post_init__(self):
+        channels, height, width = self.shape
+        if not 0 < len(self.classes) == len(set(self.classes)) <= 10_000 or not all(map(_is_name, self.classes)):
+            raise ValueError(f"classes are {str(self.classes)[:200]}; expected different names of 1 to 100 printable characters")
+        if channels not in (1, 3) or not (4 <= height <= 1024 and 4 <= width <= 1024):
+            raise ValueError(f"images are {self.shape}; expected 1 or 3 channels of 4 to 1024 pixels a side")
+        if not len(self.mean) == len(self.std) == channels or not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} can't standardise {channels} channels")
+        if self.crop not in CROPS:
+            raise ValueError(f"crops are prepared as {self.crop!r}; expected one of {' '.join(CROPS)}")
+        if not (0 < self.temperature < math.inf and 0 <= self.unknown_below <= 1):
+            raise ValueError(f"temperature is {self.temperature}, unknown_below {self.unknown_below}; expected above 0, and 0 to 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain dicts, lists, strings and numbers, which JSON and `torch.load(weights_only=True)` take."""
+        plain = asdict(self)
+        plain["also_right"] = {name: list(others) for name, others in self.also_right.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Spec":
+        """Return the Spec that `to_dict` gave; raises ValueError, in one line, for anything else."""
+        known = {f.name for f in fields(cls)}
+        if not isinstance(plain, Mapping) or not plain.keys() <= known:
+            raise ValueError(f"a network's spec is {str(plain)[:200]}; expected {' '.join(sorted(known))}")
+        try:
+            values = dict(plain)
+            for name, kind in (("classes", str), ("shape", int), ("mean", float), ("std", float)):
+                values[name] = tuple(map(kind, values[name]))
+            values["also_right"] = {str(name): tuple(map(str, others)) for name, others in values.get("also_right", {}).items()}
+            values["detector"] = {str(name): float(value) for name, value in values.get("detector", {}).items()}
+            return cls(**values)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"a network's spec can't be read ({type(error).__name__}: {error})") from error
+
+    def right(self, name: str) -> tuple[str, ...]:
+        """Return the names that count as right where `name` is asked for, itself first."""
+        return (name, *self.also_right.get(name, ()))
+
+
+class Network(Protocol):
+    """What names crops: a packed network, or PyTorch's."""
+
+    spec: Spec
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (N, classes), for uint8 images (N, C, H, W) of the spec's shape."""
+
+
+def _is_name(text: str) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= 100 and text.isprintable() and text == text.strip()
