@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from util.track.tracking import UNKNOWN, Moment, Sighting, Tracker, _CameraMotion
+from util.track.tracking import UNKNOWN, Moment, Sighting, Tracker
 
 CLASSES = ["a", "b", "c"]
 FRAME = np.zeros((240, 320, 3), np.uint8)
@@ -51,20 +51,6 @@ def test_a_moving_camera_breaks_no_track():
     assert len(follow(frames)[1]) != 1
 
 
-def test_camera_motion_is_the_homography_near_its_origin():
-    homography = np.array([[1.02, 0.03, 4], [-0.02, 0.99, -3], [1e-5, -2e-5, 1]])
-    affine = _CameraMotion().estimate(homography)
-    forward = np.linalg.inv(homography)
-
-    def through(x, y):
-        u, v, w = forward @ (x, y, 1)
-        return np.array([u / w, v / w])
-
-    h = 1e-4
-    by_differences = np.c_[(through(h, 0) - through(-h, 0)) / (2 * h), (through(0, h) - through(0, -h)) / (2 * h), through(0, 0)]
-    assert np.allclose(affine, by_differences, atol=1e-6)
-
-
 def test_a_gap_is_bridged_and_a_long_one_ends_the_track():
     seen = [(t, 10 + 3 * t) for t in range(60) if not 20 <= t < 30]
     frames = [[] for _ in range(60)]
@@ -101,7 +87,7 @@ def test_nothing_is_held_of_what_has_ended():
         boxes = [(t % 50 * 4, 50, 40, 30)] if t % 80 < 50 else []
         moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(b, (0, 0, 32, 32), 0.9) for b in boxes])
         tracker.update(moment, np.zeros((len(boxes), 3)))
-        assert len(tracker._lives) < 5 and len(tracker._tracker.tracks) < 5
+        assert len(tracker._lives) < 5 and len(tracker._association) < 5
 
 
 def test_tracks_have_every_field_filled():

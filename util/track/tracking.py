@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from util.track.association import Association
 from util.track.evidence import Evidence, weight_of
 
 UNKNOWN = "unknown"  # the name of what none of the classes fits
@@ -82,31 +83,24 @@ def called(label: int | None, classes: Sequence[str]) -> str:
 
 
 class Tracker:
-    """Joins sightings into tracks, frame by frame: BoT-SORT (arXiv:2206.14651) of the library `trackers`.
+    """Joins sightings into tracks, frame by frame, and asks a network for names only where that can change one.
 
-    Before boxes are matched, the tracks are moved by the detector's homography, so a camera in motion breaks none.
     classes: names. calibration: (temperature, unknown_below), see util.track.evidence. min_sightings: a track counts, and gets
     its number, from so many on; less is flicker. lost_seconds: an object unseen for longer has ended. fps: frames per second.
     """
 
     def __init__(self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, overlap=0.2):
-        from trackers import BoTSORTTracker  # here: it takes a second
-
         self.classes, self.calibration, self.min_sightings, self.lost_seconds = classes, calibration, min_sightings, lost_seconds
-        self._tracker = BoTSORTTracker(
-            lost_track_buffer=round(30 * lost_seconds), frame_rate=fps, minimum_consecutive_frames=1, enable_cmc=False,
-            track_activation_threshold=0, high_conf_det_threshold=0,  # the detector's own threshold has been passed
-            minimum_iou_threshold_first_assoc=overlap, minimum_iou_threshold_unconfirmed_assoc=overlap,
-        )  # fmt: skip
-        self._tracker.enable_cmc, self._tracker.cmc = True, _CameraMotion()
+        self._association = Association(fps, lost_seconds, overlap)
         self._lives: dict[int, Life] = {}
         self._count = 0
 
     def update(self, moment: Moment, logits: np.ndarray) -> None:
         """Fill in the sightings' tracks and names and the tracks that have ended; logits: float (sightings, classes)."""
-        ids = self._identities(moment)
+        boxes = np.array([sighting.box for sighting in moment.sightings], float)
+        ids = self._association.update(boxes, moment.result.homography, moment.seconds).tolist()
         for sighting, row, identity in zip(moment.sightings, logits, ids, strict=True):
-            if identity < 0:  # not seen twice yet
+            if not identity:  # not seen twice yet
                 alone = Evidence(*self.calibration)
                 alone.add(row)
                 label, sighting.probability = alone.name()
@@ -129,31 +123,3 @@ class Tracker:
     def _end(self, identities: list[int]) -> list[Track]:
         lives = [self._lives.pop(i) for i in identities]
         return [life.track(self.classes) for life in lives if life.number]
-
-    def _identities(self, moment: Moment) -> np.ndarray:
-        """Return the tracker's number for each sighting, -1 for none."""
-        import supervision
-
-        boxes = np.array([s.box for s in moment.sightings], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        scores = np.ones(len(boxes), np.float32)
-        given = supervision.Detections(boxes, confidence=scores, data={"place": np.arange(len(boxes))})
-        tracked = self._tracker.update(given, moment.result.homography, moment.seconds)
-        ids = np.full(len(boxes), -1)
-        if len(tracked):
-            ids[tracked.data["place"]] = tracked.tracker_id
-        return ids
-
-
-class _CameraMotion:
-    """Stands in for the library's own estimate of the camera's motion: takes the detector's homography as its frame."""
-
-    def estimate(self, homography: np.ndarray, boxes: object = None) -> np.ndarray:
-        """Return float (2, 3), the affine map nearest to the way from the previous frame to the current one at (0, 0)."""
-        forward = np.linalg.inv(homography)
-        forward /= forward[2, 2]
-        # d((Ax + t) / (px + 1)) / dx at 0 = A - t p
-        return np.c_[forward[:2, :2] - np.outer(forward[:2, 2], forward[2, :2]), forward[:2, 2]]
-
-    def reset(self) -> None:
-        pass
