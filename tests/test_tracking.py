@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from util.track.tracking import UNKNOWN, Moment, Sighting, Tracker
+from util.track.views import Schedule
 
 CLASSES = ["a", "b", "c"]
 FRAME = np.zeros((240, 320, 3), np.uint8)
@@ -19,7 +20,8 @@ def follow(frames, homographies=None, logits=None, **options):
         sightings = [Sighting(tuple(box), (0, 0, 32, 32), 0.9) for box in boxes]
         moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=homography), sightings)
         given = np.tile([2.0, 0, 0], (len(boxes), 1)) if logits is None else logits[t]
-        tracker.update(moment, given)
+        viewed = tracker.associate(moment)
+        tracker.name(moment, viewed, np.asarray(given)[viewed])
         moments.append(moment)
         tracks += moment.ended
     return moments, tracks + tracker.finish()
@@ -86,10 +88,51 @@ def test_nothing_is_held_of_what_has_ended():
     for t in range(3000):
         boxes = [(t % 50 * 4, 50, 40, 30)] if t % 80 < 50 else []
         moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(b, (0, 0, 32, 32), 0.9) for b in boxes])
-        tracker.update(moment, np.zeros((len(boxes), 3)))
+        tracker.name(moment, tracker.associate(moment), np.zeros((len(boxes), 3)))
         assert len(tracker._lives) < 5 and len(tracker._association) < 5
 
 
 def test_tracks_have_every_field_filled():
     _, [track] = follow([[(50 + t, 50, 40, 30)] for t in range(20)])
     assert all(getattr(track, field.name) is not None for field in dataclasses.fields(track))
+
+
+def views_of(boxes, logits, schedule):
+    """Return the frames, from 0, in which an object with these boxes was looked at."""
+    tracker, frames = Tracker(CLASSES, fps=25, schedule=schedule), []
+    for t, box in enumerate(boxes):
+        moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(box, (0, 0, 32, 32), 0.9)])
+        viewed = tracker.associate(moment)
+        tracker.name(moment, viewed, np.tile(np.array(logits, float), (len(viewed), 1)))
+        frames += [t] * len(viewed)
+    return frames
+
+
+STILL = [(100, 100, 30, 30)] * 100
+
+
+def test_a_settled_object_is_looked_at_ever_less_often():
+    frames = views_of(STILL, [9, 0, 0], Schedule(first=3, longest=16))
+    gaps = np.diff(frames)
+    assert frames[:3] == [0, 1, 2] and gaps.max() == 16 and (np.diff(gaps) >= 0).all()
+
+
+def test_an_object_in_doubt_is_looked_at_often():
+    assert np.diff(views_of(STILL, [1, 0.9, 0], Schedule(first=3, doubtful=4)))[3:].max() == 4
+
+
+def test_a_crop_that_is_clearly_better_is_looked_at_at_once():
+    boxes = STILL[:60] + [(90, 90, 60, 60)] * 40
+    assert 60 in views_of(boxes, [9, 0, 0], Schedule(longest=64))
+
+
+def test_of_too_many_objects_all_have_their_turn():
+    tracker, seen = Tracker(CLASSES, fps=25, schedule=Schedule(budget=2)), set()
+    for t in range(12):
+        sightings = [Sighting((50 * i, 100, 30, 30), (0, 0, 32, 32), 0.9) for i in range(5)]
+        moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), sightings)
+        viewed = tracker.associate(moment)
+        assert len(viewed) <= 2
+        tracker.name(moment, viewed, np.tile([9.0, 0, 0], (len(viewed), 1)))
+        seen.update(viewed)
+    assert seen == set(range(5)) and {sighting.label for sighting in moment.sightings} == {"a"}

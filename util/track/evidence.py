@@ -47,6 +47,14 @@ class Evidence:
         best = int(p.argmax())
         return (best if p[best] >= self.unknown_below else None), float(p[best])
 
+    def lead(self) -> float:
+        """Return how far the probability of the name is from the next one's and from unknown_below, 0..1."""
+        if self.weight <= 0:
+            return 0.0
+        p = np.sort(self.probabilities())
+        second = p[-2] if len(p) > 1 else 0.0
+        return float(min(p[-1] - second if p[-1] >= self.unknown_below else 1.0, abs(p[-1] - self.unknown_below)))
+
 
 def weight_of(box: tuple[int, int, int, int], width: int, height: int) -> float:
     """How much a sighting counts: the area of its box x, y, w, h in pixels, a tenth of it at the edge of the width x height frame.

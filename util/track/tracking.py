@@ -6,6 +6,7 @@ import numpy as np
 
 from util.track.association import Association
 from util.track.evidence import Evidence, weight_of
+from util.track.views import Schedule, Views, chosen
 
 UNKNOWN = "unknown"  # the name of what none of the classes fits
 
@@ -57,14 +58,14 @@ class Life:
     def __init__(self, moment: Moment, calibration: tuple[float, float]):
         self.number = 0  # until it is confirmed
         self.first, self.start, self.sightings = moment.number, moment.seconds, 0
-        self.evidence = Evidence(*calibration)
+        self.evidence, self.views = Evidence(*calibration), Views()
+        self.label, self.probability = None, 0.0
         self.best = {}  # class, or None for unknown -> (worth, crop, frame, box): the name may still change
 
-    def add(self, moment: Moment, sighting: Sighting, logits: np.ndarray) -> None:
+    def see(self, moment: Moment, sighting: Sighting) -> None:
+        """Count the sighting; its crop is kept where it shows the name better than those before."""
         self.last, self.end = moment.number, moment.seconds
         self.sightings += 1
-        self.evidence.add(logits, weight_of(sighting.box, *moment.frame.shape[1::-1]))
-        self.label, self.probability = self.evidence.name()
         x, y, width, height = sighting.crop
         worth = self.probability * min(width, height)
         if self.label not in self.best or worth > self.best[self.label][0]:
@@ -83,36 +84,53 @@ def called(label: int | None, classes: Sequence[str]) -> str:
 
 
 class Tracker:
-    """Joins sightings into tracks, frame by frame, and asks a network for names only where that can change one.
+    """Joins sightings into tracks, frame by frame, and asks for a view of an object only where that can change its name.
 
-    classes: names. calibration: (temperature, unknown_below), see util.track.evidence. min_sightings: a track counts, and gets
-    its number, from so many on; less is flicker. lost_seconds: an object unseen for longer has ended. fps: frames per second.
+    For each moment first `associate`, then `name`. classes: names. calibration: (temperature, unknown_below), see util.track.evidence.
+    min_sightings: a track counts, and gets its number, from so many on; less is flicker. lost_seconds: an object unseen for longer has
+    ended. fps: frames per second. schedule: which sightings are looked at; None: all.
     """
 
-    def __init__(self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, overlap=0.2):
+    def __init__(
+        self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, overlap=0.2,
+        schedule: Schedule | None = None,
+    ):  # fmt: skip
         self.classes, self.calibration, self.min_sightings, self.lost_seconds = classes, calibration, min_sightings, lost_seconds
+        self.schedule = schedule or Schedule(longest=1, budget=10**9)
         self._association = Association(fps, lost_seconds, overlap)
         self._lives: dict[int, Life] = {}
+        self._seen: list[Life] = []  # of this moment's sightings
         self._count = 0
 
-    def update(self, moment: Moment, logits: np.ndarray) -> None:
-        """Fill in the sightings' tracks and names and the tracks that have ended; logits: float (sightings, classes)."""
+    def associate(self, moment: Moment) -> list[int]:
+        """Return the indices of the sightings to look at."""
         boxes = np.array([sighting.box for sighting in moment.sightings], float)
-        ids = self._association.update(boxes, moment.result.homography, moment.seconds).tolist()
-        for sighting, row, identity in zip(moment.sightings, logits, ids, strict=True):
-            if not identity:  # not seen twice yet
-                alone = Evidence(*self.calibration)
-                alone.add(row)
-                label, sighting.probability = alone.name()
-                sighting.label = called(label, self.classes)
-                continue
-            life = self._lives.get(identity) or self._lives.setdefault(identity, Life(moment, self.calibration))
-            life.add(moment, sighting, row)
+        identities = self._association.update(boxes, moment.result.homography, moment.seconds).tolist()
+        self._seen, overdue = [], []
+        for sighting, identity in zip(moment.sightings, identities, strict=True):
+            life = self._lives.get(identity) if identity else None
+            if life is None:
+                life = Life(moment, self.calibration)
+                if identity:
+                    self._lives[identity] = life
+            weight = weight_of(sighting.box, *moment.frame.shape[1::-1])
+            overdue.append(life.views.overdue(self.schedule, weight, life.evidence.lead()))
+            self._seen.append(life)
+        return chosen(overdue, self.schedule.budget)
+
+    def name(self, moment: Moment, viewed: Sequence[int], logits: np.ndarray) -> None:
+        """Fill in the sightings' tracks and names and the tracks that have ended; logits: float (viewed, classes), what `viewed` shows."""
+        for i, row in zip(viewed, logits, strict=True):
+            life, sighting = self._seen[i], moment.sightings[i]
+            weight = weight_of(sighting.box, *moment.frame.shape[1::-1])
+            life.evidence.add(row, weight * life.views.add(self.schedule, weight))
+            life.label, life.probability = life.evidence.name()
+        for sighting, life in zip(moment.sightings, self._seen, strict=True):
+            life.see(moment, sighting)
             if not life.number and life.sightings >= self.min_sightings:
                 self._count += 1
                 life.number = self._count
-            sighting.track = life.number
-            sighting.label, sighting.probability = called(life.label, self.classes), life.probability
+            sighting.track, sighting.label, sighting.probability = life.number, called(life.label, self.classes), life.probability
         ended = [i for i, life in self._lives.items() if moment.seconds - life.end > self.lost_seconds]
         moment.ended = self._end(ended)
 

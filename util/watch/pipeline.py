@@ -13,6 +13,7 @@ from util.outputs.sinks import open_sinks
 from util.source.video import Video, open_video
 from util.track.crops import cut_out
 from util.track.tracking import Moment, Sighting, Track, Tracker
+from util.track.views import Schedule
 from util.track.zones import make_zones
 from util.watch import batch
 from util.watch.settings import load_settings
@@ -143,7 +144,8 @@ class Pipeline:
         self.columns = [i for i, name in enumerate(classes) if name in names["only"]] or list(range(len(classes)))
         temperature, unknown_below = calibration
         calibration = names["temperature"] or temperature, unknown_below if names["unknown_below"] is None else names["unknown_below"]
-        self.tracker = Tracker([classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"])
+        schedule = Schedule(budget=names["views_per_frame"])
+        self.tracker = Tracker([classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"], schedule=schedule)
 
     def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:
         with clock("detect"):
@@ -154,9 +156,11 @@ class Pipeline:
         boxes, crops = (tuple(map(tuple, boxes.tolist())) for boxes in (result.boxes, result.crops))
         sightings = [Sighting(*each) for each in zip(boxes, crops, result.scores.tolist(), strict=True)]
         moment = Moment(number, seconds, frame, result, sightings)
+        with clock("track"):
+            viewed = self.tracker.associate(moment)
         with clock("classify"):
-            cut = [cut_out(frame, crop, box, result.mask) for crop, box in zip(crops, boxes, strict=True)]
+            cut = [cut_out(frame, crops[i], boxes[i], result.mask) for i in viewed]
             logits = self.classify(cut)[:, self.columns].numpy() if cut else np.empty((0, len(self.columns)))
         with clock("track"):
-            self.tracker.update(moment, logits)
+            self.tracker.name(moment, viewed, logits)
         return moment
