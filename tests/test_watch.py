@@ -113,7 +113,7 @@ def test_interruption_keeps_what_was_done_and_ends_the_tracks(clip, tmp_path):
 
     def interrupted(crops):
         calls.append(crops)
-        if len(calls) == 5:  # in the sixth frame that shows the objects
+        if len(calls) == 6:  # in the seventh frame that shows the objects: the sixth needs no look
             raise KeyboardInterrupt
         return classify(crops)
 
@@ -121,7 +121,7 @@ def test_interruption_keeps_what_was_done_and_ends_the_tracks(clip, tmp_path):
     assert (tmp_path / "out" / "summary.json").exists()
     with pytest.raises(KeyboardInterrupt):
         run(interrupted, video=str(clip), save=tmp_path / "out")
-    assert len(rows_of(tmp_path / "out" / "predictions.csv")) == len(rows_of(tmp_path / "out" / "detections.csv")) == 10
+    assert len(rows_of(tmp_path / "out" / "predictions.csv")) == len(rows_of(tmp_path / "out" / "detections.csv")) == 12
     assert not (tmp_path / "out" / "summary.json").exists()
     assert (tmp_path / "out" / "annotated.mp4").exists() and (tmp_path / "out" / "contact_sheet.png").exists()
 
