@@ -1,4 +1,5 @@
 // Grey levels, smoothing, halving: row by row.
+#include "kernels.hpp"
 #include "simd.hpp"
 
 namespace fastmcd {

@@ -1,4 +1,5 @@
 // The background model: a row of cells at a time, a cell per lane. What each step means is told in model.cpp.
+#include "kernels.hpp"
 #include "simd.hpp"
 
 namespace fastmcd {

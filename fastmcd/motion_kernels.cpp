@@ -1,4 +1,5 @@
 // Texture, Lucas-Kanade, and the sums that RANSAC and its refinement take over the matches.
+#include "kernels.hpp"
 #include "simd.hpp"
 
 namespace fastmcd {

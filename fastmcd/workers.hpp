@@ -1,18 +1,28 @@
-// Threads that share the rows of a frame.
+// Threads that share the rows of a frame, or the pixels of a network's map.
 #pragma once
 
-#include <condition_variable>
-#include <mutex>
+#include <atomic>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace fastmcd {
 
-// The calling thread and count - 1 others, which sleep between calls.
+// The calling thread and count - 1 others. A job may take some 10 us, less than waking a thread does: so whoever waits looks
+// again and again for about as long, and only then sleeps.
 class Workers {
 public:
-    explicit Workers(int count);  // fewer if the system gives no more
-    ~Workers();
+    explicit Workers(int count) {  // fewer if the system gives no more
+        try {
+            for (int band = 1; band < count; ++band) threads_.emplace_back([this, band] { serve(band); });
+        } catch (const std::system_error&) {
+        }
+    }
+    ~Workers() {
+        stop_ = true;
+        start();
+        for (std::thread& thread : threads_) thread.join();
+    }
     Workers(const Workers&) = delete;
     Workers& operator=(const Workers&) = delete;
 
@@ -22,8 +32,13 @@ public:
     // when all are done. Nothing may be thrown.
     template <class Work>
     void operator()(int rows, const Work& work) {
-        run({[](const void* context, int band, int first, int end) { (*static_cast<const Work*>(context))(band, first, end); },
-             &work, rows});
+        if (threads_.empty()) return work(0, 0, rows);
+        job_ = {[](const void* context, int band, int first, int end) { (*static_cast<const Work*>(context))(band, first, end); },
+                &work, rows};
+        busy_.store(int(threads_.size()), std::memory_order_relaxed);
+        start();
+        do_band(0);
+        for (int left; (left = busy_.load(std::memory_order_acquire)) != 0;) wait_while(busy_, left);
     }
 
 private:
@@ -33,18 +48,41 @@ private:
         int rows = 0;
     };
 
-    void run(const Job& job);
-    void serve(int band);
-    void do_band(const Job& job, int band) const {
-        job.call(job.work, band, job.rows * band / count(), job.rows * (band + 1) / count());
+    static constexpr int kLooks = 1000;
+
+    static void wait_while(const std::atomic<int>& value, int old) {
+        for (int i = 0; i < kLooks; ++i) {
+            if (value.load(std::memory_order_acquire) != old) return;
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#endif
+        }
+        value.wait(old, std::memory_order_acquire);
     }
 
-    std::mutex mutex_;
-    std::condition_variable start_, finish_;
+    void start() {
+        jobs_.fetch_add(1, std::memory_order_release);
+        jobs_.notify_all();
+    }
+
+    void serve(int band) {
+        for (int done = 0;; ++done) {
+            wait_while(jobs_, done);
+            if (stop_) return;
+            do_band(band);
+            if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+        }
+    }
+
+    void do_band(int band) const {
+        const auto row = [&](int b) { return int((long long)job_.rows * b / count()); };
+        job_.call(job_.work, band, row(band), row(band + 1));
+    }
+
     Job job_;
-    unsigned jobs_ = 0;  // given out so far
-    int busy_ = 0;       // threads that have not yet done the last one
-    bool stop_ = false;
+    std::atomic<int> jobs_ = 0;  // given out so far
+    std::atomic<int> busy_ = 0;  // threads that have not yet done the last one
+    std::atomic<bool> stop_ = false;
     std::vector<std::thread> threads_;
 };
 

@@ -87,7 +87,7 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
                  const std::uint16_t* x, int count, T* y, std::string_view kernel, const Everywhere& everywhere) {
     if (in.channels < 1 || in.height < 1 || in.width < 1) refuse("channels, height and width must be at least 1");
     check_size(in);
-    const Kernels& k = find(kernel.empty() ? default_kernel() : std::string(kernel), "kernel");
+    const Kernels& k = find(kernel);
     const BinaryConv plan(k, conv, in, negative, "binary_conv");
     const auto scales = with_tail(scale, conv.outputs, 0.0f, "scale"), shifts = with_tail(shift, conv.outputs, 0.0f, "shift");
     const std::size_t pixels = std::size_t(in.height) * in.width, results = std::size_t(plan.out.height) * plan.out.width * conv.outputs;

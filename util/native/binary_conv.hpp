@@ -21,11 +21,6 @@ constexpr int LARGEST = 1 << 16;        // window or stride
 std::string text(const Shape&);
 constexpr int up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Part t of `total` things for a team of `threads`.
-inline std::pair<int, int> share(int total, int t, int threads) {
-    return {int(std::int64_t(total) * t / threads), int(std::int64_t(total) * (t + 1) / threads)};
-}
-
 void check_size(const Shape&);  // refuses a map whose offsets don't fit in 32 bits
 // What a window leaves of a map; refuses one that can't be, or leaves too large a map, before anything is planned for it.
 Shape shape_after(const Shape& in, int channels, int height, int width, int stride, int padding, const char* step);

@@ -1,12 +1,14 @@
-// The kernels of one CPU level. Compiled once per level, with its compiler flags and -DXNOR_LEVEL=name (see CMakeLists.txt); no template of
-// the standard library is used here, or the linker might give one level's copy of it to everybody.
+// The kernels of one CPU level: compiled once per level (see fastmcd/simd.hpp).
+#include "kernels.hpp"
+
 #include <cstring>
 
-#include "kernels.hpp"
-#include "vectors.hpp"
+#include "../../fastmcd/simd.hpp"
 
 namespace xnor {
 namespace {
+
+using namespace fastmcd;
 
 // Up to 4 pixels by BLOCKS blocks of sums are held in registers.
 template <int PIXELS, int BLOCKS>
@@ -37,7 +39,7 @@ struct BinaryJob {
     int stride;
 };
 
-#if LOOKUP
+#if defined(SHUFFLES)
 // popcount(a ^ w) of two nibbles is found in row a, column w of this table. The row is picked by the input and spread over a register; a
 // register of weights then picks the columns: one shuffle and one addition for LANES x 4 multiply-adds, half the work of counting bits.
 struct alignas(64) Table {
@@ -51,6 +53,7 @@ struct alignas(64) Table {
     }
 };
 constexpr Table TABLE;
+constexpr int LANES = kVector;
 constexpr int FULL = 63;  // nibbles, of at most 4 each, that a byte can count
 
 constexpr int NIBBLES = 8;  // of a word of 32 channels
@@ -66,18 +69,23 @@ ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) {
     std::memcpy(out, &wide, 8);
 }
 
+ALWAYS void widen(std::uint16_t* p, Bytes v, bool first) {  // p[i] = or += v[i]
+    store(p, first ? lower(v) : lower(v) + load<Shorts>(p));
+    store(p + LANES / 2, first ? upper(v) : upper(v) + load<Shorts>(p + LANES / 2));
+}
+
 template <int PIXELS, int BLOCKS>
 ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
     const std::uint8_t* table = TABLE.count[0];
     Bytes sum[PIXELS][BLOCKS];
     int held = 0;
     bool first = true;
-    const auto clear = [&] {
+    const auto clear = [&]() __attribute__((always_inline)) {
         for (int p = 0; p < PIXELS; ++p)
-            for (int b = 0; b < BLOCKS; ++b) sum[p][b] = no_bytes();
+            for (int b = 0; b < BLOCKS; ++b) sum[p][b] = Bytes{};
         held = 0;
     };
-    const auto flush = [&] {
+    const auto flush = [&]() __attribute__((always_inline)) {
         for (int p = 0; p < PIXELS; ++p)
             for (int b = 0; b < BLOCKS; ++b) widen(job.counts + p * job.stride + b * LANES, sum[p][b], first);
         first = false;
@@ -95,10 +103,10 @@ ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
             held += end - start;
             for (; start < end; ++start) {
                 Bytes w[BLOCKS];
-                for (int b = 0; b < BLOCKS; ++b) w[b] = load_bytes(weights + b * job.block_bytes + std::size_t(start) * LANES);
+                for (int b = 0; b < BLOCKS; ++b) w[b] = load<Bytes>(weights + b * job.block_bytes + std::size_t(start) * LANES);
                 for (int p = 0; p < PIXELS; ++p) {
-                    const Bytes counts = row(table + a[p][start]);
-                    for (int b = 0; b < BLOCKS; ++b) sum[p][b] = look_up_add(counts, w[b], sum[p][b]);
+                    const Bytes counts = repeat(table + a[p][start]);
+                    for (int b = 0; b < BLOCKS; ++b) sum[p][b] = sum[p][b] + look_up(counts, w[b]);
                 }
             }
         }
@@ -106,29 +114,30 @@ ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
     flush();
 }
 #else
-constexpr int WORD_BYTES = 4, LOAD_BYTES = 4;
+constexpr int LANES = kFloats, WORD_BYTES = 4, LOAD_BYTES = 4;
 int depth_of(int channels) { return (channels + 31) / 32; }
 ALWAYS std::uint32_t weight_at(const std::uint32_t* words, int i) { return words[i]; }
+using Halves = std::uint16_t __attribute__((vector_size(kVector / 2)));
 ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) { std::memcpy(out, &word, 4); }
 
 template <int PIXELS, int BLOCKS>
 ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
-    Counts sum[PIXELS][BLOCKS];
+    Ints sum[PIXELS][BLOCKS];
     for (int p = 0; p < PIXELS; ++p)
-        for (int b = 0; b < BLOCKS; ++b) sum[p][b] = no_counts();
+        for (int b = 0; b < BLOCKS; ++b) sum[p][b] = Ints{};
     for (const Run* run = job.runs; run != job.runs + job.count; ++run) {
         const std::uint8_t* weights = job.weights + std::size_t(run->weight) * LANES * 4;
         for (int i = 0; i < run->length; ++i)
             for (int p = 0; p < PIXELS; ++p) {
-                std::uint32_t word;
+                std::int32_t word;
                 std::memcpy(&word, job.input[p] + run->offset + 4 * i, 4);
-                const Counts a = spread(word);
+                const Ints a = Ints{} + word;
                 for (int b = 0; b < BLOCKS; ++b)
-                    sum[p][b] = count_add(a, load_words(weights + b * job.block_bytes + std::size_t(i) * LANES * 4), sum[p][b]);
+                    sum[p][b] += popcount(a ^ load<Ints>(weights + b * job.block_bytes + std::size_t(i) * LANES * 4));
             }
     }
     for (int p = 0; p < PIXELS; ++p)
-        for (int b = 0; b < BLOCKS; ++b) store_counts(job.counts + p * job.stride + b * LANES, sum[p][b]);
+        for (int b = 0; b < BLOCKS; ++b) store(job.counts + p * job.stride + b * LANES, __builtin_convertvector(sum[p][b], Halves));
 }
 #endif
 
@@ -158,21 +167,21 @@ void binary(const std::uint8_t* weights, int blocks, int length, const std::uint
 
 // ---- Float sums ------------------------------------------------------------------------------------------------------
 void real(const float* weights, int blocks, int rows, int length, const float* const* input, int pixels, int pitch, float* sums, int stride) {
-    const std::size_t block_size = std::size_t(rows) * length * FLOATS;
+    const std::size_t block_size = std::size_t(rows) * length * kFloats;
     for (int block = 0; block < blocks;)
         block += choose(pixels, blocks - block, [&]<int PIXELS, int BLOCKS>(Tile<PIXELS, BLOCKS>) {
             const float* w = weights + block * block_size;
             Floats sum[PIXELS][BLOCKS];
             for (int p = 0; p < PIXELS; ++p)
-                for (int b = 0; b < BLOCKS; ++b) sum[p][b] = zero();
+                for (int b = 0; b < BLOCKS; ++b) sum[p][b] = Floats{};
             for (int r = 0; r < rows; ++r)
-                for (int i = 0; i < length; ++i, w += FLOATS)
+                for (int i = 0; i < length; ++i, w += kFloats)
                     for (int p = 0; p < PIXELS; ++p) {
-                        const float a = input[p][std::ptrdiff_t(r) * pitch + i];
-                        for (int b = 0; b < BLOCKS; ++b) sum[p][b] = multiply_add(a, load(w + b * block_size), sum[p][b]);
+                        const Floats a = spread(input[p][std::ptrdiff_t(r) * pitch + i]);
+                        for (int b = 0; b < BLOCKS; ++b) sum[p][b] = fused(a, load<Floats>(w + b * block_size), sum[p][b]);
                     }
             for (int p = 0; p < PIXELS; ++p)
-                for (int b = 0; b < BLOCKS; ++b) store(sums + p * stride + (block + b) * FLOATS, sum[p][b]);
+                for (int b = 0; b < BLOCKS; ++b) store(sums + p * stride + (block + b) * kFloats, sum[p][b]);
         });
 }
 
@@ -180,7 +189,7 @@ void real(const float* weights, int blocks, int rows, int length, const float* c
 void count_bits(const std::uint16_t* counts, const std::uint16_t* least, int n, std::uint8_t* out) {
     for (int start = 0; start < n; start += 32, out += WORD_BYTES) {
         std::uint32_t word = 0;
-#if defined(XNOR_AVX2)
+#if defined(__AVX2__)
         const auto at_least = [&](int i) {
             const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(counts + start + i));
             const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(least + start + i));
@@ -198,7 +207,7 @@ void count_bits(const std::uint16_t* counts, const std::uint16_t* least, int n, 
 void float_bits(const float* x, const float* threshold, int n, std::uint8_t* out) {
     for (int start = 0; start < n; start += 32, out += WORD_BYTES) {
         std::uint32_t word = 0;
-#if defined(XNOR_AVX2)
+#if defined(__AVX2__)
         for (int i = 0; i < 32; i += 8) {
             const __m256 below = _mm256_cmp_ps(_mm256_loadu_ps(x + start + i), _mm256_loadu_ps(threshold + start + i), _CMP_LT_OQ);
             word |= std::uint32_t(_mm256_movemask_ps(below)) << i;
@@ -213,7 +222,7 @@ void float_bits(const float* x, const float* threshold, int n, std::uint8_t* out
 void bfloat16_bits(const std::uint16_t* x, int n, std::uint8_t* out) {
     for (int start = 0; start < n; start += 32, out += WORD_BYTES) {
         std::uint32_t word = 0;
-#if defined(XNOR_AVX512)
+#if defined(__AVX512BW__)
         const __mmask32 inside = n - start < 32 ? (__mmask32(1) << (n - start)) - 1 : ~__mmask32(0);
         word = _mm512_movepi16_mask(_mm512_maskz_loadu_epi16(inside, x + start));
 #else
@@ -255,35 +264,32 @@ void prelu(const float* x, const float* slope, int n, float* y) {
 
 // ---- The limit -------------------------------------------------------------------------------------------------------
 // The compiler must not see that every round is the same, and must keep the sums in registers.
-#if LOOKUP && defined(XNOR_NEON)
-#define OPAQUE(value) asm volatile("" : "+w"(value))
-#elif defined(XNOR_AVX512)
-#define OPAQUE(value) asm volatile("" : "+v"(value))
-#elif LOOKUP
-#define OPAQUE(value) asm volatile("" : "+x"(value))
-#else
+#if VECTOR == 4
 #define OPAQUE(value) asm volatile("" : "+r"(value))
+#elif defined(__ARM_NEON)
+#define OPAQUE(value) asm volatile("" : "+w"(value))
+#else
+#define OPAQUE(value) asm volatile("" : "+v"(value))
 #endif
 
 double spin(int rounds) {
     constexpr int SUMS = 8;  // enough for the processor to have always one that is ready
-#if LOOKUP
-    Bytes table = row(TABLE.count[0]), w = load_bytes(TABLE.count[0]), sum[SUMS];
-    for (Bytes& s : sum) s = no_bytes();
+#if defined(SHUFFLES)
+    Bytes table = repeat(TABLE.count[0]), w = load<Bytes>(TABLE.count[0]), sum[SUMS];
+    for (Bytes& s : sum) s = Bytes{};
     constexpr double DEPTH = 4;
 #else
-    Counts bits = spread(7), w = spread(5), sum[SUMS];
-    for (Counts& s : sum) s = no_counts();
+    Ints bits = Ints{} + 7, w = Ints{} + 5, sum[SUMS] = {};
     constexpr double DEPTH = 32;
 #endif
     for (int r = 0; r < rounds; ++r)
 #pragma GCC unroll 8
         for (int i = 0; i < SUMS; ++i) {
             OPAQUE(w);
-#if LOOKUP
-            sum[i] = look_up_add(table, w, sum[i]);
+#if defined(SHUFFLES)
+            sum[i] += look_up(table, w);
 #else
-            sum[i] = count_add(bits, w, sum[i]);
+            sum[i] += popcount(bits ^ w);
 #endif
         }
 #pragma GCC unroll 8
@@ -297,8 +303,8 @@ double spin(int rounds) {
 #define XNOR_TEXT(a) #a
 #define XNOR_TABLE(level)                                                                                                          \
     extern const Kernels XNOR_JOIN(kernels_, level);                                                                               \
-    const Kernels XNOR_JOIN(kernels_, level){XNOR_TEXT(level), WORD_BYTES, LOAD_BYTES, LANES, FLOATS, depth_of, pack, binary, real, count_bits, \
+    const Kernels XNOR_JOIN(kernels_, level){XNOR_TEXT(level), WORD_BYTES, LOAD_BYTES, LANES, kFloats, depth_of, pack, binary, real, count_bits, \
                                              float_bits, count_affine, float_affine, bfloat16_bits, to_bfloat16, prelu, spin};
-XNOR_TABLE(XNOR_LEVEL)
+XNOR_TABLE(FASTMCD_LEVEL)
 
 }  // namespace xnor

@@ -47,7 +47,8 @@ struct Kernels {
     double (*spin)(int rounds);
 };
 
-// The kernels called `name`; throws std::invalid_argument, naming `asked_by`, if there are none or this processor can't run them. In levels.cpp.
-const Kernels& find(std::string_view name, const std::string& asked_by);
+// The kernels called `name`, or default_kernel()'s if that is empty; throws std::invalid_argument if there are none or this
+// processor can't run them. In levels.cpp.
+const Kernels& find(std::string_view name);
 
 }  // namespace xnor

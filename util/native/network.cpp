@@ -11,8 +11,7 @@ namespace xnor {
 Network::Network(int channels, int height, int width, std::string_view kernel, int threads) {
     if (channels < 1 || height < 1 || width < 1) refuse("channels, height and width must be at least 1");
     if (threads < 1 || threads > 1024) refuse("threads is " + std::to_string(threads) + ", expected 1 to 1024");
-    const std::string name = kernel.empty() ? default_kernel() : std::string(kernel);
-    impl_ = std::make_unique<Impl>(find(name, "kernel"), threads);
+    impl_ = std::make_unique<Impl>(find(kernel), threads);
     impl_->add({channels, height, width}, false);
     const std::vector<float> zeros(channels, 0.0f), ones(channels, 1.0f);
     normalize(zeros, ones);

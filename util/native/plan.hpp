@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "binary_conv.hpp"
-#include "team.hpp"
+#include "../../fastmcd/workers.hpp"
 
 namespace xnor {
 
@@ -27,21 +27,24 @@ struct Map {
     std::size_t bytes() const { return floats.size() * sizeof(float) + packed.size(); }
 };
 
-using Work = std::function<void(int thread)>;
+struct Step {
+    int total;  // pixels, or groups of them, that threads share
+    std::function<void(int thread, int first, int end)> work;
+};
 
 // ---- Network ---------------------------------------------------------------------------------------------------------
 struct Network::Impl {
     const Kernels& k;
-    Team team;
+    fastmcd::Workers workers;
     std::vector<std::unique_ptr<Map>> maps;
-    std::vector<Work> steps;
+    std::vector<Step> steps;
     std::vector<double> seconds;
     std::vector<float> levels;  // (channels, 256): the float of a pixel's level
     std::vector<std::vector<std::uint16_t>> counts;  // per thread: sums of one group
     std::vector<std::vector<float>> sums;
     std::size_t constants = 0;  // bytes of weights and thresholds
 
-    Impl(const Kernels& kernels, int threads) : k(kernels), team(threads), counts(threads), sums(threads) {}
+    Impl(const Kernels& kernels, int threads) : k(kernels), workers(threads), counts(threads), sums(threads) {}
 
     Map& last() { return *maps.back(); }
 
@@ -96,10 +99,9 @@ struct Network::Impl {
                             weight[((std::size_t(o) * channels + c) * rows + y) * conv.width + x];
         constants += packed.size() * sizeof(float);
         pad(in, conv.padding);
-        steps.push_back([=, this, &in, &out, packed = std::move(packed)](int t) {
-            const int width = out.shape.width, total = out.shape.height * width;
+        const int width = out.shape.width, total = out.shape.height * width;
+        steps.push_back({(total + MAX_PIXELS - 1) / MAX_PIXELS, [=, this, &in, packed = std::move(packed)](int t, int first, int last) {
             float* sum = sums[t].data();
-            const auto [first, last] = share((total + MAX_PIXELS - 1) / MAX_PIXELS, t, team.size);
             for (int start = first * MAX_PIXELS; start < std::min(last * MAX_PIXELS, total); start += MAX_PIXELS) {
                 const int pixels = std::min(MAX_PIXELS, total - start);
                 const float* window[MAX_PIXELS];
@@ -108,7 +110,7 @@ struct Network::Impl {
                 k.real(packed.data(), blocks, rows, length, window, pixels, in.row(), sum, stride);
                 for (int p = 0; p < pixels; ++p) after(sum + p * stride, (start + p) / width, (start + p) % width);
             }
-        });
+        }});
     }
 
     // ---- Binary convolution ----
@@ -116,19 +118,18 @@ struct Network::Impl {
     void add_binary(BinaryConv conv, Map& in, After after) {
         constants += conv.bytes();
         for (auto& c : counts) c.resize(std::max(c.size(), std::size_t(conv.counts())));
-        steps.push_back([=, this, &in, conv = std::move(conv)](int t) {
-            const auto [first, last] = share(int(conv.groups.size()), t, team.size);
+        const int groups = int(conv.groups.size());
+        steps.push_back({groups, [=, this, &in, conv = std::move(conv)](int t, int first, int last) {
             conv.run(in.packed.data(), first, last, counts[t].data(), after);
-        });
+        }});
     }
 
     // Adds a step that calls pixel(y, x) for each pixel of `out`.
     template <class Pixel>
     void each_pixel(Map& out, Pixel pixel) {
-        steps.push_back([=, this, &out](int t) {
-            const auto [first, last] = share(out.shape.height * out.shape.width, t, team.size);
-            for (int i = first; i < last; ++i) pixel(i / out.shape.width, i % out.shape.width);
-        });
+        steps.push_back({out.shape.height * out.shape.width, [=, width = out.shape.width](int, int first, int last) {
+            for (int i = first; i < last; ++i) pixel(i / width, i % width);
+        }});
     }
 
     template <class Combine>  // combine(y, x, y0, y1, x0, x1): the window of output pixel y, x inside the input
@@ -147,7 +148,6 @@ struct Network::Impl {
         const int channels = first.shape.channels, row = end.shape.width * end.shape.channels;
         seconds.assign(steps.size(), 0.0);
         using Clock = std::chrono::steady_clock;
-        team.begin();
         for (int n = 0; n < count; ++n, images += pixels * channels, result += std::size_t(end.shape.height) * row) {
             for (int y = 0; y < first.shape.height; ++y) {
                 const Pixel* from = images + std::size_t(y) * first.shape.width * channels;
@@ -160,12 +160,11 @@ struct Network::Impl {
             }
             for (std::size_t s = 0; s < steps.size(); ++s) {
                 const auto start = timed ? Clock::now() : Clock::time_point();
-                team.run(steps[s]);
+                workers(steps[s].total, steps[s].work);
                 if (timed) seconds[s] += std::chrono::duration<double>(Clock::now() - start).count();
             }
             for (int y = 0; y < end.shape.height; ++y) std::copy_n(end.at(y, 0), row, result + std::size_t(y) * row);
         }
-        team.end();
     }
 };
 
