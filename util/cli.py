@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -27,9 +28,13 @@ def printable(text: object) -> str:
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
-    """A reader's one guard: whatever a parser raises on the file `path`, be it RecursionError, is the InputError that it is no `kind`."""
+    """A reader's one guard: whatever a parser raises on the file `path`, be it RecursionError, is the InputError that it is no `kind`.
+
+    What a parser warns of is not shown: it would stand there as a second line.
+    """
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     except InputError:
         raise
     except Exception as error:

@@ -15,7 +15,6 @@ import configparser
 import itertools
 import json
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,8 +33,6 @@ AWAY = 25  # frames: what comes back after more is another object
 IN_VIEW = 0.9  # share of an object that must be in view for it to count
 # What a file may claim: 115 hours at 24 frames per second, numbers that a float64 holds, boxes whose area is one.
 MOST_FRAMES, MOST_IDS, LONGEST, MOST_IN_FRAME = 10_000_000, 2**53, 1_000_000, 2000
-
-warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 @dataclass(eq=False)
