@@ -13,6 +13,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+if __name__ == "__main__":
+    from util.cli import guard
+
+    guard()  # Ctrl-C while the rest loads
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402

@@ -14,6 +14,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
+if __name__ == "__main__":
+    from util.cli import guard
+
+    guard()  # Ctrl-C while the rest loads
 
 import cv2  # noqa: E402
 import main as lenet  # noqa: E402
@@ -84,7 +88,7 @@ def way(place, steady, rng):
 
 
 # ---- Find, read, compare ---------------------------------------------------------------------------------------------
-class Score:
+class Counts:
     """Counts of what was found. Digits partly out of view, and boxes on them, count neither way."""
 
     def __init__(self):
@@ -135,9 +139,9 @@ class Trails:
 
 
 def find_and_read(scene, classify, writer):
-    """Return (Score, stage -> ms per frame, Poster) after running detector and network over the scene."""
+    """Return (Counts, stage -> ms per frame, Poster) after running detector and network over the scene."""
     detector = fastmcd.Detector(scene.width, scene.height, **lenet.CUT)
-    score, trails, poster, spent = Score(), Trails(), Poster(), defaultdict(list)
+    score, trails, poster, spent = Counts(), Trails(), Poster(), defaultdict(list)
     for frame in tqdm(scene, "demo", unit=" frames", leave=False, disable=None):
         result = detector.detect(frame.image)
         start = time.perf_counter()

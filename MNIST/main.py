@@ -10,6 +10,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+if __name__ == "__main__":
+    from util.cli import guard
+
+    guard()  # Ctrl-C while the rest loads
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402

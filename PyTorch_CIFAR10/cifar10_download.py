@@ -19,6 +19,10 @@ from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+if __name__ == "__main__":
+    from util.cli import guard
+
+    guard()  # Ctrl-C while the rest loads
 
 import networks  # noqa: E402
 import torch  # noqa: E402

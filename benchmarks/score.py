@@ -35,7 +35,7 @@ CAMERAS = (
 
 
 @dataclass
-class Boxes:
+class SequenceBoxes:
     """All boxes found in one sequence."""
 
     evidence: np.ndarray  # (N, len(fastmcd.EVIDENCE))
@@ -55,7 +55,7 @@ def right(found: np.ndarray, true: np.ndarray) -> list[bool]:
     return out
 
 
-def gather(frames: Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]], weight: float = 1.0) -> Boxes:
+def gather(frames: Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]], weight: float = 1.0) -> SequenceBoxes:
     """The boxes of (BGR frame, truth, region of interest), as detection.read yields them."""
     detector, evidence, hits, scores, count = None, [], [], [], 0
     for bgr, truth, region in frames:
@@ -70,7 +70,7 @@ def gather(frames: Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]], w
         hits += right(result.boxes[inside], true)
         evidence.append(result.evidence[inside])
         scores.append(result.scores[inside])
-    return Boxes(np.concatenate(evidence).astype(float), np.array(hits, bool), np.concatenate(scores), count, weight)
+    return SequenceBoxes(np.concatenate(evidence).astype(float), np.array(hits, bool), np.concatenate(scores), count, weight)
 
 
 def mover(rng: np.random.Generator, poses: np.ndarray) -> Mover:
@@ -95,7 +95,7 @@ def scene(number: int) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarr
         yield frame.image, frame.mask if t >= 8 else None, np.ones((HEIGHT, WIDTH), bool)
 
 
-def fit(sequences: list[Boxes]) -> np.ndarray:
+def fit(sequences: list[SequenceBoxes]) -> np.ndarray:
     """Constant and one weight per evidence: ridge logistic regression by Newton's method."""
     x = np.concatenate([np.c_[np.ones(len(s.right)), s.evidence] for s in sequences])
     y = np.concatenate([s.right for s in sequences])
@@ -125,7 +125,7 @@ def average_precision(scores: np.ndarray, hits: np.ndarray, true: int) -> float:
     return float((np.maximum.accumulate(precision[::-1])[::-1] * hits).sum() / max(1, true))
 
 
-def print_table(sequences: dict[str, Boxes]) -> None:
+def print_table(sequences: dict[str, SequenceBoxes]) -> None:
     print(f"{'sequence':<22}{'boxes':>6}{'true':>6}{'mean':>6}   {'ECE product':>11}{'held out':>9}{'shipped':>8}"
           f"   {'AP product':>10}{'held out':>9}{'shipped':>8}")  # fmt: skip
     held_out = {}

@@ -76,7 +76,7 @@ class Detector:
     """A detector for frames of width x height (32x32 to 4096x2160), fed frame by frame.
 
     Keywords are the names in PARAMS. Raises ValueError for a size or value out of range, TypeError for an unknown name.
-    One thread at a time may use a detector; detectors share nothing.
+    Threads may share a detector: it takes one call at a time. Detectors share nothing.
     """
 
     def __init__(self, width: int, height: int, **params: float):

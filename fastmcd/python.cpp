@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -69,9 +71,20 @@ auto box_array(std::span<const Object> objects, Box Object::*which) {
     return owned(std::move(out), {objects.size(), 4});
 }
 
+struct Shared {  // a detector that threads may share: one call at a time
+    Detector detector;
+    std::mutex mutex;
+    std::unique_lock<std::mutex> lock() {  // waits without the GIL, which whoever holds the mutex may need to go on
+        nb::gil_scoped_release release;
+        return std::unique_lock(mutex);
+    }
+};
+
 template <class Array>
-nb::dict detect(Detector& detector, const Array& frame) {
+nb::dict detect(Shared& self, const Array& frame) {
     const auto image = view(frame);
+    const auto lock = self.lock();
+    Detector& detector = self.detector;
     Timings timings{};
     const Result result = [&] {
         nb::gil_scoped_release release;
@@ -101,14 +114,16 @@ nb::dict detect(Detector& detector, const Array& frame) {
     return out;
 }
 
-nb::tuple background(const Detector& detector) {  // mean, variance, age
-    Background b = detector.background();
+nb::tuple background(Shared& self) {  // mean, variance, age
+    const auto lock = self.lock();
+    Background b = self.detector.background();
     const auto values = [&](std::vector<float>& v) { return owned(std::move(v), {std::size_t(b.rows), std::size_t(b.columns)}); };
     return nb::make_tuple(values(b.mean), values(b.variance), values(b.age));
 }
 
-nb::tuple tracked(const Detector& detector) {  // current positions, previous ones, inliers
-    const auto points = detector.tracked();
+nb::tuple tracked(Shared& self) {  // current positions, previous ones, inliers
+    const auto lock = self.lock();
+    const auto points = self.detector.tracked();
     std::vector<float> current, previous;
     std::vector<std::uint8_t> inliers;
     for (const TrackedPoint& p : points) {
@@ -156,17 +171,17 @@ auto grey(const Pixels& array) {
 }  // namespace
 
 NB_MODULE(_fastmcd, m) {
-    nb::class_<Detector>(m, "Detector")
+    nb::class_<Shared>(m, "Detector")
         .def("__init__",
-             [](Detector* self, int width, int height, const nb::dict& params) {
-                 new (self) Detector(width, height, params_from(params));
+             [](Shared* self, int width, int height, const nb::dict& params) {
+                 new (self) Shared{Detector(width, height, params_from(params)), {}};
              })
         .def("detect", &detect<Grey>, "frame"_a.noconvert())
         .def("detect", &detect<Pixels>, "frame"_a.noconvert())
         .def("background", &background)
         .def("tracked", &tracked)
-        .def("reset", &Detector::reset)
-        .def("bytes", &Detector::bytes);
+        .def("reset", [](Shared& self) { const auto lock = self.lock(); self.detector.reset(); })
+        .def("bytes", [](Shared& self) { const auto lock = self.lock(); return self.detector.bytes(); });
     m.def("parameters", &parameter_table);
     m.attr("EVIDENCE") = nb::make_tuple("size", "solid", "distinct", "lasting");
     m.def("levels", &levels);
@@ -175,12 +190,15 @@ NB_MODULE(_fastmcd, m) {
     // The parts, for the tests.
     m.def("smooth", [](const Grey& frame) {
         const Image image = view(frame);
+        if (image.width < 16 || image.height < 1) throw nb::value_error("an image is 16 pixels wide or more");
         Plane out(image.width, image.height);
         Smoother{image.width}(image, out);
         return image_array(out.view());
     }, "grey"_a.noconvert());
     m.def("estimate_motion", [](const Grey& current, const Grey& previous) {
         const Image a = view(current), b = view(previous);
+        if (a.width != b.width || a.height != b.height || std::min(a.width, a.height) < 32)
+            throw nb::value_error("frames are of two sizes, or below 32x32");
         Pyramid now(a.width, a.height), then(b.width, b.height);
         now.levels[0] = copy_of(a), then.levels[0] = copy_of(b);
         now.build(), then.build();
@@ -190,14 +208,22 @@ NB_MODULE(_fastmcd, m) {
                               motion.inliers);
     }, "current"_a.noconvert(), "previous"_a.noconvert());
     nb::class_<Model>(m, "Model")
-        .def("__init__", [](Model* self, int width, int height) { new (self) Model(width, height, {}); })
+        .def("__init__", [](Model* self, int width, int height) {
+            if (std::min(width, height) < 32) throw nb::value_error("a model is of 32x32 pixels or more");
+            new (self) Model(width, height, {});
+        })
         .def("update", [](Model& model, const Grey& frame, const std::array<double, 9>& h) {
             const Image image = view(frame);
+            if (model.columns() != cells(image.width) || model.rows() != cells(image.height))
+                throw nb::value_error("frame's size is not the model's");
+            for (const double value : h)
+                if (!std::isfinite(value)) throw nb::value_error("the homography holds what is no number");
             Plane mask(image.width, image.height);
             model.update(copy_of(image), h, mask);
             return image_array(mask.view());
         }, "grey"_a.noconvert(), "homography"_a)
         .def("mode", [](const Model& model, int which) {  // mean, variance, age
+            if (which < 0 || which > 1) throw nb::index_error("a model has the modes 0 and 1");
             const auto values = [&](int k) {
                 std::vector<float> out;
                 for (int y = 0; y < model.rows(); ++y) {

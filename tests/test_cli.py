@@ -1,11 +1,14 @@
 """The border of every script: flags, one line for an error, exit code 2."""
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.scripts import ROOT
-from util.cli import InputError, Parser, add_common_arguments
+from util.cli import InputError, Parser, add_common_arguments, printable, read_text, reading
 
 
 @pytest.fixture
@@ -37,17 +40,91 @@ def test_bad_flags_end_in_one_line(parser, arguments, words):
     assert "\n" not in str(error.value)
 
 
+def run_program(body, **options):
+    program = f"import errno, os, signal, sys, time\nfrom util.cli import InputError, run\ndef main():\n    {body}\nrun(main)"
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=30, **options)
+
+
 @pytest.mark.parametrize(("body", "code", "words"), [
     ("raise InputError('clip.mp4 is empty')", 2, "clip.mp4 is empty"),
+    (r"raise InputError('a\x1b[31m\x00\udcff\nb')", 2, r"error: a\x1b[31m\x00\udcff b"),
     ("raise KeyboardInterrupt", 2, "interrupted"),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGTERM); import time; time.sleep(5)", 2, "interrupted"),
+    ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", 2, "interrupted"),
+    ("os.kill(os.getpid(), signal.SIGHUP); time.sleep(5)", 2, "interrupted"),
     ("open('/dev/full', 'w').write('x' * 100000)", 2, "No space left"),
+    ("open('/dev/null/a')", 2, "/dev/null/a: Not a directory"),
+    ("open('a' * 300)", 2, "File name too long"),
+    ("raise OSError(errno.EFBIG, 'File too large')", 2, "writing: File too large"),
+    ("bytearray(1 << 60)", 2, "out of memory"),
+    (r"print('caf\udce9'); raise InputError('after')", 2, "after"),
     ("raise ZeroDivisionError", 1, "Traceback"),
+    ("raise OSError('a bug')", 1, "Traceback"),
+    ("os.write(99, b'')", 1, "Traceback"),
+    ("raise RecursionError", 1, "Traceback"),
     ("pass", 0, ""),
 ])  # fmt: skip
 def test_exit_codes(body, code, words):
-    program = f"from util.cli import InputError, run\ndef main():\n    {body}\nrun(main)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    done = run_program(body, stdout=subprocess.DEVNULL)
     assert done.returncode == code and words in done.stderr
     if code == 2:
         assert done.stderr.count("\n") == 1
+
+
+def test_output_that_nobody_takes():
+    with open("/dev/full", "w") as full:
+        done = run_program("print('a table')", stdout=full)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+    read, write = os.pipe()
+    os.close(read)
+    done = run_program("print('a table')", stdout=write)  # as before | head
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_a_caller_ignores_stays_ignored():
+    body = "signal.getsignal(signal.SIGHUP) is signal.SIG_IGN or sys.exit(3)"
+    done = run_program(body, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # as nohup does
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("script", ["MNIST/main.py", "MNIST/demo.py", "CIFAR_10/main.py", "PyTorch_CIFAR10/main.py",
+                                    "PyTorch_CIFAR10/cifar10_download.py", "util/score/evaluate.py"])  # fmt: skip
+def test_an_interrupt_while_modules_load_is_one_line(tmp_path, script):
+    """numpy, which all of them load, is another here, which asks for Ctrl-C as soon as it is looked at."""
+    (tmp_path / "numpy.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n")
+    program = ["-m", script.removesuffix(".py").replace("/", ".")] if script.startswith("util/") else [script]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, *program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{Path(script).name}: error: interrupted\n")
+
+
+# ---- What others wrote ----
+@pytest.mark.parametrize("error", [RecursionError, OverflowError, MemoryError, UnicodeError, KeyError, type("Odd", (Exception,), {})])
+def test_whatever_a_parser_raises_is_one_line_that_names_the_file(error):
+    with pytest.raises(InputError, match=r"a\.json is no COCO file: \w+") as caught, reading("a.json", "COCO file"):
+        raise error("first\nsecond" * 1000)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_guard_lets_interrupts_and_input_errors_through():
+    for error in (KeyboardInterrupt, InputError("x")):
+        with pytest.raises(type(error) if isinstance(error, Exception) else error), reading("a", "b"):
+            raise error
+
+
+def test_text_is_read_within_bounds(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone")
+    assert read_text(path, "list") == "one"
+    for data, words in ((b"caf\xe9", "no list: UnicodeDecodeError"), (b"12345678901", "more than 10 bytes")):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=words):
+            read_text(path, "list", most=10)
+    for path, words in (("/dev/zero", "more than 10 bytes"), (tmp_path, "Is a directory"), ("a\0b", "no list: ValueError")):
+        with pytest.raises(InputError, match=words):
+            read_text(path, "list", most=10)
+
+
+def test_names_are_shown_in_one_line_of_what_can_be_shown():
+    assert printable("clip 1 – Ä.mp4") == "clip 1 – Ä.mp4"
+    assert printable(Path(os.fsdecode(b"caf\xe9\x1b[2J\n.mp4"))) == r"caf\udce9\x1b[2J\n.mp4"

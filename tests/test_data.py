@@ -2,6 +2,7 @@
 import gzip
 import pickle
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -85,6 +86,18 @@ def test_bad_images_are_named(tmp_path):
     Image.new("RGB", (9, 8)).save(victim)
     with pytest.raises(InputError, match="9x8 pixels, expected 8x8"):
         data.load(None, tmp_path, True, CLASSES, "RGB", 8)
+
+
+def test_a_small_file_that_claims_to_be_a_huge_image_is_not_decoded(tmp_path):
+    write_folder(tmp_path)
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 50000, 50000, 8, 0, 0, 0, 0))
+    (tmp_path / "train" / "cat" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    with pytest.raises(InputError, match=r"b\.png.*DecompressionBomb"):
+        data.load(None, tmp_path, True, CLASSES, "L", 8)
 
 
 def test_folder_without_the_classes_is_refused(tmp_path):

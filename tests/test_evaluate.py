@@ -1,5 +1,6 @@
 """The command that scores a run: every layout of truth, every file of results, the demo end to end, and one line for what is wrong."""
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from PIL import Image
 from tests.scripts import ROOT, run_script
 from util.cli import InputError
 from util.score import evaluate
-from util.score.scenes import Frame, Mover, Scene, Truth, camera_path, digit_sprite, texture
+from util.score.scenes import Frame, Mover, Scene, TrueBox, camera_path, digit_sprite, texture
 from util.score.truth import read_truth, write_truth
 
 HEIGHT, WIDTH, FRAMES = 60, 80, 5
 NAMES = ["cat", "dog"]
+CSV = "frame,x,y,width,height,label,probability\n"
 
 
 def boxes_of(frame):
@@ -121,7 +123,7 @@ def test_frames_of_cdnet_are_found_by_their_pictures_and_counted_in_their_time(t
     truth = read_truth(write_cdnet(tmp_path / "truth", first))
     assert sorted(truth.masks) == [1, 2, 3, 4] and truth.masks[2].stem == f"gt{first + 1:06d}"
     boxes, frames = truth.mask_boxes()
-    assert frames == {2, 3, 4} and len(boxes) == 6 and truth.levels(1) is None
+    assert frames.tolist() == [2, 3, 4] and len(boxes) == 6 and truth.levels(1) is None
     score = evaluate.score(write_results(tmp_path / "run"), tmp_path / "truth")
     assert score["tp"] == 3 * (20 * 12 + 16 * 16) and score["shadow"] == 3 * 10 * 4 and score["boxes_true"] == 6 and score["frames"] == 3
 
@@ -165,6 +167,24 @@ def test_folders_of_clips_give_a_row_each_a_mean_and_a_file(tmp_path, capsys):
     assert whole["clips"]["b"]["box_recall"] == 0.5 and whole["mean"]["box_recall"] == pytest.approx(2.5 / 3)
     assert whole["mean"]["MOTA"] == 0.5 and whole["mean"]["f_measure"] == 1  # of the clips that have them
     assert dict(zip(heading, rows[-1], strict=True))["MOTA"] == "0.500"
+
+
+def test_rows_of_a_truth_that_do_not_count_and_empty_lines_need_nothing(tmp_path):
+    path = write_mot(tmp_path / "truth") / "gt" / "gt.txt"
+    text = path.read_text()
+    plain = evaluate.score(write_results(tmp_path / "run"), tmp_path / "truth")
+    for more in (text + "\n", "\ufeff" + text, text.replace("\n", "\r\n"), text + "5,-1,70,50,5,5,0,-1,1\n5,-1,60,50,5,5,0,99,1\n"):
+        path.write_text(more)
+        assert evaluate.score(tmp_path / "run", tmp_path / "truth") == plain
+    assert read_truth(tmp_path / "truth").boxes.ignored.sum() == 2
+
+
+def test_a_folder_of_any_name_has_its_row(tmp_path, capsys):
+    name = os.fsdecode(b"caf\xe9\x1b[2J")
+    for write, folder in ((write_results, "runs"), (write_mot, "truths")):
+        write(tmp_path / folder / "clip").rename(tmp_path / folder / name)  # cv2.imwrite can't write there
+    evaluate.main([str(tmp_path / "runs"), str(tmp_path / "truths")])
+    assert r"caf\udce9\x1b[2J" in capsys.readouterr().out
 
 
 def test_objects_get_one_name_where_the_truth_has_none(tmp_path):
@@ -222,7 +242,7 @@ def test_the_demo_writes_its_clip_and_its_truth(tmp_path):
     done = run_script("MNIST/demo.py", "--truth", tmp_path / "truth", "--frames", "8")
     assert done.returncode == 0, done.stderr
     truth = read_truth(tmp_path / "truth")
-    assert len(list((tmp_path / "truth" / "input").iterdir())) == 8 and truth.frames == set(range(1, 9))
+    assert len(list((tmp_path / "truth" / "input").iterdir())) == 8 and truth.frames.tolist() == list(range(1, 9))
     assert set(truth.boxes.label) <= set("0123456789") and len(truth.boxes) > 40 and truth.boxes.ignored.any()
     for frame in truth.frames:  # boxes and masks tell the same
         left, top = truth.boxes.box[truth.boxes.frame == frame, :2].min(0)
@@ -232,7 +252,7 @@ def test_the_demo_writes_its_clip_and_its_truth(tmp_path):
 
 def test_who_comes_back_after_a_while_is_another(tmp_path):
     def frame(there):
-        return Frame(np.zeros((40, 40, 3), np.uint8), [Truth(1, 2, 9, 9, 0, 3, 1.0)] * there, np.zeros((40, 40), np.uint8), None)
+        return Frame(np.zeros((40, 40, 3), np.uint8), [TrueBox(1, 2, 9, 9, 0, 3, 1.0)] * there, np.zeros((40, 40), np.uint8), None)
 
     write_truth([frame(there) for there in [1] * 2 + [0] * 10 + [1] + [0] * 30 + [1]], tmp_path / "truth", ["card"])
     assert read_truth(tmp_path / "truth").boxes.id.tolist() == [1, 1, 1, 2]
@@ -256,14 +276,30 @@ def spoil(path, text):
         (write_cdnet, "groundtruth/mask.png", b"", "mask.png has no number in its name"),
         (write_cdnet, "groundtruth/gt000077.png", b"", "has no picture with its number"),
         (write_cdnet, "ROI.bmp", cv2.imencode(".bmp", np.zeros((9, 9), np.uint8))[1].tobytes(), "ROI.bmp is 9x9, its masks 80x60"),
-        (write_davis, "groundtruth/00002.png", b"\x89PNG", "00002.png cannot be read as an image"),
+        (write_davis, "groundtruth/00002.png", b"\x89PNG", "00002.png is no image"),
         (write_mot, "gt/gt.txt", "1,1,5,5,9,9\nx,1,2,3,4,5\n", "gt.txt line 2 is 'x,1,2,3,4,5'"),
         (write_mot, "gt/gt.txt", "1,1,5,5,9\n", "line 1 is '1,1,5,5,9', expected frame,id"),
         (write_mot, "gt/gt.txt", "1,1,5,5,0,9\n", "boxes have a size"),
-        (write_mot, "gt/gt.txt", "0,1,5,5,9,9\n", "frames and identities count from 1"),
+        (write_mot, "gt/gt.txt", "0,1,5,5,9,9\n", "frames count from 1"),
         (write_mot, "gt/gt.txt", "1,1,5,5,9,9\n1,1,8,8,9,9\n", "line 2: identity 1 is twice in frame 1"),
         (write_mot, "gt/gt.txt", "1,1,5,5,9,9,1,3,1\n", "class is 3, but"),
-        (write_mot, "seqinfo.ini", "[Sequence]\n", "no whole number seqLength"),
+        (write_mot, "seqinfo.ini", "[Sequence]\n", "is no seqinfo.ini with a whole number seqLength"),
+        (write_mot, "seqinfo.ini", "[Sequence]\nseqLength=1000000000\n", "seqLength is 1000000000; expected 1 to 10000000"),
+        (write_mot, "seqinfo.ini", "[Sequence]\nseqLength=0\n", "expected 1 to"),
+        (write_mot, "seqinfo.ini", b"\xff\xfe\0", "seqinfo.ini: UnicodeDecodeError"),
+        (write_mot, "gt/gt.txt", "1,1,5,5,9,9\n1e19,1,1,1,5,5,1,1,1\n", "line 2 is '1e19,1,1,1,5,5,1,1,1'; frames count from 1 to"),
+        (write_mot, "gt/gt.txt", "1,1e19,1,1,5,5\n", "identities count from 1"),
+        (write_mot, "gt/gt.txt", "1,1,1e300,1,5,5\n", "pixels are below"),
+        (write_mot, "gt/gt.txt", "".join(f"1,{i},1,1,5,5\n" for i in range(1, 2002)), "frame 1 has 2001 boxes"),
+        (write_coco, "annotations.json", "[" * 200000, "is no COCO file of boxes: RecursionError"),
+        (write_coco, "annotations.json", "1" * 5000, "is no COCO file of boxes: ValueError"),
+        (
+            write_coco,
+            "annotations.json",
+            '{"images": [{"id": 1}], "categories": [{"id": 1, "name": ["a"]}], "annotations": []}',
+            "names of the categories must be text",
+        ),
+        (write_coco, "annotations.json", '{"images": [{"id": 100000000000000000000}], "categories": [], "annotations": []}', "from 1 to"),
         (write_coco, "annotations.json", "{", "is no COCO file of boxes: JSONDecodeError"),
         (write_coco, "annotations.json", "[]", "is no COCO file of boxes: TypeError"),
         (
@@ -297,6 +333,12 @@ def test_a_damaged_truth_is_named(tmp_path, write, name, text, words):
         ("predictions.csv", "frame,x,y,width,height,label,probability\n1,2,3,4,five,cat,1\n", "predictions.csv line 2: ValueError"),
         ("predictions.csv", "frame,label\n1,cat\n", "predictions.csv line 2: KeyError 'x'"),
         ("coco.json", None, "coco.json: Is a directory"),
+        ("coco.json", "[" * 200000, "is no COCO file of results: RecursionError"),
+        ("coco.json", '[{"image_id": 1e400, "bbox": [1, 2, 3, 4], "score": 1}]', "OverflowError"),
+        ("coco.json", '[{"image_id": 1, "bbox": [1, 2, 3, 4, 5], "score": 1}]', "ValueError too many values"),
+        ("coco.json", '[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": NaN}]', "score nan"),
+        ("predictions.csv", CSV + "1,1,1,9,9," + "c" * 200000 + ",1\n", "field larger than field limit"),
+        ("predictions.csv", CSV + "9" * 30 + ",1,1,9,9,c,1\n", "OverflowError"),
         ("tracks.txt", "1,-1,5,5,9,9,1,-1,-1,-1\n", "identities count from 1"),
         ("masks/000002.png", b"broken", "000002.png cannot be read as an image"),
         ("masks/000002.png", cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes(), "000002.png is 9x9, the true one 80x60"),

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -370,3 +371,42 @@ def test_a_result_with_some_of_its_objects_has_all_that_belongs_to_them():
     none, every = result.only(np.zeros(len(result.boxes), bool)), result.only(np.ones(len(result.boxes), bool))
     assert [len(getattr(none, name)) for name in ("boxes", "crops", "scores", "evidence")] == [0] * 4 and none.mask is result.mask
     assert all((getattr(every, name) == getattr(result, name)).all() for name in ("boxes", "crops", "scores", "evidence"))
+
+
+# ---- Used otherwise than meant ----
+def test_threads_that_share_a_detector_feed_it_one_frame_after_another():
+    frames = [seen(world(3), np.eye(3), 160, 120)] * 60  # all the same, since the order is chance
+    shared, alone = fastmcd.Detector(160, 120), fastmcd.Detector(160, 120)
+
+    def feed():
+        for frame in frames:
+            result = shared.detect(frame)
+            assert result.mask.shape == (120, 160) and len(result.boxes) == len(result.scores)
+            shared.points(), shared.background(), shared.bytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(feed) for _ in range(4)]:
+            done.result()
+    for frame in 4 * frames:
+        alone.detect(frame)
+    for ours, theirs in zip(vars(shared.background()).values(), vars(alone.background()).values(), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+BLACK = np.zeros((480, 640), np.uint8)
+
+
+@pytest.mark.parametrize("misuse", [
+    lambda: _fastmcd.Model(80, 64).mode(7),
+    lambda: _fastmcd.Model(80, 64).mode(-1),
+    lambda: _fastmcd.Model(-5, 64),
+    lambda: _fastmcd.Model(80, 64).update(BLACK, [1, 0, 0, 0, 1, 0, 0, 0, 1]),
+    lambda: _fastmcd.Model(640, 480).update(BLACK, [np.nan] * 9),
+    lambda: _fastmcd.estimate_motion(BLACK[:1, :1], BLACK[:1, :1]),
+    lambda: _fastmcd.estimate_motion(BLACK, BLACK[:40, :40]),
+    lambda: _fastmcd.smooth(BLACK[:0]),
+    lambda: _fastmcd.smooth(BLACK[:, :5]),
+])  # fmt: skip
+def test_private_parts_refuse_what_they_cannot_take(misuse):
+    with pytest.raises((ValueError, IndexError)):
+        misuse()

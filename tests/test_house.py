@@ -8,7 +8,7 @@ import pytest
 from tests.scripts import ROOT
 
 LIBRARIES = set(sys.stdlib_module_names) | {"torch", "torchvision", "numpy", "PIL", "cv2", "tqdm", "matplotlib", "safetensors"}
-LIBRARIES |= {"lap", "jinja2", "pycocotools", "trackeval", "ray"}
+LIBRARIES |= {"lap", "jinja2", "pycocotools", "trackeval", "tabulate", "ray"}
 ALLOWED = {
     "util": LIBRARIES | {"util", "av"},  # with util/clips
     "fastmcd": LIBRARIES - {"torch", "torchvision"} | {"fastmcd"},

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from util.score.scenes import Mover, Scene, Truth, camera_path, digit_sprite, match, texture
+from util.score.scenes import Mover, Scene, TrueBox, camera_path, digit_sprite, match, texture
 
 WIDTH, HEIGHT = 200, 150
 GROUND = texture(480, 400, seed=3)
@@ -119,7 +119,7 @@ def test_there_are_ten_digits():
 
 
 def test_match_pairs_the_best_overlaps_once():
-    truth = [Truth(*box, 0, i, 1.0) for i, box in enumerate([(0, 0, 10, 10), (20, 0, 10, 10), (50, 50, 4, 4)])]
+    truth = [TrueBox(*box, 0, i, 1.0) for i, box in enumerate([(0, 0, 10, 10), (20, 0, 10, 10), (50, 50, 4, 4)])]
     boxes = np.int32([[21, 0, 10, 10], [20, 0, 10, 11], [0, 0, 10, 5], [80, 80, 9, 9]])
     assert match(truth, boxes) == [(1, 1), (0, 2)]  # (1, 0) overlaps well too, but object 1 is taken
     assert match(truth, boxes, 0.6) == [(1, 1)]

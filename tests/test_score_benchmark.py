@@ -49,7 +49,7 @@ def test_fit_finds_the_weights_that_made_the_data():
     for n, weight in ((3000, 1), (9000, 1), (6000, 0.5)):
         evidence = rng.uniform(0, 1, (n, 4))
         p = score.apply(truth, evidence)
-        sequences.append(score.Boxes(evidence, rng.random(n) < p, p, n, weight))
+        sequences.append(score.SequenceBoxes(evidence, rng.random(n) < p, p, n, weight))
     b = score.fit(sequences)
     assert np.abs(b - truth).max() < 0.35
     assert score.calibration_error(score.apply(b, sequences[1].evidence), sequences[1].right) < 0.03

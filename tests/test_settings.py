@@ -41,7 +41,14 @@ def test_defaults_presets_and_files_are_layers(tmp_path):
         ('detector.min_area = "big"', "expected a number"),
         ('preset = "moon"', "expected one of"),
         ("preset = 3", "expected one of"),
+        ('preset = ["traffic"]', "expected one of"),
+        ("preset = {}", "expected one of"),
         ("tracks = [", "no TOML file"),
+        ("x = " + "[" * 30000, "no TOML file: RecursionError"),
+        ("detector.points = 1" + "0" * 5000, "no TOML file: ValueError"),
+        ("tracks.min_sightings = 1" + "0" * 400, "whole number from 1"),
+        ("tracks.min_sightings = inf", "whole number from 1"),
+        ("#" * 2_000_000, "no TOML file: it has more than"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path, text, message):
@@ -57,6 +64,12 @@ def test_neither_file_nor_preset(tmp_path):
     (tmp_path / "binary.toml").write_bytes(bytes(range(256)))
     with pytest.raises(InputError, match="no TOML file"):
         load_settings(str(tmp_path / "binary.toml"), CLASSES)
+
+
+@pytest.mark.parametrize("source", ["/dev/zero", "/dev", "a\0b", "a" * 5000, "\udcff"])
+def test_what_is_no_file_of_settings_at_all(source):
+    with pytest.raises(InputError):
+        load_settings(source, CLASSES)
 
 
 def test_the_documented_settings_are_all_and_their_defaults_true():
@@ -96,7 +109,8 @@ def test_zones_keep_boxes_that_lie_mostly_inside(tmp_path):
         make_zones(100, 100, left, left)
 
 
-@pytest.mark.parametrize("polygon", [[1, 2, 3], [[0, 0], [1, 1]], [["a", 0], [1, 1], [2, 2]], [[0, 0], [1e9, 0], [5, 5]], [[0, 0], [1]]])
+@pytest.mark.parametrize("polygon", [[1, 2, 3], [[0, 0], [1, 1]], [["a", 0], [1, 1], [2, 2]], [[0, 0], [1e9, 0], [5, 5]], [[0, 0], [1]],
+                                     [[0, 0], [10**400, 0], [5, 5]], [[0, 0], [float("nan"), 0], [5, 5]], 3, {}])
 def test_odd_polygons_are_refused(polygon):
     with pytest.raises(InputError, match="polygons"):
         make_zones(100, 100, [polygon], [])
@@ -105,3 +119,5 @@ def test_odd_polygons_are_refused(polygon):
 def test_a_missing_zone_image_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.png"):
         make_zones(100, 100, str(tmp_path / "none.png"), [])
+    with pytest.raises(InputError, match="no image of a zone: ValueError"):
+        make_zones(100, 100, "a\0b.png", [])

@@ -1,14 +1,62 @@
 """What the scripts share at their border: the common flags, and one clear line with exit code 2 for bad input, a full disk or Ctrl-C."""
 import argparse
+import contextlib
 import errno
+import io
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
+
+MOST_TEXT = 1 << 26  # bytes of a text file that is read whole
+# What a disk or a limit of the system raises in the middle of writing, without a file's name.
+OF_THE_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE}
 
 
 class InputError(Exception):
     """Something a user gave can't be used; the message is one line: the thing, what was found, what to do."""
+
+
+# ---- Reading and showing what others wrote ---------------------------------------------------------------------------
+def printable(text: object) -> str:
+    """Return `text` in one line with all spelled out that no terminal or font can show: control characters, bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
+    """A reader's one guard: whatever a parser raises on the file `path`, be it RecursionError, is the InputError that it is no `kind`.
+
+    What a parser warns of is not shown: it would stand there as a second line.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # the system's, not a parser's
+            raise InputError(f"{error.filename or path}: {error.strerror}") from error
+        reason = f"{type(error).__name__} {error}".strip().partition("\n")[0]
+        raise InputError(f"{path} is no {kind}: {reason[:200]}") from error
+
+
+def read_text(path: str | os.PathLike, kind: str, most: int = MOST_TEXT, errors: str = "strict") -> str:
+    """Return the text of a file, without a byte order mark; InputError if it is not UTF-8, or holds over `most` bytes (or never ends).
+
+    errors: what to do with bytes that are not UTF-8, as for bytes.decode.
+    """
+    with reading(path, kind), open(path, "rb") as file:
+        data = file.read(most + 1)
+        if len(data) > most:
+            raise InputError(f"{path} is no {kind}: it has more than {most} bytes")
+        return data.decode("utf-8-sig", errors)
+
+
+# ---- Flags -----------------------------------------------------------------------------------------------------------
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -105,31 +153,71 @@ def _at_least(low: int) -> Callable[[str], int]:
     return number
 
 
+# ---- The end of a program --------------------------------------------------------------------------------------------
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # SIGHUP: a terminal was closed
+
+
+def guard() -> None:
+    """Let Ctrl-C, and what else ends a program, end this one with one line, at once, until `run`: while modules load nothing is lost."""
+    for number in STOPS:
+        _handle(number, lambda *_: os._exit(_say("interrupted")))
+
+
 def run(main: Callable[[], object]) -> None:
     """Return after `main()` has, or end the process with one line on stderr and exit code 2.
 
-    Caught: InputError, a full or read-only disk, Ctrl-C and SIGTERM (treated alike). Anything else is a bug and keeps its traceback.
+    Caught: InputError, any error of the system that names a file, a full disk, no memory, and Ctrl-C, SIGTERM and a closed terminal
+    (treated alike, as KeyboardInterrupt). Anything else is a bug and keeps its traceback.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that can't be encoded is no reason to end
+    for number in STOPS:
+        _handle(number, _interrupt)
     try:
         main()
+        print(end="", flush=True)
     except InputError as error:
-        _end(str(error))
+        _end(error)
     except KeyboardInterrupt:
         _end("interrupted; what was finished has been kept")
     except BrokenPipeError:  # `main.py … | head`: the reader has seen enough
-        sys.stderr.close()
-        sys.exit(0)
+        _drop_output()
+    except MemoryError as error:
+        _end(f"out of memory ({error or 'there is no more'}); give it more, or less to do at once")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.filename is None and error.errno not in OF_THE_SYSTEM:
             raise
-        _end(f"{error.filename or 'writing'}: {error.strerror}; make room or choose another directory")
+        advice = "; make room, raise the limit or choose another directory" if error.errno in OF_THE_SYSTEM else ""
+        _end(f"{error.filename or 'writing'}: {error.strerror or error}{advice}")
 
 
-def _interrupt(signum, frame):
+def _handle(number: int, handler: Callable) -> None:
+    if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does, and a shell with what runs in the background
+        signal.signal(number, handler)
+
+
+def _interrupt(number, frame):
+    if number != signal.SIGINT:  # a shell that ends says so more than once
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def _end(line: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: error: {' '.join(line.split())}", file=sys.stderr, flush=True)
-    sys.exit(2)
+def _end(line: object) -> NoReturn:
+    _drop_output()
+    sys.exit(_say(line))
+
+
+def _drop_output() -> None:
+    """Write what is left to stdout; if that is what failed, Python must not try again at its end."""
+    with contextlib.suppress(ValueError, AttributeError):  # closed, or none
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(line: object) -> int:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the terminal may be gone
+        print(f"{Path(sys.argv[0]).name}: error: {printable(' '.join(str(line).split()))}", file=sys.stderr, flush=True)
+    return 2

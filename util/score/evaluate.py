@@ -13,19 +13,25 @@ TRUTH is a folder in the layout of CDnet, DAVIS or MOTChallenge, a gt.txt or a C
 Two folders of which each holds a folder for every clip, by the same names, are as many pairs. More numbers than the table shows are
 in the JSON.
 """
+from util.cli import InputError, Parser, guard, printable, read_text, reading, run
+
+if __name__ == "__main__":
+    guard()  # Ctrl-C while the rest loads
+
 import csv
+import io
 import json
 import re
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 from tqdm import tqdm
 
-from util.cli import InputError, Parser, run
 from util.files import atomic_write
 from util.score import metrics
 from util.score.metrics import Boxes, Pixels
-from util.score.truth import Truth, mot_rows, read_truth
+from util.score.truth import MOST_FRAMES, Truth, checked, mot_rows, read_truth
 from util.source.video import read_image
 
 MASKS = [("masks", r"([0-9]+)\.png"), ("cdnet", r"bin([0-9]+)\.png"), ("", r"bin([0-9]+)\.(?:png|jpg)")]  # the first that is there
@@ -77,38 +83,30 @@ def read_tracks(directory: Path) -> Boxes | None:
     """The boxes with identities."""
     if not (directory / "tracks.txt").exists():
         return None
-    return Boxes.of((frame, *box, score, number) for _, (frame, number, *box, score, _) in mot_rows(directory / "tracks.txt"))
+    path = directory / "tracks.txt"
+    return checked(path, Boxes.of((frame, *box, score, number) for _, (frame, number, *box, score, _) in mot_rows(path)))
 
 
 def _read_coco(path: Path) -> Boxes:
-    try:
-        rows = [(int(a["image_id"]), *map(float, a["bbox"]), float(a["score"])) for a in json.loads(path.read_text())]
-        boxes = Boxes.of(rows)
-    except (KeyError, TypeError, ValueError) as error:  # JSON's own error is a ValueError
-        raise InputError(f"{path} is no COCO file of results: {type(error).__name__} {error}") from None
-    return _checked(path, boxes)
+    rows = []
+    with reading(path, "COCO file of results"):
+        for found in json.loads(read_text(path, "COCO file of results")):
+            x, y, width, height = map(float, found["bbox"])
+            rows.append((int(found["image_id"]), x, y, width, height, float(found["score"])))
+        return checked(path, Boxes.of(rows))
 
 
 def _read_csv(path: Path) -> Boxes:
-    rows = []
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        for line, row in enumerate(csv.DictReader(file), 2):
-            try:
-                box = [float(row[key]) for key in ("x", "y", "width", "height")]
-                sure = float(row["score"] if "score" in row else row["probability"])
-                rows.append((int(row["frame"]), *box, sure, 0, row.get("label", "")))
-            except (KeyError, TypeError, ValueError) as error:
-                raise InputError(f"{path} line {line}: {type(error).__name__} {error}") from None
-    return _checked(path, Boxes.of(rows))
-
-
-def _checked(path: Path, boxes: Boxes) -> Boxes:
-    wrong = ~np.isfinite(boxes.box).all(1) | ~np.isfinite(boxes.score) | (boxes.frame < 1) | (boxes.box[:, 2:] <= 0).any(1)
-    if wrong.any():
-        row = int(wrong.argmax())
-        found = f"box {row + 1} is {boxes.box[row].tolist()} in frame {boxes.frame[row]}"
-        raise InputError(f"{path}: {found}; frames count from 1, and boxes have a size")
-    return boxes
+    rows, table = [], csv.DictReader(io.StringIO(read_text(path, "table of boxes", errors="replace"), newline=""))
+    try:
+        for row in table:
+            box = [float(row[key]) for key in ("x", "y", "width", "height")]
+            sure = float(row["score"] if "score" in row else row["probability"])
+            rows.append((int(row["frame"]), *box, sure, 0, row.get("label") or ""))
+        boxes = Boxes.of(rows)
+    except Exception as error:  # csv.Error too
+        raise InputError(f"{path} line {table.line_num}: {type(error).__name__} {error}") from error
+    return checked(path, boxes)
 
 
 # ---- Scores ----------------------------------------------------------------------------------------------------------
@@ -131,20 +129,20 @@ def _score(results: Path, truth: Truth, limit: int | None, label: str) -> dict[s
     boxes, frames = (truth.boxes, truth.frames) if truth.boxes is not None else truth.mask_boxes()
     if label and not (boxes.label != "").any():
         boxes.label[:] = label
-    last, there = limit or max(frames or boxes.frame.tolist(), default=0), max(masks, default=0)
+    last, there = limit or max(boxes.frame if frames is None else frames, default=0), max(masks, default=0)
     if masks and there < last:
         raise InputError(f"{results} ends at frame {there}, but the truth goes on to {last}; --limit {there} scores what is there")
-    known = sorted(frame for frame in frames or [] if not limit or frame <= limit)
+    known = np.empty(0, int) if frames is None else frames[frames <= (limit or MOST_FRAMES)]
 
     def part(table: Boxes | None) -> Boxes | None:
         if table is None:
             return None
         keep = np.ones(len(table), bool) if frames is None else np.isin(table.frame, known)
-        return _inside(table[keep & (table.frame <= (limit or np.inf))], truth)
+        return _inside(table[keep & (table.frame <= (limit or MOST_FRAMES))], truth)
 
     boxes, found, tracks, names = part(boxes), part(read_boxes(results)), part(read_tracks(results)), part(read_names(results))
     out = {"frames": len(known) if frames is not None else len(masks) or None}
-    out |= _pixels(masks, truth, known) if masks and truth.masks else {}
+    out |= _pixels(masks, truth, known.tolist()) if masks and truth.masks else {}
     if found is not None:
         out |= metrics.detection(boxes, found) | metrics.coco(boxes, found)
     if tracks is not None and (boxes.id > 0).any():
@@ -203,17 +201,16 @@ def pairs(paths: list[Path]) -> list[tuple[str, Path, Path]]:
 
 def table(rows: dict[str, dict]) -> str:
     """The table that is printed: a row for each name."""
-    width = max(map(len, ["clip", *rows]))
-    lines = [f"{'clip':<{width}}" + "".join(f"  {heading:>5}" for heading in TABLE)]
-    for name, row in rows.items():
-        line = f"{name:<{width}}"
-        for heading, (key, form) in TABLE.items():
-            value = row.get(key)
-            whole = form == "d" and value is not None and value != int(value)
-            text = "-" if value is None else f"{value:.1f}" if whole else f"{int(value) if form == 'd' else value:{form}}"
-            line += f"  {text:>{max(5, len(heading))}}"
-        lines.append(line)
-    return "\n".join(lines)
+    cells = [[printable(name), *(_cell(row.get(key), form) for key, form in TABLE.values())] for name, row in rows.items()]
+    return tabulate(cells, ["clip", *TABLE], "plain", disable_numparse=True, colalign=["left"] + ["right"] * len(TABLE))
+
+
+def _cell(value: float | None, form: str) -> str:
+    if value is None:
+        return "-"
+    if form == "d" and value == int(value):
+        return str(int(value))
+    return f"{value:{'.1f' if form == 'd' else form}}"
 
 
 def parse_args(argv=None):
@@ -225,8 +222,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if len(args.paths) % 2:
         parser.error(f"{len(args.paths)} paths are given; expected RESULTS TRUTH, by turns")
-    if args.limit is not None and args.limit < 1:
-        parser.error(f"--limit is {args.limit}; expected at least 1")
+    if args.limit is not None and not 1 <= args.limit <= MOST_FRAMES:
+        parser.error(f"--limit is {args.limit}; expected 1 to {MOST_FRAMES}")
     return args
 
 

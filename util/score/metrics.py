@@ -9,11 +9,14 @@ from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
+from pycocotools import mask as coco_mask
 
+from util.cli import InputError
 from util.track.tracking import UNKNOWN
 
 STATIC, SHADOW, OUTSIDE, UNCLEAR, MOVING = 0, 50, 85, 170, 255  # CDnet's levels of a true mask
 LEAST = 0.5  # intersection over union at which a box is found
+MOST_PAIRS = 10_000_000  # of identities, true and found: HOTA holds 20 numbers for each
 
 
 @dataclass(eq=False)
@@ -46,31 +49,21 @@ class Boxes:
 
 
 # ---- Geometry --------------------------------------------------------------------------------------------------------
-def common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, M) areas that boxes a (N, 4) and b (M, 4), x, y, width, height, have in common."""
-    a, b = np.asarray(a, float).reshape(-1, 1, 4), np.asarray(b, float).reshape(1, -1, 4)
-    sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    return sides.clip(0).prod(2)
-
-
-def area(boxes: np.ndarray) -> np.ndarray:
-    """(N,) areas of boxes (N, 4)."""
-    return np.asarray(boxes, float).reshape(-1, 4)[:, 2:].prod(1)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, M) intersection over union of boxes (N, 4) and (M, 4), each of some size."""
-    both = common(a, b)
-    return both / (area(a)[:, None] + area(b) - both)
+def iou(a: np.ndarray, b: np.ndarray, crowds: bool = False) -> np.ndarray:
+    """(N, M) intersection over union of boxes (N, 4) and (M, 4), x, y, width, height; with `crowds`, the share of each of `a` in `b`."""
+    a, b = (np.asarray(boxes, float).reshape(-1, 4) for boxes in (a, b))
+    return np.reshape(coco_mask.iou(a, b, np.full(len(b), crowds, np.uint8)), (len(a), len(b)))
 
 
 def match(a: np.ndarray, b: np.ndarray, least: float = LEAST) -> list[tuple[int, int]]:
     """Pairs (index into a, index into b) of boxes, best overlap first, each index once, with intersection over union >= `least`."""
     overlap, pairs = iou(a, b), []
-    while overlap.size and overlap.max() >= least:
-        i, j = map(int, np.unravel_index(overlap.argmax(), overlap.shape))
-        pairs.append((i, j))
-        overlap[i], overlap[:, j] = -1, -1
+    near = np.argwhere(overlap >= least)
+    free_a, free_b = set(range(len(a))), set(range(len(b)))
+    for i, j in near[np.argsort(-overlap[tuple(near.T)], kind="stable")].tolist():
+        if i in free_a and j in free_b:
+            pairs.append((i, j))
+            free_a.remove(i), free_b.remove(j)
     return pairs
 
 
@@ -162,8 +155,7 @@ def counted(truth: Boxes, found: Boxes) -> Boxes:
     ignored = truth.box[truth.ignored]
     for frame, rows in by_frame(found).items():
         if frame in true:
-            inside = common(found.box[rows], ignored[true[frame]]).max(1)
-            keep[rows] = inside < LEAST * area(found.box[rows])
+            keep[rows] = iou(found.box[rows], ignored[true[frame]], crowds=True).max(1) < LEAST
     keep[matches(truth, found)[:, 1]] = True
     return found[keep]
 
@@ -258,6 +250,8 @@ def _sequence(truth: Boxes, found: Boxes) -> dict:
     true, seen = by_frame(truth), by_frame(found)
     true_ids, true_id = np.unique(truth.id, return_inverse=True)
     seen_ids, seen_id = np.unique(found.id, return_inverse=True)
+    if len(true_ids) * len(seen_ids) > MOST_PAIRS:
+        raise InputError(f"{len(seen_ids)} identities against {len(true_ids)} true ones are too many; score fewer frames with --limit")
     frames, none = sorted(true.keys() | seen.keys()), np.empty(0, int)
     pairs = [(true.get(frame, none), seen.get(frame, none)) for frame in frames]
     return {

@@ -17,7 +17,7 @@ OVERSAMPLING = 4  # digits are drawn this much larger and averaged down
 
 
 @dataclass(frozen=True)
-class Truth:
+class TrueBox:
     """One object in one frame: the smallest box around its visible pixels, clipped to the frame."""
 
     x: int
@@ -32,7 +32,7 @@ class Truth:
 @dataclass(frozen=True)
 class Frame:
     image: np.ndarray  # BGR, uint8 (H, W, 3)
-    truth: list[Truth]
+    truth: list[TrueBox]
     mask: np.ndarray  # 255 on objects, else 0; uint8 (H, W)
     homography: np.ndarray | None  # current -> previous pixel coordinates of the ground, float64 (3, 3); None for the first frame
 
@@ -103,12 +103,12 @@ class Scene:
             owner[y0:y1, x0:x1][part[..., 3] > 127] = number
         return pixels
 
-    def _truth(self, owner: np.ndarray, whole: list[int]) -> list[Truth]:
+    def _truth(self, owner: np.ndarray, whole: list[int]) -> list[TrueBox]:
         truth = []
         for number, mover in enumerate(self.movers):
             own = (owner == number).astype(np.uint8)
             if seen := int(own.sum()):
-                truth.append(Truth(*cv2.boundingRect(own), mover.label, number, seen / whole[number]))
+                truth.append(TrueBox(*cv2.boundingRect(own), mover.label, number, seen / whole[number]))
         return truth
 
 
@@ -140,7 +140,7 @@ def camera_path(frames, start=(100.0, 100.0), pan=(0.0, 0.0), shake=0.0, zoom=1.
     return poses
 
 
-def match(truth: Sequence[Truth], boxes: np.ndarray, least: float = 0.5) -> list[tuple[int, int]]:
+def match(truth: Sequence[TrueBox], boxes: np.ndarray, least: float = 0.5) -> list[tuple[int, int]]:
     """Return pairs (index into truth, index into boxes), best overlap first, each index once, with intersection over union >= `least`.
 
     boxes: (N, 4) x, y, width, height.

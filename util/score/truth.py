@@ -24,13 +24,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from util.cli import InputError
+from util.cli import InputError, read_text, reading
 from util.score.metrics import MOVING, OUTSIDE, UNCLEAR, Boxes, components
 from util.source.video import list_images, read_image, write_image
 
 MIN_AREA = 50  # pixels: smaller regions of a CDnet mask are crumbs
 AWAY = 25  # frames: what comes back after more is another object
 IN_VIEW = 0.9  # share of an object that must be in view for it to count
+# What a file may claim: 115 hours at 24 frames per second, numbers that a float64 holds, boxes whose area is one.
+MOST_FRAMES, MOST_IDS, LONGEST, MOST_IN_FRAME = 10_000_000, 2**53, 1_000_000, 2000
 
 
 @dataclass(eq=False)
@@ -41,7 +43,7 @@ class Truth:
     masks: dict[int, Path] = field(default_factory=dict)  # by frame, from 1, those that count
     cdnet: bool = False  # the masks have CDnet's levels
     region: np.ndarray | None = None  # bool (H, W): where anything counts; None: everywhere
-    frames: set[int] | None = None  # which frames count; None: all
+    frames: np.ndarray | None = None  # int (N,): which frames count, ascending; None: all
     boxes: Boxes | None = None
 
     def levels(self, frame: int) -> np.ndarray | None:
@@ -62,14 +64,14 @@ class Truth:
             raise InputError(f"{self.name}: ROI.bmp is {sizes}")
         return self.region[: shape[0], : shape[1]]
 
-    def mask_boxes(self) -> tuple[Boxes, set[int]]:
+    def mask_boxes(self) -> tuple[Boxes, np.ndarray]:
         """The boxes of the masks and the frames that count: connected regions of CDnet's, else objects, whose identity is their level."""
-        rows, frames = [], set()
+        rows, frames = [], []
         for frame, path in self.masks.items():
             levels = self.levels(frame) if self.cdnet else _read_mask(path, indices=True)
             if levels is None:
                 continue
-            frames.add(frame)
+            frames.append(frame)
             if self.cdnet:
                 region = self.inside(levels.shape)
                 moving = (levels == MOVING) if region is None else (levels == MOVING) & region
@@ -77,24 +79,21 @@ class Truth:
             else:
                 ids = np.unique(levels[levels > 0]).tolist()
                 rows += [(frame, *cv2.boundingRect((levels == i).astype(np.uint8)), 1.0, i) for i in ids]
-        return Boxes.of(rows), frames
+        return Boxes.of(rows), np.sort(np.array(frames, int))
 
 
 def read_truth(path: str | Path) -> Truth:
     """The truth in a folder or file laid out as above; InputError if there is none, or part of it is damaged."""
     path = Path(path)
     truth = Truth(path.name or path.resolve().name)
-    try:
-        if path.is_dir():
-            _read_folder(path, truth)
-        elif path.suffix == ".json":
-            truth.boxes, truth.frames = _read_coco(path)
-        elif path.suffix == ".txt":
-            truth.boxes = _read_mot(path)
-        else:
-            raise InputError(f"{path} is {'no truth: neither a folder nor .txt nor .json' if path.exists() else 'not there'}")
-    except OSError as error:
-        raise InputError(f"{error.filename or path}: {error.strerror or error}") from None
+    if path.is_dir():
+        _read_folder(path, truth)
+    elif path.suffix == ".json":
+        truth.boxes, truth.frames = _read_coco(path)
+    elif path.suffix == ".txt":
+        truth.boxes = _read_mot(path)
+    else:
+        raise InputError(f"{path} is {'no truth: neither a folder nor .txt nor .json' if path.exists() else 'not there'}")
     return truth
 
 
@@ -103,10 +102,10 @@ def _read_folder(path: Path, truth: Truth) -> None:
         _read_masks(path, truth)
     if (path / "annotations.json").exists():
         truth.boxes, frames = _read_coco(path / "annotations.json")
-        truth.frames = truth.frames or frames
+        truth.frames = frames if truth.frames is None else truth.frames
     elif (path / "gt" / "gt.txt").exists():
         truth.boxes = _read_mot(path / "gt" / "gt.txt")
-        truth.frames = truth.frames or _sequence_frames(path / "seqinfo.ini")
+        truth.frames = _sequence_frames(path / "seqinfo.ini") if truth.frames is None else truth.frames
     elif not truth.masks:
         raise InputError(f"{path} holds no truth: neither groundtruth/ nor gt/gt.txt nor annotations.json")
 
@@ -125,7 +124,7 @@ def _read_masks(path: Path, truth: Truth) -> None:
             raise InputError(f"{masks[number]} has no picture with its number in {path / 'input'}")
         if first <= number <= last:
             truth.masks[frames[number]] = masks[number]
-    truth.frames = set(truth.masks)
+    truth.frames = np.sort(np.array(list(truth.masks), int))
     if not truth.masks:
         raise InputError(f"{path}: none of the masks' numbers is in {path / 'temporalROI.txt'}, {first} to {last}")
     if (path / "ROI.bmp").exists():
@@ -140,7 +139,7 @@ def _number(path: Path) -> int:
 
 
 def _temporal_region(path: Path) -> tuple[int, int]:
-    fields = path.read_text(errors="replace").split()
+    fields = read_text(path, "temporal region", errors="replace").split()
     if len(fields) < 2 or not all(text.isdecimal() for text in fields[:2]):
         raise InputError(f"{path} holds {' '.join(fields)[:40]!r}, expected the numbers of the first and the last frame that count")
     return int(fields[0]), int(fields[1])
@@ -149,31 +148,48 @@ def _temporal_region(path: Path) -> tuple[int, int]:
 def _read_mask(path: Path, indices: bool) -> np.ndarray:
     """uint8 (H, W): grey levels or, with `indices`, a palette's numbers, which OpenCV turns into colours."""
     if indices:
-        try:
-            with Image.open(path) as image:
-                if image.mode == "P":
-                    return np.array(image)
-        except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
-            raise InputError(f"{path} cannot be read as an image") from None
+        with reading(path, "image"), Image.open(path) as image:
+            if image.mode == "P":
+                return np.array(image)
     return read_image(path).max(axis=2)  # Pillow misreads CDnet's ROI.bmp of two colours and 8 bits
 
 
 # ---- Boxes -----------------------------------------------------------------------------------------------------------
+def checked(path: Path, boxes: Boxes) -> Boxes:
+    """The boxes of a file; InputError for one that no frame can hold, or more of them in a frame than can be compared."""
+    wrong = ~np.isfinite(boxes.score) | (boxes.frame < 1) | (boxes.frame > MOST_FRAMES) | ~(np.abs(boxes.box) <= LONGEST).all(1)
+    wrong |= (boxes.box[:, 2:] <= 0).any(1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        found = f"box {row + 1} is {boxes.box[row].tolist()} in frame {boxes.frame[row]}, score {boxes.score[row]}"
+        raise InputError(f"{path}: {found}; frames count from 1 to {MOST_FRAMES}, boxes have a size, and pixels are below {LONGEST}")
+    frames, counts = np.unique(boxes.frame, return_counts=True)
+    if len(counts) and counts.max() > MOST_IN_FRAME:
+        raise InputError(f"{path}: frame {frames[counts.argmax()]} has {counts.max()} boxes; {MOST_IN_FRAME} can be compared")
+    return boxes
+
+
 def _read_mot(path: Path) -> Boxes:
     labels = path.with_name("labels.txt")
-    names = [line.strip() for line in labels.read_text(errors="replace").splitlines()] if labels.exists() else []
+    names = read_text(labels, "list of names", errors="replace").split("\n") if labels.exists() else []
+    names = [name.strip() for name in names[: -1 if names[-1:] == [""] else None]]
     rows = []
-    for place, (frame, number, *box, flag, kind) in mot_rows(path):
-        if names and not 1 <= kind <= len(names):
+    for place, (frame, number, *box, flag, kind) in mot_rows(path, flags=True):
+        if names and flag and not 1 <= kind <= len(names):
             raise InputError(f"{place}: class is {kind}, but {labels} names 1 to {len(names)}")
-        rows.append((frame, *box, 1.0, number, names[kind - 1] if names else "", flag == 0))
-    return Boxes.of(rows)
+        rows.append((frame, *box, 1.0, number, names[kind - 1] if 1 <= kind <= len(names) else "", not flag))
+    return checked(path, Boxes.of(rows))
 
 
-def mot_rows(path: Path) -> Iterator[tuple[str, tuple]]:
-    """("FILE line N", (frame, id, x, y, width, height, 7th field or 1, 8th or 1)) of a MOTChallenge file; x and y from 0."""
+def mot_rows(path: Path, flags: bool = False) -> Iterator[tuple[str, tuple]]:
+    """("FILE line N", (frame, id, x, y, width, height, 7th field or 1, 8th or 1)) of a MOTChallenge file; x and y from 0.
+
+    flags: the 7th field is the truth's flag, and a row whose flag is 0 needs no identity (it gets 0). Empty lines are skipped.
+    """
     seen = set()
-    for line, text in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for line, text in enumerate(read_text(path, "MOTChallenge file", errors="replace").splitlines(), 1):
+        if not text.strip():
+            continue
         place, found = f"{path} line {line}", repr(text[:60])
         try:
             numbers = [float(value) for value in text.split(",")]
@@ -182,41 +198,45 @@ def mot_rows(path: Path) -> Iterator[tuple[str, tuple]]:
         if len(numbers) < 6 or not np.isfinite(numbers).all():
             raise InputError(f"{place} is {found}, expected frame,id,left,top,width,height,…")
         frame, number, left, top, width, height, flag, kind = (numbers + [1, 1])[:8] if len(numbers) < 8 else numbers[:8]
-        if frame < 1 or number < 1 or width <= 0 or height <= 0:
-            raise InputError(f"{place} is {found}; frames and identities count from 1, and boxes have a size")
-        if (frame, number) in seen:
+        if flags and flag == 0:
+            number = 0
+        elif not 1 <= number <= MOST_IDS:
+            raise InputError(f"{place} is {found}; identities count from 1")
+        if not 1 <= frame <= MOST_FRAMES or width <= 0 or height <= 0:
+            raise InputError(f"{place} is {found}; frames count from 1 to {MOST_FRAMES}, and boxes have a size")
+        if number and (frame, number) in seen:
             raise InputError(f"{place}: identity {number:.0f} is twice in frame {frame:.0f}")
         seen.add((frame, number))
         yield place, (int(frame), int(number), left - 1, top - 1, width, height, flag, int(kind))
 
 
-def _sequence_frames(path: Path) -> set[int] | None:
+def _sequence_frames(path: Path) -> np.ndarray | None:
     if not path.exists():
         return None
-    info = configparser.ConfigParser()
-    try:
-        info.read(path)
-        return set(range(1, info.getint("Sequence", "seqLength") + 1))
-    except (configparser.Error, ValueError, UnicodeDecodeError):
-        raise InputError(f"{path} has no whole number seqLength in its section [Sequence]") from None
+    info = configparser.ConfigParser(interpolation=None)
+    with reading(path, "seqinfo.ini with a whole number seqLength in its section [Sequence]"):
+        info.read_string(read_text(path, "seqinfo.ini"))
+        length = info.getint("Sequence", "seqLength")
+    if not 1 <= length <= MOST_FRAMES:
+        raise InputError(f"{path}: seqLength is {length}; expected 1 to {MOST_FRAMES}")
+    return np.arange(1, length + 1)
 
 
-def _read_coco(path: Path) -> tuple[Boxes, set[int]]:
-    try:
-        whole = json.loads(path.read_text())
+def _read_coco(path: Path) -> tuple[Boxes, np.ndarray]:
+    with reading(path, "COCO file of boxes"):
+        whole = json.loads(read_text(path, "COCO file of boxes"))
         names = {kind["id"]: kind["name"] for kind in whole["categories"]}
         frames = {image["id"] for image in whole["images"]}
+        if not all(type(frame) is int and 1 <= frame <= MOST_FRAMES for frame in frames):
+            raise InputError(f"{path}: the images' ids must be frame numbers, from 1 to {MOST_FRAMES}")
+        if not all(isinstance(name, str) for name in names.values()):
+            raise InputError(f"{path}: the names of the categories must be text")
         rows, ids = [], _identities(path, whole["annotations"])
         for a, number in zip(whole["annotations"], ids, strict=True):
-            if a["image_id"] not in frames or len(a["bbox"]) != 4 or min(a["bbox"][2:]) <= 0:
-                raise InputError(f"{path}: annotation {a.get('id')} has no image or no box of some size")
-            rows.append((a["image_id"], *a["bbox"], 1.0, number, names[a["category_id"]], bool(a.get("iscrowd", 0))))
-        boxes = Boxes.of(rows)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # JSON's own error is a ValueError
-        raise InputError(f"{path} is no COCO file of boxes: {type(error).__name__} {error}") from None
-    if not all(isinstance(frame, int) and frame >= 1 for frame in frames):
-        raise InputError(f"{path}: the images' ids must be frame numbers, from 1")
-    return boxes, frames
+            if a["image_id"] not in frames or len(a["bbox"]) != 4:
+                raise InputError(f"{path}: annotation {a.get('id')} has no image or no box")
+            rows.append((a["image_id"], *map(float, a["bbox"]), 1.0, number, names[a["category_id"]], bool(a.get("iscrowd", 0))))
+        return checked(path, Boxes.of(rows)), np.array(sorted(frames), int)
 
 
 def _identities(path: Path, annotations: list[dict]) -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.cli import InputError
+from util.cli import InputError, reading
 from util.source.video import read_image
 
 Zone = str | Sequence[Sequence[Sequence[float]]]  # an image file (white: inside), or polygons of x, y in pixels
@@ -39,16 +39,17 @@ def make_zones(width: int, height: int, watch: Zone, ignore: Zone) -> Zones:
 
 def _area(zone: Zone, name: str, width: int, height: int) -> np.ndarray:
     if isinstance(zone, str):
-        image = read_image(Path(zone))
+        with reading(zone, "image of a zone"):
+            image = read_image(Path(zone))
         if image.shape[:2] != (height, width):
             raise InputError(f"{zone}: is {image.shape[1]}x{image.shape[0]} pixels, the video {width}x{height}; zones must have its size")
         return image.max(2) > 127
     area = np.zeros((height, width), np.uint8)
     try:
         polygons = [np.array(polygon, np.float64) for polygon in zone]
-        if any(p.ndim != 2 or p.shape[0] < 3 or p.shape[1] != 2 or not np.isfinite(p).all() or abs(p).max() > 1e5 for p in polygons):
+        if any(p.ndim != 2 or p.shape[0] < 3 or p.shape[1] != 2 or not (abs(p) <= 1e5).all() for p in polygons):
             raise ValueError
-    except (ValueError, TypeError):
+    except Exception:  # what numpy raises for a list of anything
         raise InputError(f"zones: {name} must be an image file or polygons, [[[x, y], [x, y], [x, y], …], …] in pixels") from None
     for polygon in polygons:
         cv2.fillPoly(area, [polygon.round().astype(np.int32)], 1)

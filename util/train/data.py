@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from util.cli import InputError
+from util.cli import InputError, reading
 from util.source.video import IMAGE_SUFFIXES
 
 
@@ -43,14 +43,10 @@ def _load_folder(split: Path, classes: list[str], mode: str, size: int) -> tuple
         raise InputError(f"{split}: no images in {classes[0]}/ … {classes[-1]}/; expected one folder per class")
     images = np.empty((len(paths), size, size, 3 if mode == "RGB" else 1), np.uint8)
     for i, path in enumerate(tqdm(paths, f"reading {split}", unit=" images", leave=False, disable=None)):
-        try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert(mode))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{path}: not a readable image; remove or replace it") from error
-        if pixels.shape[:2] != (size, size):
-            raise InputError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {size}x{size}")
-        images[i] = pixels.reshape(size, size, -1)
+        with reading(path, "image that can be read"), Image.open(path) as image:
+            if image.size != (size, size):  # before it is decoded: a small file may claim to be a huge image
+                raise InputError(f"{path}: {image.width}x{image.height} pixels, expected {size}x{size}")
+            images[i] = np.asarray(image.convert(mode)).reshape(size, size, -1)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 

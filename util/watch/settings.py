@@ -2,9 +2,10 @@
 import tomllib
 from pathlib import Path
 
-from util.cli import InputError
+from util.cli import InputError, read_text, reading
 
 PRESETS = Path(__file__).with_name("presets.toml")
+MOST = 1 << 20  # bytes of a file
 # table -> key -> (default, lowest, highest); [detector] holds what fastmcd.PARAMS names, and the detector checks it.
 NUMBERS = {
     "tracks": {"min_sightings": (5, 1, 1000), "lost_seconds": (1.0, 0, 60), "overlap": (0.2, 0.01, 0.99)},
@@ -45,14 +46,12 @@ def _layers(source: str | None) -> list[tuple[str, dict]]:
     if source in presets:
         return [(source, presets[source])]
     path = Path(source)
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{source}: neither a file nor a preset; presets are {' '.join(sorted(presets))}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{source}: is no TOML file: {error}") from None
+    with reading(path, "TOML file"):
+        if not path.exists():
+            raise InputError(f"{source}: neither a file nor a preset; presets are {' '.join(sorted(presets))}")
+        given = tomllib.loads(read_text(path, "TOML file", MOST))
     preset = given.pop("preset", None)
-    if preset is not None and preset not in presets:
+    if preset is not None and preset not in list(presets):  # it may be anything, such as a list
         raise InputError(f"{source}: preset is {preset!r}; expected one of {' '.join(sorted(presets))}")
     for key, zone in given.get("zones", {}).items() if isinstance(given.get("zones"), dict) else ():
         if isinstance(zone, str):
