@@ -26,14 +26,11 @@ from torch.optim.swa_utils import update_bn  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import InputError, Parser, add_common_arguments, add_engine_arguments, add_teacher_argument, run  # noqa: E402
 from util.layers import BatchNorm2d, BinConv2d, MaxPool2d, hold_statistics, soften  # noqa: E402
-from util.packed import network as xnor  # noqa: E402
-from util.track.crops import small_images  # noqa: E402
-from util.train import checkpoint, data, steps  # noqa: E402
+from util.spec import Spec  # noqa: E402
+from util.train import checkpoint, data, predict, steps  # noqa: E402
 from util.train.run import Log  # noqa: E402
-from util.watch import naming  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
-ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
 SHAPE = (3, 32, 32)  # channels, height, width
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 HELD_OUT = 2000  # training images that pick the epoch
@@ -161,6 +158,15 @@ ON_GPU = {"batch_size": 192, "sizes": [(1, 32)]}
 RECIPES_ON_GPU = {"nin": ON_GPU | {"epochs": 322}, "vgg": ON_GPU | {"epochs": 355, "lr": 0.006, "shift": 4, "mix": 0.5}}
 
 
+def spec_of(name):
+    """Return what a clip needs to know of the network `name`."""
+    temperature, unknown_below = CALIBRATION.get(name, (1.0, 0.0))
+    return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", {"automobile": ("truck",)}, temperature, unknown_below)
+
+
+SPECS = {name: spec_of(name) for name in MODELS}
+
+
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv=None):
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
@@ -191,12 +197,7 @@ def preprocess(images):
     return data.normalize(images, MEAN, STD).contiguous(memory_format=torch.channels_last)
 
 
-def to_images(crops):
-    """Return uint8 (N, 3, 32, 32) from a list of RGB or RGBA crops (H, W, 3 or 4) of any size."""
-    return torch.from_numpy(small_images(crops, 32, MEAN)).permute(0, 3, 1, 2)
-
-
-# ---- Train, evaluate, classify ---------------------------------------------------------------------------------------
+# ---- Train, evaluate -------------------------------------------------------------------------------------------------
 def teacher_of(args, count, kept, device):
     """Return what tells a teacher's logits of images x (N, 3, 32, 32), the kept[batch] of `count`, and whether it sees x; or None, False.
 
@@ -279,17 +280,6 @@ def evaluate(model, images, labels, device, bin_op):
     return loss / len(images), right / len(images)
 
 
-@torch.no_grad()
-def classify(model, crops, device):
-    """Return logits, float32 (N, 10), for a list of RGB crops; the caller holds the weights binarized."""
-    return model(preprocess(to_images(crops).to(device))).float().cpu()
-
-
-def load_fastmcd():
-    """Return the detector's package: here, since only --video needs the native build."""
-    import fastmcd
-
-    return fastmcd
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
@@ -341,23 +331,20 @@ def main(argv=None):
     torch.backends.cudnn.allow_tf32 = False  # a sign feels what TF32 rounds off: 0.2 points of the test images
     device = args.device
     model = MODELS[args.name]().to(device, memory_format=torch.channels_last)
-    bin_op = BinOp(model, args.compile)
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
         if args.pretrained:
             start_from(model, args)
-        return train(model, args, device, bin_op)
-    model.eval()
-    weights = HERE / "models" / f"{args.name}.best.pth.tar"
-    model = xnor.prepare(args, model, args.name, weights, SHAPE, MEAN, STD, device)
+        return train(model, args, device, BinOp(model, args.compile))
+    network = predict.load_network(args, model, SPECS[args.name], HERE / "models" / f"{args.name}.best.pth.tar")
     if args.evaluate:
-        _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
+        accuracy = predict.accuracy(network, *load_data(args, train=False))
         print(f"{args.name}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if names:
-        with bin_op.binarized():
-            calibration = CALIBRATION.get(args.name, (1.0, 0.0))
-            return naming.run(args, lambda crops: classify(model, crops, device), CLASSES, ALSO_RIGHT, load_fastmcd, calibration)
+        from util import watch  # here: who trains or evaluates needs nothing of it
+
+        return watch.run(args, network)
 
 
 if __name__ == "__main__":

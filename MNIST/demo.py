@@ -20,22 +20,23 @@ if __name__ == "__main__":
     guard()  # Ctrl-C while the rest loads
 
 import cv2  # noqa: E402
-import main as lenet  # noqa: E402
 import numpy as np  # noqa: E402
-import torch  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import fastmcd  # noqa: E402
-from util.binop import BinOp  # noqa: E402
+from util import packed  # noqa: E402
 from util.cli import Parser, add_engine_arguments, run  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.outputs.pictures import VideoWriter, annotate, colour_of  # noqa: E402
-from util.packed import network as xnor  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, match, texture  # noqa: E402
 from util.score.truth import IN_VIEW, write_truth  # noqa: E402
+from util.track.crops import prepare  # noqa: E402
+from util.track.digits import to_mnist  # noqa: E402
+from util.track.evidence import softmax  # noqa: E402
 
 WIDTH, HEIGHT, FPS = 480, 360, 25
+DIGITS = "0123456789"
 LANES = 3  # rows of digits, by turns to the right and to the left
 INKS = [(255, 255, 255), (70, 230, 255), (255, 215, 110), (25, 20, 20), (130, 255, 160), (190, 170, 255)]  # BGR
 
@@ -46,7 +47,7 @@ def parse_args(argv=None):
     parser.add_argument("--truth", type=Path, metavar="DIR", help="only write the frames and what is true of them there, and stop")
     parser.add_argument("--frames", type=int, default=9 * FPS, help="length of the clip")
     parser.add_argument("--seed", type=int, default=1, help="of everything drawn")
-    parser.add_argument("--pretrained", type=Path, metavar="FILE", default=HERE / "models" / "LeNet_5.best.pth.tar", help="weights")
+    parser.add_argument("--pretrained", type=Path, metavar="FILE", default=HERE / "models" / "LeNet_5.xnor", help="network")
     add_engine_arguments(parser)
     parser.set_defaults(arch="LeNet_5")
     args = parser.parse_args(argv)
@@ -138,20 +139,20 @@ class Trails:
         return picture
 
 
-def find_and_read(scene, classify, writer):
+def find_and_read(scene, network, writer):
     """Return (Counts, stage -> ms per frame, Poster) after running detector and network over the scene."""
-    detector = fastmcd.Detector(scene.width, scene.height, **lenet.CUT)
+    detector = fastmcd.Detector(scene.width, scene.height, **network.spec.detector)
     score, trails, poster, spent = Counts(), Trails(), Poster(), defaultdict(list)
     for frame in tqdm(scene, "demo", unit=" frames", leave=False, disable=None):
         result = detector.detect(frame.image)
         start = time.perf_counter()
         crops = [frame.image[y : y + h, x : x + w, ::-1] for x, y, w, h in result.crops]
-        best = classify(crops).softmax(1).max(1) if crops else None
-        labels, probabilities = (best.indices.tolist(), best.values.tolist()) if crops else ([], [])
+        given = softmax(network(prepare(crops, network.spec))) if crops else np.empty((0, 10))
+        labels, probabilities = given.argmax(1).tolist(), given.max(1).tolist()
         for stage, ms in {**result.timings, "classify": 1000 * (time.perf_counter() - start)}.items():
             spent[stage].append(ms)
         matched = score.add(frame.truth, result.boxes, labels)
-        texts = [f"{lenet.CLASSES[label]} {probability:.0%}" for label, probability in zip(labels, probabilities, strict=True)]
+        texts = [f"{DIGITS[label]} {probability:.0%}" for label, probability in zip(labels, probabilities, strict=True)]
         trails.add(result, texts)
         annotated = annotate(trails.draw(frame.image.copy(), result.boxes), result.boxes, texts)
         writer.write(annotated)
@@ -188,9 +189,9 @@ class Poster:
             draw.text((x, self.GAP - 2), self.CAPTIONS[column], self.TEXT, ImageFont.load_default(18))
         y = self.HEADER + HEIGHT + 2 * self.GAP
         for digit, found in sorted(self.samples.items()):
-            x = self.GAP + digit * (page.width - self.GAP) // len(lenet.CLASSES)
+            x = self.GAP + digit * (page.width - self.GAP) // len(DIGITS)
             crop, text = found[len(found) // 2]
-            for i, tile in enumerate((crop, np.dstack([lenet.to_mnist(crop)] * 3))):
+            for i, tile in enumerate((crop, np.dstack([to_mnist(crop)] * 3))):
                 tile = Image.fromarray(np.ascontiguousarray(tile)).resize((self.THUMB, self.THUMB), Image.Resampling.BICUBIC)
                 page.paste(tile, (x + i * (self.THUMB + 2), y))
             draw.text((x, y + self.THUMB + 2), text, colour_of(text), ImageFont.load_default(15))
@@ -198,20 +199,28 @@ class Poster:
             page.save(temporary, "PNG")
 
 
+def load_network(args):
+    """Return what reads the digits: the packed network, or main.py's where PyTorch is asked for."""
+    if packed.is_packed(args.pretrained) and args.engine != "torch" and not args.export:
+        return packed.load(args.pretrained)
+    import main as lenet  # here: nothing else needs PyTorch
+
+    from util.train import predict
+
+    return predict.load_network(args, lenet.LeNet5(), lenet.SPEC, args.pretrained)
+
+
 # ---- The story -------------------------------------------------------------------------------------------------------
 def main(argv=None):
     args = parse_args(argv)
     if args.truth:
-        write_truth(tqdm(make_scene(args.seed, args.frames), "drawing", leave=False, disable=None), args.truth, lenet.CLASSES)
+        write_truth(tqdm(make_scene(args.seed, args.frames), "drawing", leave=False, disable=None), args.truth, DIGITS)
         return print(f"written   {args.truth}: input/, groundtruth/, gt/, ROI.bmp, temporalROI.txt")
-    torch.set_num_threads(1)  # a handful of small crops is read faster by one thread than by many
-    device = torch.device("cpu")
-    latent = lenet.LeNet5().eval()
-    model = xnor.prepare(args, latent, args.arch, args.pretrained, lenet.SHAPE, lenet.MEAN, lenet.STD, device)
+    network = load_network(args)
     scene = make_scene(args.seed, args.frames)
     args.save.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(args.save / "demo.mp4", FPS, (WIDTH, HEIGHT)) as writer, BinOp(latent).binarized():
-        score, stages, poster = find_and_read(scene, lambda crops: lenet.classify(model, crops, device), writer)
+    with VideoWriter(args.save / "demo.mp4", FPS, (WIDTH, HEIGHT)) as writer:
+        score, stages, poster = find_and_read(scene, network, writer)
     poster.save(args.save / "demo.png")
     print(f"{len(scene)} frames of {WIDTH}x{HEIGHT}, ten digits drawn by code, camera panning and shaking (seed {args.seed})")
     print(score)

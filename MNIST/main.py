@@ -15,8 +15,6 @@ if __name__ == "__main__":
 
     guard()  # Ctrl-C while the rest loads
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
@@ -24,19 +22,19 @@ from torch.nn import functional as F  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
-from util.packed import network as xnor  # noqa: E402
-from util.train import checkpoint, data, steps  # noqa: E402
+from util.spec import Spec  # noqa: E402
+from util.train import checkpoint, data, predict, steps  # noqa: E402
 from util.train.run import Log  # noqa: E402
-from util.watch import naming  # noqa: E402
 
 CLASSES = list("0123456789")
 SHAPE = (1, 28, 28)  # channels, height, width
 MEAN, STD = (0.1307,), (0.3081,)  # of the 60,000 training images
 HELD_OUT = 5000  # training images that pick the epoch
-# Arch -> (temperature, probability below which a digit is unknown) of the weights in models/; benchmarks/unknown.py finds them.
-CALIBRATION = {"LeNet_5": (1.07, 0.84)}
-CUT = {"crop_context": 0.15, "crop_aspect": 1}  # of the detector: square crops, so that there is room beside a 1
-LARGEST = 56  # px, twice MNIST's size: larger crops hold nothing more to read
+SPEC = Spec(
+    "LeNet_5", tuple(CLASSES), SHAPE, MEAN, STD, crop="digit",
+    temperature=1.07, unknown_below=0.84,  # of the weights in models/; benchmarks/unknown.py finds them
+    detector={"crop_context": 0.15, "crop_aspect": 1},  # square crops, so that there is room beside a 1
+)  # fmt: skip
 
 
 # ---- Models ----------------------------------------------------------------------------------------------------------
@@ -85,68 +83,6 @@ def preprocess(images):
     return data.normalize(images, MEAN, STD).contiguous(memory_format=torch.channels_last)  # a third faster
 
 
-def to_images(crops):
-    """Return uint8 (N, 1, 28, 28) that look like MNIST from a list of RGB or RGBA crops (H, W, 3 or 4) of any size; alpha is not asked."""
-    return torch.from_numpy(np.stack([to_mnist(crop[..., :3]) for crop in crops])).unsqueeze(1)
-
-
-def to_mnist(crop):
-    """Return uint8 (28, 28): the digit of an RGB crop white on black, 20 pixels long, its centre of mass in the middle.
-
-    Made as MNIST was (LeCun et al. 1998, section III-A), after the digit has been told from the ground behind it.
-    """
-    if (scale := LARGEST / max(crop.shape)) < 1:
-        crop = resize(crop, scale, cv2.INTER_AREA)
-    ink = ink_of(crop)
-    strong = (ink > 0.4).astype(np.uint8)
-    count, regions, stats, _ = cv2.connectedComponentsWithStats(strong)
-    if count < 2:
-        return np.zeros((28, 28), np.uint8)
-    sizes = stats[1:, cv2.CC_STAT_AREA]
-    digit = np.isin(regions, 1 + np.flatnonzero(sizes >= 0.1 * sizes.max())).astype(np.uint8)
-    x, y, w, h = cv2.boundingRect(digit)
-    near = cv2.dilate(digit, np.ones((3, 3), np.uint8), iterations=max(1, max(w, h) // 20))
-    ink = (ink * near)[y : y + h, x : x + w]
-    scale = 20 / max(w, h)
-    ink = resize(ink, scale, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return centre(ink / ink.max())
-
-
-def resize(image, scale, interpolation):
-    """Return `image` (H, W, …) times `scale`, at least 1 x 1."""
-    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=interpolation)
-
-
-def ink_of(crop):
-    """Return float32 (H, W) in 0..1: how much each pixel of an RGB crop differs from the ground in the way the digit does.
-
-    The ground's colour is the median of the border. The digit's is where the pixels that differ most lie, so light on dark, dark
-    on light and coloured digits all come out bright.
-    """
-    crop = crop.astype(np.float32)
-    h, w = crop.shape[:2]
-    margin = max(1, min(h, w) // 12)
-    border = np.ones((h, w), bool)
-    border[margin : h - margin, margin : w - margin] = False
-    away = crop - np.median(crop[border], axis=0)
-    direction = (away * (away**2).sum(2, keepdims=True)).sum((0, 1))
-    along = away @ (direction / max(np.linalg.norm(direction), 1e-6))
-    low, high = np.percentile(along[border], 75), np.percentile(along, 98)
-    return ((along - low) / max(high - low, 16)).clip(0, 1)  # 16 grey levels: fainter than that is noise
-
-
-def centre(ink):
-    """Return uint8 (28, 28) with `ink` (at most 20 x 20, 0..1) placed so that its centre of mass is in the middle."""
-    h, w = ink.shape
-    mass = max(ink.sum(), 1e-6)
-    row, column = (ink.sum(1) @ np.arange(h)) / mass, (ink.sum(0) @ np.arange(w)) / mass
-    top, left = np.clip([round(13.5 - row), round(13.5 - column)], 0, [28 - h, 28 - w])
-    image = np.zeros((28, 28), np.uint8)
-    image[top : top + h, left : left + w] = (255 * ink).round()
-    return image
-
-
 def augment(images, generator):
     """Return float32 images (N, 1, 28, 28), levels 0..255: turned, slanted, scaled and shifted, half of them as if cut from a clip."""
 
@@ -168,7 +104,7 @@ def augment(images, generator):
     return torch.where(clip < 0.5, drawn, x)
 
 
-# ---- Train, evaluate, classify ---------------------------------------------------------------------------------------
+# ---- Train, evaluate -------------------------------------------------------------------------------------------------
 def train_epoch(model, step_model, images, labels, log, args, device, bin_op):
     """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
     epoch = log.epoch + 1
@@ -202,17 +138,6 @@ def evaluate(model, images, labels, device, bin_op):
     return loss / len(images), right / len(images)
 
 
-@torch.no_grad()
-def classify(model, crops, device):
-    """Return logits, float32 (N, 10), for a list of RGB crops; the caller holds the weights binarized."""
-    return model(preprocess(to_images(crops).to(device))).float().cpu()
-
-
-def load_fastmcd():
-    """Return the detector's package: here, since only --video needs the native build."""
-    import fastmcd
-
-    return fastmcd
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
@@ -239,22 +164,20 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     model = MODELS[args.arch]().to(device, memory_format=torch.channels_last)
-    bin_op = BinOp(model, args.compile)
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
         if args.pretrained:
             checkpoint.load_into(model, args.pretrained, args.arch)
-        return train(model, args, device, bin_op)
-    model.eval()
-    weights = HERE / "models" / f"{args.arch}.best.pth.tar"
-    model = xnor.prepare(args, model, args.arch, weights, SHAPE, MEAN, STD, device)
+        return train(model, args, device, BinOp(model, args.compile))
+    network = predict.load_network(args, model, SPEC, HERE / "models" / f"{args.arch}.best.pth.tar")
     if args.evaluate:
-        _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
+        accuracy = predict.accuracy(network, *load_data(args, train=False))
         print(f"{args.arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if names:
-        with bin_op.binarized():
-            return naming.run(args, lambda crops: classify(model, crops, device), CLASSES, {}, load_fastmcd, CALIBRATION[args.arch], CUT)
+        from util import watch  # here: who trains or evaluates needs nothing of it
+
+        return watch.run(args, network)
 
 
 if __name__ == "__main__":

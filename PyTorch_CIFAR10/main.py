@@ -28,13 +28,11 @@ from tqdm import tqdm  # noqa: E402
 
 from util.cli import InputError, Parser, add_common_arguments, add_teacher_argument, run  # noqa: E402
 from util.files import atomic_write  # noqa: E402
-from util.track.crops import small_images  # noqa: E402
-from util.train import checkpoint, data, steps  # noqa: E402
+from util.spec import Spec  # noqa: E402
+from util.train import checkpoint, data, predict, steps  # noqa: E402
 from util.train.run import Log  # noqa: E402
-from util.watch import naming  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
-ALSO_RIGHT = {1: {9}}  # asked for automobiles, a truck is right too
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 OLD_STD = (0.2023, 0.1994, 0.2010)  # mean over the images of each image's own deviation, as older weights expect it
 HELD_OUT = 2000  # training images that pick the epoch
@@ -42,9 +40,15 @@ HELD_OUT = 2000  # training images that pick the epoch
 CALIBRATION = {"airbench": (0.53, 0.52), "mobilenet_v2": (0.69, 0.46)}
 
 
+def spec_of(name, std):
+    """Return what a clip needs to know of the network `name`."""
+    temperature, unknown_below = CALIBRATION.get(name, (1.0, 0.0))
+    return Spec(name, tuple(CLASSES), (3, 32, 32), MEAN, std, "object", {"automobile": ("truck",)}, temperature, unknown_below)
+
+
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv=None):
-    parser = Parser(description="Full-precision networks on CIFAR-10: train (the default), evaluate, or name what moves.")
+    parser = Parser(script=__file__, description="Full-precision networks on CIFAR-10: train (the default), evaluate, or name what moves.")
     add_common_arguments(parser, list(networks.NETWORKS), CLASSES, PUBLISHED.epochs, PUBLISHED.lr)
     parser.set_defaults(batch_size=PUBLISHED.batch_size)
     same = {"dest": "arch", "choices": sorted(networks.NETWORKS), "default": argparse.SUPPRESS}
@@ -81,11 +85,6 @@ def shift_and_alternate(images, indices, epoch, generator):
     """Return uint8 images (N, 3, 32, 32) moved by up to 2 pixels, mirrored in every other epoch, so that two epochs show both sides."""
     mirrored = (indices + epoch) % 2 == 0
     return data.random_shift(torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images), 2, generator)
-
-
-def to_images(crops):
-    """Return uint8 (N, 3, 32, 32) from a list of RGB or RGBA crops (H, W, 3 or 4) of any size."""
-    return torch.from_numpy(small_images(crops, 32, MEAN)).permute(0, 3, 1, 2)
 
 
 # ---- Recipes ---------------------------------------------------------------------------------------------------------
@@ -146,7 +145,7 @@ RECIPES = {
 }
 
 
-# ---- Train, evaluate, classify ---------------------------------------------------------------------------------------
+# ---- Train, evaluate -------------------------------------------------------------------------------------------------
 def train_epoch(model, step_model, images, labels, taught, log, args, device):
     """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
     recipe, epoch = RECIPES.get(args.arch, PUBLISHED), log.epoch + 1
@@ -184,18 +183,6 @@ def evaluate(model, images, labels, device, std):
         right += (logits.argmax(1) == y).sum().item()
     return loss / len(images), right / len(images)
 
-
-@torch.no_grad()
-def classify(model, crops, device, std):
-    """Return logits, float32 (N, 10), for a list of RGB crops."""
-    return model(preprocess(to_images(crops).to(device), std)).float().cpu()
-
-
-def load_fastmcd():
-    """Return the detector's package: here, since only --video needs the native build."""
-    import fastmcd
-
-    return fastmcd
 
 
 def halved(state):
@@ -261,16 +248,16 @@ def main(argv=None):
     model = networks.load(args.arch, args.pretrained) if known else networks.NETWORKS[args.arch]()
     model.to(device, memory_format=torch.channels_last)
     if args.evaluate:
-        _, accuracy = evaluate(model, *load_data(args, train=False), device, args.std)
+        accuracy = predict.accuracy(predict.TorchNetwork(model, spec_of(args.arch, args.std)), *load_data(args, train=False))
         print(f"{args.arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if args.logits:
         return write_logits(model, args, device)
     if not names:
         return train(model, args, device)
-    model.eval()
-    calibration = CALIBRATION.get(args.arch, (1.0, 0.0))
-    return naming.run(args, lambda crops: classify(model, crops, device, args.std), CLASSES, ALSO_RIGHT, load_fastmcd, calibration)
+    from util import watch  # here: who trains or evaluates needs nothing of it
+
+    return watch.run(args, predict.TorchNetwork(model, spec_of(args.arch, args.std)))
 
 
 if __name__ == "__main__":

@@ -28,13 +28,14 @@ import networks  # noqa: E402
 
 from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
+from util import packed  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.outputs.results import TABLE, read_results  # noqa: E402
-from util.packed import network as xnor  # noqa: E402
+from util.packed.freeze import freeze  # noqa: E402
 from util.source.video import open_video  # noqa: E402
-from util.track.crops import cut_out  # noqa: E402
+from util.track.crops import cut_out, prepare  # noqa: E402
 from util.train import checkpoint, data, steps  # noqa: E402
 
 BATCHES = (1, 8)
@@ -82,10 +83,10 @@ def binary_network(path, main):
     model = main.MODELS[name]().eval()
     checkpoint.load_into(model, path, name)
     network = Network(name, "1-bit weights" if weights_alone else "1 bit", path.stat().st_size, lambda x: model(main.preprocess(x)))
-    frozen = None if weights_alone else xnor.freeze(model, main.SHAPE, main.MEAN, main.STD, name).eval()
+    frozen = None if weights_alone else freeze(model, main.SPECS[name])
     BinOp(model).binarization()  # for good: this model is only asked
     if frozen:
-        network.bytes, network.logits = packed(frozen, model, path, main)
+        network.bytes, network.logits = as_file(frozen, model, path, main)
     return network
 
 
@@ -104,12 +105,14 @@ class Sampler:
             self.step *= 2
 
 
-def packed(frozen, model, path, main):
-    """Return (bytes of the file, function from uint8 images to class scores) of a frozen network that stands in for `model`."""
-    size, logits = path.stat().st_size, lambda x: frozen(main.preprocess(x))  # layer by layer, and the file is the checkpoint
-    if isinstance(frozen, xnor.Frozen):
-        with tempfile.TemporaryDirectory() as directory:
-            size, logits = frozen.save(Path(directory) / "packed"), frozen
+def as_file(frozen, model, path, main):
+    """Return (bytes of the file, function from uint8 images to class scores) of a packed network that stands in for `model`."""
+    with tempfile.TemporaryDirectory() as directory:
+        size = packed.save(frozen, Path(directory) / "packed")
+
+    def logits(x):
+        return torch.from_numpy(frozen(x.numpy()))
+
     x = torch.randint(0, 256, (64, *main.SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     # In float64, since in float32 a bit turns in a tenth of such images, where a sum lies within rounding of a threshold.
     exact = copy.deepcopy(model).double()(main.preprocess(x).double())
@@ -147,7 +150,7 @@ def image_sets(args, main):
         if not crops:
             raise InputError(f"{clip}: the detector finds nothing in it; give another clip")
         path = Path(clip).resolve()
-        sets[path.parent.name if path.stem == "input" else path.stem] = main.to_images(crops)
+        sets[path.parent.name if path.stem == "input" else path.stem] = torch.from_numpy(prepare(crops, main.SPECS["vgg"]))
     return sets, labels[:: args.every]
 
 
@@ -258,7 +261,7 @@ def plot_clips(axes, found, truth, right):
 
 def conditions():
     """Return a line that says what the times depend on."""
-    return f"{cpu_name()}, 1 thread, torch {torch.__version__}, packed: {xnor.kernels()[0]} kernels"
+    return f"{cpu_name()}, 1 thread, torch {torch.__version__}, packed: {packed.kernels()[0]} kernels"
 
 
 def parse_args(argv=None):
@@ -283,8 +286,7 @@ def main(argv=None):
         raise InputError(f"--most {args.most} --every {args.every}: both are at least 1")
     if args.label not in one_bit.CLASSES:
         raise InputError(f"--label {args.label}: no class; expected one of {' '.join(one_bit.CLASSES)}")
-    label = one_bit.CLASSES.index(args.label)
-    right = {label, *one_bit.ALSO_RIGHT.get(label, ())}
+    right = {one_bit.CLASSES.index(name) for name in one_bit.SPECS["vgg"].right(args.label)}
     names = args.float or [name for name in networks.NETWORKS if networks.weights_path(name).is_file()]
     found = float_networks(names, full)
     found += [binary_network(path, one_bit) for path in sorted((ROOT / "CIFAR_10" / "models").glob("*.best.pth.tar"))]

@@ -24,12 +24,15 @@ import cv2  # noqa: E402
 
 from tests.scripts import load_script  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
-from util.packed import network as xnor  # noqa: E402
+from util.packed.freeze import freeze  # noqa: E402
 from util.score import metrics  # noqa: E402
 from util.score.scenes import texture  # noqa: E402
 from util.source.video import open_video  # noqa: E402
+from util.spec import Network, Spec  # noqa: E402
+from util.track.crops import prepare  # noqa: E402
 from util.track.evidence import softmax  # noqa: E402
 from util.train import checkpoint, data  # noqa: E402
+from util.train.predict import TorchNetwork  # noqa: E402
 
 BINS = 15
 COUNT = 500  # images of each kind that shows none of the classes
@@ -100,47 +103,49 @@ def looks(images: list[np.ndarray]) -> list[np.ndarray]:
 
 
 # ---- Networks --------------------------------------------------------------------------------------------------------
-def network(script, arch: str):
-    """A function from what `looks` made, prepared as crops are, to logits, float64 (N, LOOKS, classes): the weights that ship.
-
-    Binarized networks run packed, full-precision ones in torch.
-    """
+def specs_of(script) -> dict[str, Spec]:
+    """The networks of a script whose weights ship."""
     if hasattr(script, "networks"):
-        full = script.networks.load(arch).eval()
-        answer = lambda images: full(script.preprocess(images, script.STD))  # noqa: E731
-    else:
-        model = script.MODELS[arch]().eval()
-        checkpoint.load_into(model, script.HERE / "models" / f"{arch}.best.pth.tar", arch)
-        answer = xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch).eval()
-
-    @torch.no_grad()
-    def logits(prepared):
-        return torch.cat([answer(part) for part in prepared.split(128)]).double().numpy().reshape(-1, LOOKS, len(script.CLASSES))
-
-    return logits
+        return {arch: script.spec_of(arch, script.STD) for arch in script.CALIBRATION}
+    return {arch: script.SPECS[arch] for arch in script.CALIBRATION} if hasattr(script, "SPECS") else {script.SPEC.arch: script.SPEC}
 
 
-def held_out(script) -> tuple[torch.Tensor, np.ndarray]:
+def network(script, spec: Spec) -> Network:
+    """The network with the weights that ship; binarized ones packed, full-precision ones in torch."""
+    if hasattr(script, "networks"):
+        return TorchNetwork(script.networks.load(spec.arch), spec)
+    model = script.MODELS[spec.arch]().eval()
+    checkpoint.load_into(model, script.HERE / "models" / f"{spec.arch}.best.pth.tar", spec.arch)
+    return freeze(model, spec)
+
+
+def logits_of(network: Network, prepared: np.ndarray) -> np.ndarray:
+    """Logits, float64 (N, LOOKS, classes), for what `looks` made, prepared as crops are."""
+    parts = [network(prepared[i : i + 128]) for i in range(0, len(prepared), 128)]
+    return np.concatenate(parts).astype(np.float64).reshape(-1, LOOKS, len(network.spec.classes))
+
+
+def held_out(script, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
     """Looks at the images that picked the epoch, prepared as crops are, and the images' labels (N,)."""
     images, labels = script.load_data(script.parse_args([]), train=True)
     _, held = data.hold_out(script.HELD_OUT, len(images))
-    return script.to_images(looks(as_crops(images[held]))), labels[held].numpy()
+    return prepare(looks(as_crops(images[held])), spec), labels[held].numpy()
 
 
-def report(arch: str, keep: float, logits, seen: torch.Tensor, labels: np.ndarray, foreign: dict[str, torch.Tensor]) -> None:
+def report(network: Network, keep: float, seen: np.ndarray, labels: np.ndarray, foreign: dict[str, np.ndarray]) -> None:
     """Print one network's lines; `seen`: looks at held-out images, `foreign`: kind -> looks at what shows none of the classes."""
-    z, repeated = logits(seen), labels.repeat(LOOKS)
+    z, repeated = logits_of(network, seen), labels.repeat(LOOKS)
     single = z.reshape(-1, z.shape[-1])
     temperature = fit_temperature(single, repeated)
     before, after = (calibration_error(softmax(single / t), repeated) for t in (1, temperature))
     p = softmax(z / temperature).mean(1)
     below = threshold(p, labels, keep)
     wrong = (p.max(1) >= below)[p.argmax(1) != labels].mean()
-    print(f"{arch}: temperature {temperature:.2f}, unknown below {below:.2f}")
+    print(f"{network.spec.arch}: temperature {temperature:.2f}, unknown below {below:.2f}")
     print(f"  held-out: single looks {(single.argmax(1) == repeated).mean():.1%} right, ECE {before:.3f} before, {after:.3f} after", end="")
     print(f"; {LOOKS} looks {(p.argmax(1) == labels).mean():.1%} right, wrong ones that keep their name {wrong:.1%}")
     for kind, prepared in foreign.items():
-        sure = softmax(logits(prepared) / temperature).mean(1).max(1)
+        sure = softmax(logits_of(network, prepared) / temperature).mean(1).max(1)
         print(f"  false names, {kind}: {(sure >= below).mean():.1%} of {len(sure)}", flush=True)
 
 
@@ -158,17 +163,18 @@ def parse_args(argv, archs):
 
 def main(argv=None):
     cifar, full, mnist = (load_script(f"{folder}/main.py") for folder in ("CIFAR_10", "PyTorch_CIFAR10", "MNIST"))
-    args = parse_args(argv, [*cifar.CALIBRATION, *full.CALIBRATION, *mnist.CALIBRATION])
+    specs = {script: specs_of(script) for script in (cifar, full, mnist)}
+    args = parse_args(argv, [arch for known in specs.values() for arch in known])
     torch.set_num_threads(1)
     common = {"textures": textures(), **{f"windows of {clip}": windows(clip) for clip in args.empty}}
     for scripts, kind, other in (((cifar, full), "MNIST's digits", mnist), ((mnist,), "CIFAR-10's images", cifar)):
-        networks = [(script, arch) for script in scripts for arch in args.arch if arch in script.CALIBRATION]
+        networks = [(script, specs[script][arch]) for script in scripts for arch in args.arch if arch in specs[script]]
         if networks:
-            first = scripts[0]  # the others show their networks the same images
-            seen = held_out(first)
-            foreign = {name: first.to_images(looks(crops)) for name, crops in {kind: pictures(other), **common}.items()}
-            for script, arch in networks:
-                report(arch, args.keep, network(script, arch), *seen, foreign)
+            spec = networks[0][1]  # the others are shown the same images
+            seen = held_out(scripts[0], spec)
+            foreign = {name: prepare(looks(crops), spec) for name, crops in {kind: pictures(other), **common}.items()}
+            for script, own in networks:
+                report(network(script, own), args.keep, *seen, foreign)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
+from util import packed  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
-from util.packed import network as xnor  # noqa: E402
-from util.packed.fold import Shortcut, chain  # noqa: E402
+from util.packed.freeze import freeze  # noqa: E402
+from util.packed.trace import Shortcut, chain  # noqa: E402
 from util.train import checkpoint  # noqa: E402
 
 SCRIPTS = {"nin": "CIFAR_10", "vgg": "CIFAR_10", "resnet20": "CIFAR_10", "LeNet_5": "MNIST"}
@@ -48,6 +49,10 @@ def load(arch):
     else:
         print(f"{arch} is untrained ({weights.relative_to(ROOT)} is missing): as fast, but it classifies nothing")
     return script, model.to(memory_format=torch.channels_last)
+
+
+def spec_of(script, arch):
+    return script.SPEC if arch == "LeNet_5" else script.SPECS[arch]
 
 
 def onnx_runtimes(model, shape, preprocess, threads):
@@ -138,11 +143,12 @@ def measure(arch, threads, args):
     """Return (threads, batch, runtime) -> ms per image of each round."""
     script, model = load(arch)
     torch.set_num_threads(threads)
-    fast = [kernel for kernel in xnor.kernels() if kernel != "scalar"]
-    packed = {f"packed {k}": xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch, k, threads) for k in fast}
+    fast = [kernel for kernel in packed.kernels() if kernel != "scalar"]
+    networks = {f"packed {k}": freeze(model, spec_of(script, arch), k, threads) for k in fast}
     results = {}
     with torch.inference_mode(), BinOp(model).binarized():
-        functions = {**packed, **runtimes(arch, script, model, threads, not args.no_compile)}
+        functions = {name: lambda x, network=network: network(x.numpy()) for name, network in networks.items()}
+        functions |= runtimes(arch, script, model, threads, not args.no_compile)
         for batch in args.batch:
             x = torch.randint(0, 256, (batch, *script.SHAPE), dtype=torch.uint8)
             rounds = rounds_of({name: lambda f=f, x=x: f(x) for name, f in functions.items()}, batch, args.seconds)
@@ -162,8 +168,8 @@ def report(arch, results):
 
 def multiply_adds(frozen):
     """Return per step (name, multiply-accumulates per image, whether binary); 0 for steps that have none."""
-    shape, rows = frozen.shape, []
-    for name, keywords in frozen.steps:
+    shape, rows = frozen.spec.shape, []
+    for name, keywords in frozen.engine.steps:
         weight = keywords.get("negative", keywords.get("weight"))
         if "stride" not in keywords:
             rows.append((name, 0, False))
@@ -178,18 +184,16 @@ def multiply_adds(frozen):
 def layers(frozen, script, repeats=200):
     """Print the time of each step of a packed network, batch 1, and how near its binary layers come to the limit."""
     x = torch.randint(0, 256, (1, *script.SHAPE), dtype=torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    channels, height, width = frozen.output
+    native, (channels, height, width) = frozen.engine.native, frozen.engine.output
     scores = np.empty((1, height, width, channels), np.float32)
     times, peaks = [], []
     for i in range(repeats):
-        frozen.network.run(x, scores, True)
-        times.append(frozen.network.seconds)
+        native.run(x, scores, True)
+        times.append(native.seconds)
         if i % 50 == 0:
-            peaks.append(xnor.peak(frozen.network.kernel))
+            peaks.append(packed.peak(native.kernel))
     median, peak = np.median(times, 0), float(np.median(peaks))
-    print(
-        f"\npacked {frozen.network.kernel}, 1 thread, batch 1: limit {peak / 1e9:.0f} G binary multiply-accumulates/s (xnor, popcount, add)"
-    )
+    print(f"\npacked {native.kernel}, 1 thread, batch 1: limit {peak / 1e9:.0f} G binary multiply-accumulates/s (xnor, popcount, add)")
     print(f"{'step':<20}{'ms':>8}{'M MAC':>9}{'G MAC/s':>10}{'of limit':>10}")
     binary_time = binary_macs = 0
     for (name, macs, binary), seconds in zip(multiply_adds(frozen), median, strict=True):
@@ -199,18 +203,18 @@ def layers(frozen, script, repeats=200):
         binary_time, binary_macs = binary_time + seconds * binary, binary_macs + macs * binary
     rate = binary_macs / binary_time
     print(f"{'all binary layers':<20}{1000 * binary_time:8.3f}{binary_macs / 1e6:9.2f}{rate / 1e9:10.1f}{rate / peak:10.0%}")
-    print(f"memory of the network: {frozen.network.bytes / 1e3:.0f} kB")
+    print(f"memory of the network: {native.bytes / 1e3:.0f} kB")
 
 
 @torch.no_grad()
 def agreement(arch, script, model):
     """Print on how many test images the packed network and PyTorch name the same class, and where their logits differ."""
     images, labels = script.load_data(script.parse_args([]), train=False)
-    frozen = xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch, threads=os.cpu_count())
+    frozen = freeze(model, spec_of(script, arch), threads=os.cpu_count())
     torch.set_num_threads(os.cpu_count())
     with BinOp(model).binarized():
         expected = torch.cat([model(script.preprocess(part)) for part in images.split(250)])
-    logits = frozen(images)
+    logits = torch.from_numpy(frozen(images.numpy()))
     far = ((logits - expected).abs().amax(1) > 1e-4).sum().item()
     differ = logits.argmax(1) != expected.argmax(1)
     right = [f"{100 * (scores.argmax(1) == labels).float().mean():.2f} %" for scores in (logits, expected)]
@@ -246,7 +250,7 @@ def plot(results, arch, path):
 
 def cpu():
     """Return the processor's name and what it can do that matters here."""
-    return f"{cpu_name()} ({'/'.join(xnor.kernels())})"
+    return f"{cpu_name()} ({'/'.join(packed.kernels())})"
 
 
 def parse_args(argv=None):
@@ -270,7 +274,7 @@ def main(argv=None):
             results |= measure(arch, threads, args)
         report(arch, results)
         script, model = load(arch)
-        layers(xnor.freeze(model, script.SHAPE, script.MEAN, script.STD, arch), script)
+        layers(freeze(model, spec_of(script, arch)), script)
         if args.agree:
             agreement(arch, script, model)
         if args.plot:

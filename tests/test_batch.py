@@ -14,7 +14,7 @@ import pytest
 
 from tests.scripts import ROOT, load_script, run_script
 from util.cli import InputError
-from util.watch import batch
+from util.watch import batch, on_ray
 
 # Stands in for a main.py: what it does with one clip is said by the clip's name.
 SCRIPT = """
@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--limit")
     args = parser.parse_args()
     if clips := batch.find_clips(args.video, args.save):
-        return batch.run(args, clips)
+        return batch.run_clips(args, clips)
     args.save.mkdir(parents=True, exist_ok=True)
     (args.save / batch.SUMMARY).unlink(missing_ok=True)
     with open(args.save / "runs", "a") as file:
@@ -55,7 +55,7 @@ def main():
         raise
     threads = cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"]
     counts = dict(frames=5, objects=3, tracks=2, labels={{"cat": 2, "dog": 1}}, ms_per_frame={{"a": 1.5, "b": 2}})
-    batch.write_summary(args.save, **counts, threads=threads)
+    batch.write_summary(args.save, args.command[1], **counts, threads=threads)
 
 if __name__ == "__main__":
     run(main)
@@ -215,7 +215,7 @@ def test_many_clips_need_a_directory(clips):
 def test_without_ray_one_line_says_so(clips, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match="pip install ray"):
-        next(batch.run_on_ray({"a": ["true"]}, "local", 1))
+        next(on_ray.run_on_ray({"a": ["true"]}, "local", 1))
 
 
 @needs_ray

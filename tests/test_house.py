@@ -10,7 +10,7 @@ from tests.scripts import ROOT
 LIBRARIES = set(sys.stdlib_module_names) | {"torch", "torchvision", "numpy", "PIL", "cv2", "tqdm", "matplotlib", "safetensors"}
 LIBRARIES |= {"lap", "jinja2", "pycocotools", "trackeval", "tabulate", "ray"}
 ALLOWED = {
-    "util": LIBRARIES | {"util", "av"},  # with util/clips
+    "util": LIBRARIES | {"util", "av", "fastmcd"},
     "fastmcd": LIBRARIES - {"torch", "torchvision"} | {"fastmcd"},
     "MNIST": LIBRARIES | {"util", "fastmcd", "main"},  # main: the folder's own, from its other scripts
     "CIFAR_10": LIBRARIES | {"util", "fastmcd", "PyTorch_CIFAR10"},  # its networks can teach

@@ -15,6 +15,9 @@ from tests.scripts import ROOT, load_script, run_script
 from util.binop import BinOp
 from util.cli import InputError
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture
+from util.track.crops import prepare
+from util.track.digits import to_mnist
+from util.train.predict import TorchNetwork
 
 main = load_script("MNIST/main.py")
 SHIPPED = ROOT / "MNIST" / "models" / "LeNet_5.best.pth.tar"
@@ -84,7 +87,7 @@ def images(tmp_path_factory):
             (root / split / str(digit)).mkdir(parents=True)
             for i in range(3):
                 sprite = digit_sprite(digit, 10 * k + i, 40)
-                Image.fromarray(main.to_mnist(np.dstack([sprite[..., 3]] * 3))).save(root / split / str(digit) / f"{i}.png")
+                Image.fromarray(to_mnist(np.dstack([sprite[..., 3]] * 3))).save(root / split / str(digit) / f"{i}.png")
     return root
 
 
@@ -123,7 +126,7 @@ def test_binarized_net_learns_64_images_by_heart():
 
 
 def test_augmentation_is_fixed_by_its_generator_and_mild():
-    x = main.to_images(drawn_crops(40)[0])
+    x = torch.from_numpy(prepare(drawn_crops(40)[0], main.SPEC))
     a, b, c = (main.augment(x, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert a.shape == x.shape and a.min() >= 0 and a.max() < 255.01  # interpolation rounds
@@ -134,7 +137,7 @@ def test_augmentation_is_fixed_by_its_generator_and_mild():
 # ---- Crops -----------------------------------------------------------------------------------------------------------
 def test_crops_come_out_as_mnist_is_made():
     for crop in drawn_crops(30)[0]:
-        image = main.to_mnist(crop)
+        image = to_mnist(crop)
         _, _, width, height = cv2.boundingRect((image > 60).astype(np.uint8))
         rows, columns = np.indices((28, 28))
         middle = (rows * image).sum() / image.sum(), (columns * image).sum() / image.sum()
@@ -151,31 +154,29 @@ def test_light_dark_and_coloured_digits_come_out_alike():
     outcomes = []
     for ground, ink in zip(grounds, inks, strict=True):
         crop = np.float64(ground) * (1 - alpha) + np.float64(ink) * alpha + rng.normal(0, 2, alpha.shape)
-        outcomes.append(main.to_mnist(crop.round().clip(0, 255).astype(np.uint8)).astype(float))
+        outcomes.append(to_mnist(crop.round().clip(0, 255).astype(np.uint8)).astype(float))
     assert all(np.abs(outcome - outcomes[0]).mean() < 6 for outcome in outcomes)
 
 
 def test_what_looks_like_mnist_stays_as_it_is():
     for crop in drawn_crops(20)[0]:
-        image = main.to_mnist(crop)
-        again = main.to_mnist(np.dstack([image] * 3))
+        image = to_mnist(crop)
+        again = to_mnist(np.dstack([image] * 3))
         assert np.abs(again.astype(float) - image).mean() < 8
 
 
 @pytest.mark.parametrize("size", [(1, 1), (40, 30), (300, 2), (2, 300), (5, 5)])
 def test_no_crop_is_too_odd(size):
     crops = np.full((*size, 3), 77, np.uint8), np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    assert all(main.to_mnist(crop).shape == (28, 28) for crop in crops)
+    assert all(to_mnist(crop).shape == (28, 28) for crop in crops)
 
 
 # ---- The shipped weights ---------------------------------------------------------------------------------------------
 @needs_weights
 def test_shipped_weights_read_drawn_digits():
     crops, truth = drawn_crops(200)
-    model = shipped()
-    with BinOp(model).binarized():
-        logits = main.classify(model, crops, "cpu")
-    assert logits.shape == (200, 10) and (logits.argmax(1) == truth).float().mean() >= 0.98
+    logits = TorchNetwork(shipped(), main.SPEC)(prepare(crops, main.SPEC))
+    assert logits.shape == (200, 10) and (logits.argmax(1) == truth.numpy()).mean() >= 0.98
 
 
 @needs_weights
@@ -186,7 +187,7 @@ def test_shipped_weights_are_as_good_as_they_say_and_so_are_crops():
     x, y = main.load_data(main.parse_args(["--data", str(ROOT / "MNIST/data")]), train=False)
     _, accuracy = main.evaluate(model, x, y, "cpu", BinOp(model))
     assert accuracy >= 0.9945 and 100 * accuracy == pytest.approx(saved["best_acc"], abs=0.02)
-    crops = main.to_images([np.dstack([image[0].numpy()] * 3) for image in x[:1500]])
+    crops = torch.from_numpy(prepare([np.dstack([image[0].numpy()] * 3) for image in x[:1500]], main.SPEC))
     plain, through_crops = (main.evaluate(model, images, y[:1500], "cpu", BinOp(model))[1] for images in (x[:1500], crops))
     assert through_crops >= plain - 0.005
 

@@ -6,40 +6,34 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
+from tests.networks import RedOrGrey
+from util import watch
 from util.outputs.results import ResultsWriter
 from util.watch import naming
-
-CLASSES = ["dark", "light"]
-
-
-def classify(crops):
-    """Names crops by their mean brightness."""
-    return torch.tensor([[0.0, crop.mean() / 25 - 5] for crop in crops])
 
 
 @pytest.fixture
 def results(tmp_path):
-    """Five frames, left side light, right side dark, an object in each half from the third on."""
+    """Five frames, left side red, right side grey, an object in each half from the third on."""
     with ResultsWriter(tmp_path / "results") as writer:
         for i in range(5):
             frame = np.random.default_rng(i).integers(0, 60, (48, 64, 3), np.uint8)
-            frame[:, :32] += 180
+            frame[:, :32, 2] += 180
             boxes = np.array([[4, 6, 20, 10], [40, 20, 8, 16]] if i > 1 else [], np.int32).reshape(-1, 4)
             scores, mask = np.linspace(0.9, 0.5, len(boxes)), np.zeros((48, 64), np.uint8)
             writer.add(i + 1, frame, SimpleNamespace(boxes=boxes, crops=boxes + [-2, -2, 4, 4], scores=scores, mask=mask))
     return tmp_path / "results"
 
 
-def run(classify=classify, **given):
+def run(network=None, **given):
     defaults = {"fastMCD": None, "multi_fastMCD": None, "video": None, "label": None, "save": None, "limit": None}
-    return naming.run(argparse.Namespace(**{**defaults, **given}), classify, CLASSES, {1: {0}}, None)
+    return watch.run(argparse.Namespace(**{**defaults, **given}), network or RedOrGrey(also_right={"red": ("grey",)}))
 
 
 def test_all_objects_or_the_best_of_each_frame_get_names(results, capsys):
     every = run(multi_fastMCD=results)
-    assert len(every.rows) == 6 and every.rows[0][:7] == (3, 0, 4, 6, 20, 10, "light") and every.rows[1][6] == "dark"
+    assert len(every.rows) == 6 and every.rows[0][:7] == (3, 0, 4, 6, 20, 10, "red") and every.rows[1][6] == "grey"
     best = run(fastMCD=results)
     assert best.rows == [row for row in every.rows if row[1] == 0]
     assert "6 objects in 3 frames" in capsys.readouterr().out
@@ -51,7 +45,7 @@ def test_predictions_are_written_where_they_belong(results, tmp_path, monkeypatc
     with open(results / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == naming.COLUMNS and len(rows) == 6
-    assert rows[0]["label"] == "light" and float(rows[0]["probability"]) > 0.5
+    assert rows[0]["label"] == "red" and float(rows[0]["probability"]) > 0.5
     run(fastMCD=results, save=Path("elsewhere"))
     assert sum(1 for _ in open(tmp_path / "elsewhere" / "predictions.csv")) == 4
     assert (tmp_path / "elsewhere" / "contact_sheet.png").exists()
@@ -59,21 +53,23 @@ def test_predictions_are_written_where_they_belong(results, tmp_path, monkeypatc
 
 def test_label_counts_its_equals_as_right(results, capsys):
     run(multi_fastMCD=results, label=0)
-    assert "dark: 3 of 6 objects, 50.0%" in capsys.readouterr().out
+    assert "grey: 3 of 6 objects, 50.0%" in capsys.readouterr().out
     run(multi_fastMCD=results, label=1)
-    assert "light or dark: 6 of 6 objects, 100.0%" in capsys.readouterr().out
+    assert "red or grey: 6 of 6 objects, 100.0%" in capsys.readouterr().out
 
 
 def test_interruption_keeps_what_was_done(results, monkeypatch):
     monkeypatch.setattr(naming, "BATCH", 2)
-    calls = []
 
-    def interrupted(crops):
-        calls.append(crops)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return classify(crops)
+    class Interrupted(RedOrGrey):
+        calls = 0
+
+        def __call__(self, images):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return super().__call__(images)
 
     with pytest.raises(KeyboardInterrupt):
-        run(interrupted, multi_fastMCD=results)
+        run(Interrupted(), multi_fastMCD=results)
     assert sum(1 for _ in open(results / "predictions.csv")) == 5

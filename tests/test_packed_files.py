@@ -1,6 +1,7 @@
 """Packed files: what is written is read back to the last bit; what is cut, altered or forged is refused in one line; scripts run them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,54 +9,60 @@ import torch
 from PIL import Image
 
 from tests.scripts import ROOT, run_script
+from util import packed as xnor
 from util.cli import InputError
-from util.packed import network as xnor
+from util.packed import file
+from util.packed.freeze import freeze
+from util.packed.run import PackedNetwork
+from util.spec import Spec
 from util.train import checkpoint
 
 pytest.importorskip("util.packed._xnor", reason="the native build is not there")
-from tests.test_xnor import NETWORKS, mnist, pixels, predict, unsettle  # noqa: E402
+from tests.test_xnor import NETWORKS, mnist, pixels, predict, run, standardised, unsettle  # noqa: E402
 
+SPEC = Spec("x", tuple("0123456789abcdef"), (1, 28, 28), (0.0,), (1.0,), "digit")
+ONES = np.ones(1, np.float32)
+TO_16 = [{"step": "average_pool", "size": 7, "stride": 7, "padding": 0}]  # 28 x 28 -> 4 x 4
 MOST_BYTES = {"nin": 205_000, "LeNet_5": 80_000, "vgg": 670_000, "resnet20": 65_000}
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def packed(request, tmp_path_factory):
     arch = request.param
-    network, shape, mean, std = NETWORKS[arch]
+    network, spec = NETWORKS[arch]
     torch.manual_seed(4)
-    frozen = xnor.freeze(unsettle(network()), shape, mean, std, arch)
+    frozen = freeze(unsettle(network()), spec)
     path = tmp_path_factory.mktemp("packed") / f"{arch}.xnor"
-    return arch, frozen, path, frozen.save(path)
+    return arch, frozen, path, xnor.save(frozen, path)
 
 
 def test_a_packed_file_holds_the_network_to_the_last_bit(packed):
     arch, frozen, path, size = packed
     assert size == path.stat().st_size <= MOST_BYTES[arch]
     assert xnor.is_packed(path) and not xnor.is_packed(ROOT / arch)
-    images = pixels(4, frozen.shape)
-    again = xnor.load(path, arch)
-    assert torch.equal(again(images), frozen(images)) and again.arch == arch
-    assert again.save(path.with_suffix(".again")) == size and path.with_suffix(".again").read_bytes() == path.read_bytes()
+    images = pixels(4, frozen.spec.shape)
+    again = xnor.load(path)
+    assert torch.equal(run(again, images), run(frozen, images)) and again.spec == frozen.spec == NETWORKS[arch][1]
+    assert xnor.save(again, path.with_suffix(".again")) == size and path.with_suffix(".again").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(("arch", "most_bytes"), [("nin", 215_000), ("resnet20", 70_000)])
 def test_binary_weights_with_float_activations_are_bits_in_the_file(arch, most_bytes, tmp_path):
-    network, shape, mean, std = NETWORKS[arch]
+    network, spec = NETWORKS[arch]
     torch.manual_seed(8)
     model = unsettle(network(estimator="none"))
-    frozen = xnor.freeze(model, shape, mean, std, f"{arch}_bwn")
-    assert frozen.save(tmp_path / "x.xnor") <= most_bytes
-    images = pixels(2, shape)
-    again = xnor.load(tmp_path / "x.xnor", f"{arch}_bwn")(images)
-    x = (images.float() / 255 - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
-    expected = predict(model, x)
-    assert torch.equal(again, frozen(images)) and torch.equal(again.argmax(1), expected.argmax(1))
+    frozen = freeze(model, spec)
+    assert xnor.save(frozen, tmp_path / "x.xnor") <= most_bytes
+    images = pixels(2, spec.shape)
+    again = run(xnor.load(tmp_path / "x.xnor"), images)
+    expected = predict(model, standardised(images, spec))
+    assert torch.equal(again, run(frozen, images)) and torch.equal(again.argmax(1), expected.argmax(1))
     torch.testing.assert_close(again / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
 
 
 def test_another_network_is_refused(packed):
     with pytest.raises(InputError, match="holds .*, expected resnet"):
-        xnor.load(packed[2], "resnet")
+        xnor.load(packed[2], replace(packed[1].spec, arch="resnet"))
 
 
 def test_damaged_files_are_refused_in_one_line(packed, tmp_path):
@@ -75,7 +82,7 @@ def forge(path, head, tensors):
     from safetensors.numpy import save_file
 
     text = json.dumps(head)
-    save_file(tensors, path, {"network": f"{xnor._digest(text, tensors)} {text}"})
+    save_file(tensors, path, {"network": f"{file._digest(text, tensors)} {text}"})
 
 
 @pytest.mark.parametrize("steps", [
@@ -90,44 +97,92 @@ def forge(path, head, tensors):
     [{"step": "add", "map": 0, "size": 2}], [{"step": "add", "map": 0, "size": 1 << 31}], [{"step": "add", "map": 0, "size": "1"}],
     [{"step": "prelu", "slope": [2]}], [{"step": "sign", "scale": [1], "threshold": [1]}, {"step": "add", "map": 1, "size": 1}],
     [{"step": "conv", "weight": [1, 1, 3, 3], "scale": [1], "shift": [1], "relu": False, "stride": 1, "padding": 0}],  # 9 weights, 8 bits
-    "conv", None, [],
+    "conv", None,
 ])  # fmt: skip
-def test_forged_files_are_refused_or_harmless(steps, tmp_path):
-    head = {"format": xnor.FORMAT, "version": xnor.VERSION, "arch": "x", "shape": [1, 4, 4], "mean": [0], "std": [1], "steps": steps}
-    ones = np.ones(1, np.float32)
-    forge(
-        tmp_path / "x.xnor",
-        head,
-        {"00.scale": ones, "00.shift": ones, "00.negative": np.ones(1, np.uint8), "00.threshold": np.ones(1, np.int32),
-         "00.weight": np.ones(1, np.uint8)},
-    )
-    if steps == []:
-        assert xnor.load(tmp_path / "x.xnor")(torch.zeros(1, 1, 4, 4)).shape == (1, 16)
-    else:
-        with pytest.raises(InputError, match="x.xnor"):
-            xnor.load(tmp_path / "x.xnor")
+def test_forged_files_are_refused(steps, tmp_path):
+    head = {"format": file.FORMAT, "version": 2, "spec": SPEC.to_dict(), "steps": [*steps, *TO_16] if isinstance(steps, list) else steps}
+    forge(tmp_path / "x.xnor", head, {"00.scale": ONES, "00.shift": ONES, "00.slope": ONES, "00.negative": np.ones(1, np.uint8),
+                                      "00.threshold": np.ones(1, np.int32), "00.weight": np.ones(1, np.uint8)})  # fmt: skip
+    with pytest.raises(InputError, match="x.xnor: no valid"):
+        xnor.load(tmp_path / "x.xnor")
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [
-    ("format", "zip", "is zip"), ("version", 99, "version 99"),
-    ("shape", [1, 4], "no valid"), ("shape", [1, 1 << 20, 1 << 20], "images of"),
-    ("shape", [0, 4, 4], "at least 1"),
-    ("mean", [0, 0], "normalize"), ("std", None, "standardise"), ("std", [0], "standardise"), ("arch", 7, "holds 7"),
+def test_a_forged_file_whose_steps_fit_is_a_network(tmp_path):
+    forge(tmp_path / "x.xnor", {"format": file.FORMAT, "version": 2, "spec": SPEC.to_dict(), "steps": TO_16}, {})
+    assert xnor.load(tmp_path / "x.xnor")(np.zeros((1, 1, 28, 28), np.uint8)).shape == (1, 16)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"format": "zip"}, "is zip"), ({"version": 99}, "version 99"), ({"version": [1]}, "version"),
+    ({"spec": None}, "no valid"), ({"spec": {}}, "no valid"), ({"spec": {"arch": 7}}, "holds 7"),
+    ({"spec": {"shape": [1, 4]}}, "no valid"), ({"spec": {"shape": [1, 1 << 20, 1 << 20]}}, "no valid"),
+    ({"spec": {"mean": [0, 0]}}, "standardise"), ({"spec": {"std": [0]}}, "standardise"),
+    ({"spec": {"mean": [float("nan")]}}, "standardise"),
+    ({"spec": {"classes": ["a", "b"]}}, "16 outputs for 2 classes"), ({"spec": {"also_right": 3}}, "no valid"),
 ])  # fmt: skip
-def test_forged_heads_are_refused(key, value, words, tmp_path):
-    head = {
-        "format": xnor.FORMAT,
-        "version": xnor.VERSION,
-        "arch": "x",
-        "shape": [1, 4, 4],
-        "mean": [0],
-        "std": [1],
-        "steps": [],
-        key: value,
-    }
+def test_forged_heads_are_refused(changes, words, tmp_path):
+    head = {"format": file.FORMAT, "version": 2, "spec": SPEC.to_dict(), "steps": TO_16} | changes
+    if isinstance(changes.get("spec"), dict) and changes["spec"]:
+        head["spec"] = SPEC.to_dict() | changes["spec"]
     forge(tmp_path / "x.xnor", head, {})
-    with pytest.raises(InputError, match=words):
-        xnor.load(tmp_path / "x.xnor", "x")
+    with pytest.raises(InputError, match=words) as error:
+        xnor.load(tmp_path / "x.xnor", SPEC)
+    assert "\n" not in str(error.value)
+
+
+def bomb(*steps):
+    plain = {"step": "conv", "weight": [1, 1, 1, 1], "scale": [1], "shift": [1], "relu": False, "stride": 1, "padding": 0}
+    return [plain | step for step in steps]
+
+
+@pytest.mark.parametrize("steps", [
+    bomb({"weight": [1 << 26, 1, 1, 1], "scale": [1 << 26], "shift": [1 << 26]}),  # one value stands for many, but not for that many
+    bomb({"weight": [1, 1, 1 << 13, 1 << 13]}), bomb(*[{"weight": [400, 1, 1, 1], "scale": [400], "shift": [400]}] * 60),
+    [{"step": "affine", "scale": [1 << 26], "shift": [1 << 26], "relu": False}] * 30,
+])  # fmt: skip
+def test_what_its_bytes_cannot_bear_is_refused_before_anything_is_unpacked(steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(file, "unpack", lambda *given: pytest.fail("unpacked"))
+    arrays = {f"{i:02d}.{key}": ONES for i in range(60) for key in ("scale", "shift")}
+    arrays |= {f"{i:02d}.weight": np.ones(50, np.uint8) for i in range(60)}
+    forge(tmp_path / "x.xnor", {"format": file.FORMAT, "version": 2, "spec": SPEC.to_dict(), "steps": steps}, arrays)
+    with pytest.raises(InputError, match="no valid"):
+        xnor.load(tmp_path / "x.xnor")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_file_of_weights_that_are_no_numbers_is_refused(value, tmp_path):
+    steps = [{"step": "affine", "scale": [1], "shift": [1], "relu": False}, *TO_16]
+    forge(tmp_path / "x.xnor", {"format": file.FORMAT, "version": 2, "spec": SPEC.to_dict(), "steps": steps},
+          {"00.scale": ONES, "00.shift": np.full(1, value, np.float32)})  # fmt: skip
+    with pytest.raises(InputError, match="x.xnor: .*shift of a step affine holds NaN or infinite"):
+        xnor.load(tmp_path / "x.xnor")
+    with pytest.raises(ValueError, match="holds NaN"):
+        PackedNetwork([("affine", {"scale": ONES, "shift": np.full(1, value, np.float32), "relu": False})], SPEC)
+
+
+def test_files_of_the_first_version_are_read_with_what_the_script_knows(packed, tmp_path):
+    arch, frozen, path, _ = packed
+    from safetensors.numpy import load_file, safe_open
+
+    with safe_open(path, "numpy") as opened:
+        head = json.loads(opened.metadata()["network"].partition(" ")[2])
+    spec = head.pop("spec")
+    first = head | {"version": 1} | {key: spec[key] for key in ("arch", "shape", "mean", "std")}
+    forge(tmp_path / "x.xnor", first, load_file(path))
+    images, known = pixels(3, frozen.spec.shape), replace(frozen.spec, temperature=2.5)
+    again = xnor.load(tmp_path / "x.xnor", known)
+    assert again.spec == known and torch.equal(run(again, images), run(frozen, images))
+    with pytest.raises(InputError, match="x.xnor: .*doesn't tell its classes"):
+        xnor.load(tmp_path / "x.xnor")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/models/*.xnor")), ids=lambda path: path.stem)
+def test_shipped_packed_networks_are_those_of_the_checkpoints(path):
+    network, spec = NETWORKS[path.stem]
+    model = network().eval()
+    checkpoint.load_into(model, path.with_name(f"{path.stem}.best.pth.tar"), path.stem)
+    images, shipped = pixels(8, spec.shape), xnor.load(path)
+    assert torch.equal(run(shipped, images), run(freeze(model, spec), images)) and shipped.spec == spec
 
 
 # ---- Scripts ---------------------------------------------------------------------------------------------------------
@@ -167,8 +222,8 @@ def test_scripts_export_and_run_packed_networks(tmp_path):
     (["--arch", "nin", "--evaluate"], "holds LeNet_5"),
 ])  # fmt: skip
 def test_what_a_packed_network_cannot_do_is_said_in_one_line(arguments, words, tmp_path):
-    network, shape, mean, std = NETWORKS["LeNet_5"]
-    xnor.freeze(network().eval(), shape, mean, std, "LeNet_5").save(tmp_path / "x.xnor")
+    network, spec = NETWORKS["LeNet_5"]
+    xnor.save(freeze(network().eval(), spec), tmp_path / "x.xnor")
     done = run_script(
         "CIFAR_10/main.py" if "nin" in arguments else "MNIST/main.py", "--pretrained", tmp_path / "x.xnor", *arguments, "--cpu"
     )

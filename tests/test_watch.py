@@ -2,17 +2,16 @@
 import argparse
 import csv
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
+import fastmcd
+from tests.networks import RedOrGrey
+from util import watch
 from util.cli import InputError
-from util.watch import naming, pipeline
-
-CLASSES = ["dark", "light"]
+from util.watch import pipeline
 
 
 @dataclass
@@ -45,26 +44,25 @@ class Detector:
         return Result(boxes, boxes + [-2, -2, 4, 4], np.linspace(0.9, 0.5, len(boxes)), mask, np.eye(3), timings={})
 
 
-def classify(crops):
-    """Names crops by their mean brightness."""
-    return torch.tensor([[0.0, crop[..., :3].mean() / 25 - 5] for crop in crops])
-
-
 @pytest.fixture
 def clip(tmp_path):
-    """Twelve frames, left side light, right side dark."""
+    """Twelve frames, left side red, right side grey."""
     (tmp_path / "clip").mkdir()
     for i in range(12):
         frame = np.random.default_rng(i).integers(0, 60, (48, 64, 3), np.uint8)
-        frame[:, :32] += 180
+        frame[:, :32, 2] += 180
         cv2.imwrite(str(tmp_path / "clip" / f"{i:03d}.png"), frame)
     return tmp_path / "clip"
 
 
-def run(classify=classify, calibration=(1.0, 0.0), **given):
-    defaults = {"fastMCD": None, "multi_fastMCD": None, "label": None, "save": None, "limit": None, "settings": None, "show_debug": False}
-    args = argparse.Namespace(**{**defaults, **given})
-    return naming.run(args, classify, CLASSES, {1: {0}}, lambda: SimpleNamespace(Detector=Detector), calibration)
+@pytest.fixture
+def stand_in(monkeypatch):
+    monkeypatch.setattr(fastmcd, "Detector", Detector)
+
+
+def run(network=None, **given):
+    defaults = {"label": None, "save": None, "limit": None, "settings": None, "show_debug": False, "command": (["x"], ["y"])}
+    return watch.run(argparse.Namespace(**{**defaults, **given}), network or RedOrGrey())
 
 
 def rows_of(path):
@@ -72,35 +70,35 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_a_video_gives_named_tracks_and_all_files(clip, tmp_path, capsys):
+def test_a_video_gives_named_tracks_and_all_files(stand_in, clip, tmp_path, capsys):
     summary = run(video=str(clip), save=tmp_path / "out", label=0)
-    assert summary.tracks == {"light": 1, "dark": 1} and summary.sightings == {"light": 10, "dark": 10}
+    assert summary.tracks == {"red": 1, "grey": 1} and summary.sightings == {"red": 10, "grey": 10}
     out = capsys.readouterr().out
-    assert "20 objects in 10 of 12 frames" in out and "dark: 10 of 20 objects, 50.0%; 1 of 2 tracks, 50.0%" in out
+    assert "20 objects in 10 of 12 frames" in out and "grey: 10 of 20 objects, 50.0%; 1 of 2 tracks, 50.0%" in out
     assert {"annotated.mp4", "contact_sheet.png", "detections.csv", "predictions.csv"} <= {p.name for p in (tmp_path / "out").iterdir()}
     rows = rows_of(tmp_path / "out" / "predictions.csv")
-    assert [row["track"] for row in rows if row["label"] == "light"] == [""] * 5 + ["1"] * 5
+    assert [row["track"] for row in rows if row["label"] == "red"] == [""] * 5 + ["1"] * 5
     assert rows[0] | {"probability": ""} == dict(
-        frame="3", object="0", x="7", y="6", width="20", height="10", label="light", probability="", track=""
+        frame="3", object="0", x="7", y="6", width="20", height="10", label="red", probability="", track=""
     )
 
 
-def test_predictions_go_into_the_current_directory_without_save(clip, tmp_path, monkeypatch):
+def test_predictions_go_into_the_current_directory_without_save(stand_in, clip, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(video=str(clip))
     assert len(rows_of(tmp_path / "predictions.csv")) == 20
 
 
-def test_what_no_class_fits_is_unknown(clip, tmp_path):
-    summary = run(video=str(clip), save=tmp_path / "out", calibration=(1e6, 0.6))
+def test_what_no_class_fits_is_unknown(stand_in, clip, tmp_path):
+    summary = run(RedOrGrey(1e6, 0.6), video=str(clip), save=tmp_path / "out")
     assert summary.tracks == {"unknown": 2} and summary.sightings == {"unknown": 20}
 
 
-def test_settings_and_zones_are_obeyed(clip, tmp_path):
+def test_settings_and_zones_are_obeyed(stand_in, clip, tmp_path):
     right_half = [[36, 0], [64, 0], [64, 48], [36, 48]]
-    (tmp_path / "my.toml").write_text(f'tracks.min_sightings = 3\nnames.only = ["light"]\nzones.ignore = [{right_half}]\n')
+    (tmp_path / "my.toml").write_text(f'tracks.min_sightings = 3\nnames.only = ["red"]\nzones.ignore = [{right_half}]\n')
     summary = run(video=str(clip), save=tmp_path / "out", settings=str(tmp_path / "my.toml"))
-    assert summary.sightings == {"light": 10} and summary.tracks == {"light": 1}
+    assert summary.sightings == {"red": 10} and summary.tracks == {"red": 1}
     assert [row["track"] for row in rows_of(tmp_path / "out" / "predictions.csv")][:4] == ["", "", "", "1"]
     assert len(rows_of(tmp_path / "out" / "detections.csv")) == 10
     (tmp_path / "my.toml").write_text("detector.nonsense = 2\n")
@@ -108,25 +106,26 @@ def test_settings_and_zones_are_obeyed(clip, tmp_path):
         run(video=str(clip), settings=str(tmp_path / "my.toml"))
 
 
-def test_interruption_keeps_what_was_done_and_ends_the_tracks(clip, tmp_path):
-    calls = []
+def test_interruption_keeps_what_was_done_and_ends_the_tracks(stand_in, clip, tmp_path):
+    class Interrupted(RedOrGrey):
+        calls = 0
 
-    def interrupted(crops):
-        calls.append(crops)
-        if len(calls) == 6:  # in the seventh frame that shows the objects: the sixth needs no look
-            raise KeyboardInterrupt
-        return classify(crops)
+        def __call__(self, images):
+            self.calls += 1
+            if self.calls == 6:  # in the seventh frame that shows the objects: the sixth needs no look
+                raise KeyboardInterrupt
+            return super().__call__(images)
 
     run(video=str(clip), save=tmp_path / "out")
     assert (tmp_path / "out" / "summary.json").exists()
     with pytest.raises(KeyboardInterrupt):
-        run(interrupted, video=str(clip), save=tmp_path / "out")
+        run(Interrupted(), video=str(clip), save=tmp_path / "out")
     assert len(rows_of(tmp_path / "out" / "predictions.csv")) == len(rows_of(tmp_path / "out" / "detections.csv")) == 12
     assert not (tmp_path / "out" / "summary.json").exists()
     assert (tmp_path / "out" / "annotated.mp4").exists() and (tmp_path / "out" / "contact_sheet.png").exists()
 
 
-def test_a_cut_off_video_is_refused_but_what_was_read_is_kept(tmp_path):
+def test_a_cut_off_video_is_refused_but_what_was_read_is_kept(stand_in, tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
     for i in range(60):
         writer.write(np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8))
@@ -140,7 +139,7 @@ def test_a_cut_off_video_is_refused_but_what_was_read_is_kept(tmp_path):
     assert (tmp_path / "out" / "annotated.mp4").exists()
 
 
-def test_nothing_found_still_gives_files_and_no_sheet(clip, tmp_path, capsys):
+def test_nothing_found_still_gives_files_and_no_sheet(stand_in, clip, tmp_path, capsys):
     run(video=str(clip), save=tmp_path / "out", limit=2, label=1)
     assert "0 of 0 objects, 0.0%" in capsys.readouterr().out
     assert rows_of(tmp_path / "out" / "predictions.csv") == []
@@ -156,13 +155,7 @@ def test_clock_counts_frames_and_stages():
 
 
 def test_show_debug_writes_a_look_inside(clip, tmp_path):
-    fastmcd = pytest.importorskip("fastmcd")
-    naming.run(
-        argparse.Namespace(
-            video=str(clip), save=tmp_path / "out", show_debug=True, settings=None, limit=None, label=None, fastMCD=None, multi_fastMCD=None
-        ),
-        classify, CLASSES, {}, lambda: fastmcd,
-    )  # fmt: skip
+    run(video=str(clip), save=tmp_path / "out", show_debug=True)
     video = cv2.VideoCapture(str(tmp_path / "out" / "debug.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 12
     assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == 3 * 64

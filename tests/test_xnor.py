@@ -1,5 +1,7 @@
 """Bit-packed inference: every kernel against torch on +-1, frozen networks against the models they come from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,14 @@ from torch.nn import functional as F
 from tests.scripts import load_script
 from util.binop import BinOp
 from util.layers import BinConv2d, BinLinear
-from util.packed import network as xnor
+from util.packed import Engine
+from util.packed.fold import fold
+from util.packed.freeze import FrozenLayer, NotAChainError, freeze, freeze_layers
+from util.packed.trace import chain
 
 _xnor = pytest.importorskip("util.packed._xnor", reason="the native build is not there")
 cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
-NETWORKS = {name: (network, cifar.SHAPE, cifar.MEAN, cifar.STD) for name, network in cifar.NETWORKS.items()}
-NETWORKS["LeNet_5"] = (mnist.LeNet5, (1, 28, 28), mnist.MEAN, mnist.STD)
+NETWORKS = {name: (network, cifar.SPECS[name]) for name, network in cifar.NETWORKS.items()} | {"LeNet_5": (mnist.LeNet5, mnist.SPEC)}
 
 
 def unsettle(model, seed=0):
@@ -40,6 +44,19 @@ def unsettle(model, seed=0):
 def predict(model, x):
     with BinOp(model).binarized():
         return model(x)
+
+
+def standardised(images, spec):
+    return (images.float() / 255 - torch.tensor(spec.mean).view(1, -1, 1, 1)) / torch.tensor(spec.std).view(1, -1, 1, 1)
+
+
+def run(network, images):
+    """Return what a packed network or an Engine makes of a tensor, as a tensor of two axes."""
+    return torch.from_numpy(network(images.numpy())).flatten(1)
+
+
+def as_a_whole(model, shape, **options):
+    return Engine(fold(chain(model), shape), shape, **options)
 
 
 def pixels(count, shape, seed=0):
@@ -90,32 +107,31 @@ def test_arrays_of_another_kind_are_refused():
 @pytest.mark.parametrize("kernel", _xnor.kernels())
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_a_frozen_network_computes_what_its_model_does(arch, kernel):
-    network, shape, mean, std = NETWORKS[arch]
+    network, spec = NETWORKS[arch]
     torch.manual_seed(1)
     model = unsettle(network())
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    frozen = xnor.freeze(model, shape, mean, std, arch, kernel)
-    assert isinstance(frozen, xnor.Frozen)
-    images = pixels(2 if kernel in ("scalar", "popcnt") else 6, shape)
-    x = (images.float() / 255 - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
-    expected, logits = predict(model, x), frozen(images)
+    frozen = freeze(model, spec, kernel)
+    images = pixels(2 if kernel in ("scalar", "popcnt") else 6, spec.shape)
+    x = standardised(images, spec)
+    expected, logits = predict(model, x), run(frozen, images)
     torch.testing.assert_close(logits / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
     assert expected.std() > 0.1
-    assert torch.equal(frozen(x), logits)
+    assert torch.equal(run(frozen, x), logits) and frozen.spec is spec
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_batches_threads_and_kernels_give_the_same_bits():
-    network, shape, mean, std = NETWORKS["nin"]
+    network, spec = NETWORKS["nin"]
     torch.manual_seed(2)
     model = unsettle(network())
-    images = pixels(5, shape)
-    logits = xnor.freeze(model, shape, mean, std)(images)
-    one_by_one = xnor.freeze(model, shape, mean, std, threads=2)
-    assert torch.equal(torch.cat([one_by_one(image) for image in images.split(1)]), logits)
+    images = pixels(5, spec.shape)
+    logits = run(freeze(model, spec), images)
+    one_by_one = freeze(model, spec, threads=2)
+    assert torch.equal(torch.cat([run(one_by_one, image) for image in images.split(1)]), logits)
     for kernel in _xnor.kernels():
-        assert torch.equal(xnor.freeze(model, shape, mean, std, kernel=kernel)(images[:1]), logits[:1])
-    assert len(xnor.freeze(model, shape, mean, std)(images[:0])) == 0
+        assert torch.equal(run(freeze(model, spec, kernel), images[:1]), logits[:1])
+    assert freeze(model, spec)(images[:0].numpy()).shape == (0, 10)
 
 
 def chains():
@@ -146,9 +162,7 @@ def test_any_chain_of_known_layers_freezes_as_a_whole(i):
     torch.manual_seed(i)
     model = unsettle(list(chains())[i], seed=i)
     x = torch.randn(6, 2, 8, 8)
-    frozen = xnor.freeze(model, (2, 8, 8), (0, 0), (1, 1))
-    assert isinstance(frozen, xnor.Frozen)
-    torch.testing.assert_close(frozen(x), predict(model, x).flatten(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run(as_a_whole(model, (2, 8, 8)), x), predict(model, x).flatten(1), rtol=1e-4, atol=1e-4)
 
 
 def test_a_channel_whose_scale_is_zero_is_a_constant():
@@ -157,7 +171,7 @@ def test_a_channel_whose_scale_is_zero_is_a_constant():
         model[1].weight[:] = torch.tensor([0.0, 0.0, -1.0, 1.0])
         model[1].bias[:] = torch.tensor([5.0, -5.0, 0.1, 0.1])
     x = torch.randn(3, 1, 6, 6)
-    torch.testing.assert_close(xnor.freeze(model, (1, 6, 6), (0,), (1,))(x), predict(model, x).flatten(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run(as_a_whole(model, (1, 6, 6)), x), predict(model, x).flatten(1), rtol=1e-4, atol=1e-4)
 
 
 class Shortcuts(nn.Module):
@@ -190,10 +204,8 @@ def test_shortcuts_freeze_as_a_whole(kernel, slope):
             if isinstance(module, nn.PReLU):
                 module.weight += slope
     x = torch.randn(4, 3, 10, 10)
-    frozen = xnor.freeze(model, (3, 10, 10), (0, 0, 0), (1, 1, 1), kernel=kernel)
-    assert isinstance(frozen, xnor.Frozen)
-    expected = predict(model, x)
-    torch.testing.assert_close(frozen(x) / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
+    frozen, expected = as_a_whole(model, (3, 10, 10), kernel=kernel), predict(model, x)
+    torch.testing.assert_close(run(frozen, x) / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
 
 
 class Gate(nn.Module):
@@ -211,8 +223,10 @@ class Gate(nn.Module):
 def test_a_network_that_is_no_chain_is_packed_layer_by_layer():
     torch.manual_seed(3)
     model = unsettle(Gate())
-    frozen = xnor.freeze(model, (3, 9, 9), (0, 0, 0), (1, 1, 1))
-    assert not isinstance(frozen, xnor.Frozen) and isinstance(frozen.block, xnor.FrozenLayer)
+    with pytest.raises(NotAChainError):
+        chain(model)
+    frozen = freeze_layers(model)
+    assert isinstance(frozen.block, FrozenLayer)
     x = torch.randn(4, 3, 9, 9)
     with torch.no_grad():
         torch.testing.assert_close(frozen(x), predict(model, x), rtol=1e-4, atol=1e-4)
@@ -229,13 +243,29 @@ def test_two_branches_that_meet_in_a_sum_are_no_shortcut():
     model = unsettle(Sum())
     x = torch.randn(4, 3, 9, 9)
     with torch.no_grad():
-        torch.testing.assert_close(xnor.freeze(model, (3, 9, 9), (0,) * 3, (1,) * 3)(x), predict(model, x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(freeze_layers(model)(x), predict(model, x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    "images", [torch.zeros(1, 3, 32, 31, dtype=torch.uint8), torch.zeros(3, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.float64)]
+    "images", [np.zeros((1, 3, 32, 31), np.uint8), np.zeros((3, 32, 32), np.float32), np.zeros((1, 3, 32, 32))]
 )
 def test_images_of_another_kind_are_refused(images):
-    network, shape, mean, std = NETWORKS["nin"]
+    network, spec = NETWORKS["nin"]
     with pytest.raises(ValueError, match="expected uint8 or float32"):
-        xnor.freeze(network().eval(), shape, mean, std)(images)
+        freeze(network().eval(), spec)(images)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["xnor.0.weight", "xnor.6.conv.weight", "xnor.6.bn.running_var"])
+def test_weights_that_are_no_numbers_are_refused(key, value):
+    network, spec = NETWORKS["nin"]
+    model = network().eval()
+    model.state_dict()[key].view(-1)[0] = value
+    with pytest.raises(ValueError, match=f"{key} holds NaN"):
+        freeze(model, spec)
+
+
+def test_a_network_needs_an_output_for_each_class():
+    network, spec = NETWORKS["nin"]
+    with pytest.raises(ValueError, match="10 outputs for 9 classes"):
+        freeze(network().eval(), replace(spec, classes=spec.classes[:9]))

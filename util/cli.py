@@ -67,13 +67,23 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser with defaults in its help, whose errors are InputErrors (one line, no usage text)."""
+    """An ArgumentParser with defaults in its help, whose errors are InputErrors (one line, no usage text).
 
-    def __init__(self, **options):
+    script: the program that takes these flags, where it isn't the one that was started.
+    """
+
+    def __init__(self, script: str | None = None, **options):
         super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
+        self.program = [sys.executable, script] if script else _program()
 
     def error(self, message):
         raise InputError(f"{message}; see --help")
+
+    def parse_args(self, args=None, namespace=None):
+        """Return the parsed flags; `command` is what would start this program with them again: (program, arguments)."""
+        parsed = super().parse_args(args, namespace)
+        parsed.command = self.program, [str(argument) for argument in (sys.argv[1:] if args is None else args)]
+        return parsed
 
 
 def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence[str], epochs: int, lr: float) -> None:
@@ -131,6 +141,11 @@ def add_teacher_argument(parser: Parser, more: str = "") -> None:
     """Add --teacher; `more` ends its help."""
     text = "what to learn from in training: logits that PyTorch_CIFAR10/main.py --logits wrote" + more
     parser.add_argument("--teacher", type=Path, metavar="FILE", help=text)
+
+
+def _program() -> list[str]:
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m
+    return [sys.executable, *(["-m", module.name.removesuffix(".__main__")] if module else [os.path.abspath(sys.argv[0])])]
 
 
 def _label_of(classes: Sequence[str]) -> Callable[[str], int]:

@@ -38,6 +38,8 @@ class Spec:
             raise ValueError(f"mean {self.mean} and std {self.std} can't standardise {channels} channels")
         if self.crop not in CROPS:
             raise ValueError(f"crops are prepared as {self.crop!r}; expected one of {' '.join(CROPS)}")
+        if tuple(self.shape) != ((1, 28, 28) if self.crop == "digit" else (3, height, height)):
+            raise ValueError(f"images are {self.shape}, but crops become 1 x 28 x 28 as a digit, 3 x n x n as an object")
         if not (0 < self.temperature < math.inf and 0 <= self.unknown_below <= 1):
             raise ValueError(f"temperature is {self.temperature}, unknown_below {self.unknown_below}; expected above 0, and 0 to 1")
 
@@ -45,6 +47,7 @@ class Spec:
         """Return the fields as plain dicts, lists, strings and numbers, which JSON and `torch.load(weights_only=True)` take."""
         plain = asdict(self)
         plain["also_right"] = {name: list(others) for name, others in self.also_right.items()}
+        plain["detector"] = {name: float(value) for name, value in self.detector.items()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     @classmethod

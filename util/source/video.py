@@ -12,12 +12,12 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from util.cli import InputError  # noqa: E402
+from util.files import IMAGE_SUFFIXES  # noqa: E402
 from util.source import stream  # noqa: E402
 from util.source.live import Live  # noqa: E402
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 Timed = tuple[float | None, np.ndarray]  # seconds by the source's clock if it has one, BGR uint8 (H, W, 3)
 MIN_SIZE, MAX_SIZE = (32, 32), (4096, 2160)  # width, height: what the detector takes
 

@@ -4,11 +4,21 @@ import math
 import cv2
 import numpy as np
 
+from util.spec import Spec
+from util.track.digits import digits
+
 TAIL = 0.01  # of the values, left out at both ends when contrast is measured
 LEAST_RANGE = 40  # grey levels: less contrast than that is not stretched to the full range, it may be noise
 DETAIL = 12  # grey levels, mean difference from the blurred image; CIFAR-10's images: 9.6 (median), 11.9 (third quartile)
 MOST_SHARPENING = 1.5
 GROWN = 0.03  # of the square root of a box's area: how far around what moves a crop shows its ground
+
+
+def prepare(crops: list[np.ndarray], spec: Spec) -> np.ndarray:
+    """uint8 (N, C, H, W) of the spec's shape, made as its `crop` says of RGB or RGBA crops uint8 (h, w, 3 or 4) of any size."""
+    if spec.crop == "digit":
+        return digits(crops)[:, None]
+    return np.ascontiguousarray(small_images(crops, spec.shape[1], spec.mean).transpose(0, 3, 1, 2))
 
 
 def cut_out(frame: np.ndarray, crop: tuple[int, ...], box: tuple[int, ...], mask: np.ndarray) -> np.ndarray:

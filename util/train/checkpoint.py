@@ -9,6 +9,7 @@ from torch import nn
 from util.binop import from_codes
 from util.cli import InputError
 from util.files import atomic_write
+from util.spec import Spec
 
 
 def save(path: str | Path, checkpoint: dict) -> None:
@@ -83,8 +84,29 @@ def load_into(model: nn.Module, path: str | Path, arch: str, *also: str) -> dict
         if not isinstance(state[key], torch.Tensor) or state[key].shape != expected[key].shape:
             shape = tuple(getattr(state[key], "shape", ()))
             raise InputError(f"{path}: not a checkpoint of {arch}: {key} is {shape}, expected {tuple(expected[key].shape)}")
+        if state[key].layout != torch.strided or state[key].is_meta or state[key].is_quantized:
+            raise InputError(f"{path}: {key} is a sparse, quantized or empty (meta) tensor; expected plain numbers")
+        if not state[key].isfinite().all():
+            raise InputError(f"{path}: {key} holds NaN or infinite numbers, so its network can't predict; train it anew")
     model.load_state_dict(state)
     return checkpoint
+
+
+def spec_of(checkpoint: dict, path: str | Path, default: Spec) -> Spec:
+    """Return what the checkpoint of `path` says of its network, or `default`, the script's, for a file that says nothing.
+
+    Raises InputError if it isn't readable or if another kind of network is meant than `default`'s.
+    """
+    if "spec" not in checkpoint:
+        return default
+    try:
+        spec = Spec.from_dict(checkpoint["spec"])
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    if (spec.arch, spec.shape, len(spec.classes)) != (default.arch, default.shape, len(default.classes)):
+        found, expected = (f"{s.arch}, {len(s.classes)} classes of images {s.shape}" for s in (spec, default))
+        raise InputError(f"{path}: tells of {found}; expected {expected}")
+    return spec
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from util.cli import InputError, reading
-from util.source.video import IMAGE_SUFFIXES
+from util.files import IMAGE_SUFFIXES
 
 
 def load(dataset: type, root: Path, train: bool, classes: list[str], mode: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:

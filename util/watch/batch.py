@@ -10,13 +10,10 @@ import contextlib
 import csv
 import glob
 import json
-import logging
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +31,7 @@ SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg
 OWN = ("--video", "--save", "--jobs", "--ray")  # flags that a single clip's command has otherwise or not at all
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"], "1")
 COLUMNS = ["clip", "status", "frames", "objects", "tracks", "ms_per_frame", "labels", "reason", "source"]
+Outcome = tuple[int, str, str]  # of a process: exit code, stdout, stderr
 PATIENCE_S = 30  # for a process that was told to end, which then completes its files
 
 
@@ -100,10 +98,10 @@ def name_clips(clips: Sequence[str]) -> dict[str, str]:
 
 
 # ---- One clip --------------------------------------------------------------------------------------------------------
-def write_summary(directory: Path, **values: object) -> None:
-    """Write that the run which this process is has ended well, and `values` of it; to be called after all other files are written."""
+def write_summary(directory: Path, arguments: Sequence[str], **values: object) -> None:
+    """Write that a run with these arguments has ended well, and `values` of it; to be called after all other files are written."""
     with atomic_write(directory / SUMMARY) as temporary:
-        temporary.write_text(json.dumps({"arguments": sys.argv[1:], **values}, indent=1) + "\n")
+        temporary.write_text(json.dumps({"arguments": list(arguments), **values}, indent=1) + "\n")
 
 
 def read_summary(directory: Path, arguments: Sequence[str]) -> dict | None:
@@ -126,7 +124,7 @@ def common_arguments(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def work(command: list[str], directory: str, started: Callable = lambda process: None) -> tuple[int, str, str]:
+def work(command: list[str], directory: str, started: Callable = lambda process: None) -> Outcome:
     """(exit code, stdout, stderr) of a command run in a directory, on one thread; ends it if interrupted. Ray sends this elsewhere.
 
     Its process group is its own, so that Ctrl-C reaches it by way of this program alone, once.
@@ -158,8 +156,8 @@ def reason_of(code: int, error: str) -> str:
 
 
 # ---- All of them -----------------------------------------------------------------------------------------------------
-def run(args, clips: Sequence[str]) -> list[dict]:
-    """The rows of summary.csv after every clip was run by this program's own command, as `args` says: save, jobs, ray.
+def run_clips(args, clips: Sequence[str]) -> list[dict]:
+    """Return the rows of summary.csv after every clip was run by the program of args.command, as `args` says: save, jobs, ray.
 
     Prints them as a table. InputError at the end if a clip failed, or at once if there is no --save.
     """
@@ -170,14 +168,20 @@ def run(args, clips: Sequence[str]) -> list[dict]:
         raise InputError(f"{args.save} is {found}; choose another directory")
     args.save.mkdir(parents=True, exist_ok=True)
     names = name_clips(clips)
-    shared = common_arguments(sys.argv[1:])
+    program, given = args.command
+    shared = common_arguments(given)
     arguments = {name: [*shared, "--video", clip, "--save", str(args.save / name)] for name, clip in names.items()}
     rows = {name: _row(name, clip, "waiting") for name, clip in names.items()}
     for name, clip in names.items():
         if summary := read_summary(args.save / name, arguments[name]):
             rows[name] = _row(name, clip, "kept", summary)
-    commands = {name: [sys.executable, os.path.abspath(sys.argv[0]), *a] for name, a in arguments.items() if rows[name]["status"] != "kept"}
-    outcomes = run_on_ray(commands, args.ray, args.jobs) if args.ray and commands else run_here(commands, args.jobs)
+    commands = {name: [*program, *a] for name, a in arguments.items() if rows[name]["status"] != "kept"}
+    if args.ray and commands:
+        from util.watch.on_ray import run_on_ray
+
+        outcomes = run_on_ray(commands, args.ray, args.jobs or cores())
+    else:
+        outcomes = run_here(commands, args.jobs or cores())
     try:
         with contextlib.closing(outcomes), tqdm(total=len(names), desc="clips", unit=" clips", leave=False, disable=None) as bar:
             bar.update(len(names) - len(commands))
@@ -202,7 +206,7 @@ def _row(name: str, clip: str, status: str, summary: dict | None = None, reason:
     return {"clip": name, "status": status, **counts, "ms_per_frame": ms, "labels": labels, "reason": reason, "source": clip}
 
 
-def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: tuple[int, str, str]) -> dict:
+def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: Outcome) -> dict:
     """The row of a clip whose process has ended; what a failed one said goes to NAME.log."""
     code, out, error = outcome
     summary = read_summary(save / name, arguments)
@@ -233,12 +237,13 @@ def table(rows: Iterable[dict]) -> str:
     return "\n".join(form.format(*row).rstrip() for row in cells)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_here(commands: dict[str, list[str]], jobs: int | None) -> Iterator[tuple[str, tuple[int, str, str]]]:
-    """Yield (name, what `work` returned) as the commands end, `jobs` at a time (as many as there are cores); ends them if closed."""
+def run_here(commands: dict[str, list[str]], jobs: int) -> Iterator[tuple[str, Outcome]]:
+    """Yield (name, what `work` returned) as the commands end, `jobs` at a time; ends them if closed."""
     running, stopping = [], threading.Event()
 
     def started(process: subprocess.Popen) -> None:
@@ -246,7 +251,7 @@ def run_here(commands: dict[str, list[str]], jobs: int | None) -> Iterator[tuple
         if stopping.is_set():
             process.terminate()
 
-    with ThreadPoolExecutor(jobs or _cores()) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(work, command, os.getcwd(), started): name for name, command in commands.items()}
         try:
             for future in as_completed(futures):
@@ -257,41 +262,3 @@ def run_here(commands: dict[str, list[str]], jobs: int | None) -> Iterator[tuple
                 future.cancel()
             for process in running:
                 process.terminate()  # nothing where it has ended
-
-
-def run_on_ray(commands: dict[str, list[str]], address: str, jobs: int | None) -> Iterator[tuple[str, tuple[int, str, str]]]:
-    """The same on the machines of a Ray cluster, one core each.
-
-    address: HOST:PORT; "auto", the cluster that this machine is part of; "local", one made of this machine, `jobs` at a time.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise InputError("--ray needs the package ray: pip install ray") from None
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    where = {"address": address, **({"num_cpus": jobs or _cores()} if address == "local" else {})}
-    try:
-        host, _, port = address.rpartition(":")
-        if port.isdecimal():  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=PATIENCE_S).close()
-        ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
-        raise InputError(f"--ray {address}: {str(error).splitlines()[0]}; expected local, auto or the HOST:PORT of a cluster") from None
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end this program at once
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # other machines need not be able to import it
-    remote = ray.remote(num_cpus=1)(work)
-    waiting = {remote.remote(command, os.getcwd()): name for name, command in commands.items()}
-    try:
-        while waiting:
-            (ready, *_), _ = ray.wait(list(waiting))
-            name = waiting.pop(ready)
-            try:
-                yield name, ray.get(ready)
-            except ray.exceptions.RayError as error:  # the machine is gone, and the attempts elsewhere have failed as well
-                yield name, (1, "", str(error).splitlines()[0])
-    finally:
-        for reference in waiting:
-            ray.cancel(reference)
-        if waiting:
-            ray.wait(list(waiting), num_returns=len(waiting), timeout=PATIENCE_S)
-        ray.shutdown()

@@ -1,20 +1,19 @@
-"""From regions to names: what `--fastMCD` and `--multi_fastMCD` do (and, by pipeline.py, `--video`) with a network for crops."""
+"""From a directory of the detector's results to names: what `--fastMCD` and `--multi_fastMCD` do."""
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
 from util.cli import InputError
 from util.files import atomic_write
 from util.outputs.pictures import contact_sheet
 from util.outputs.results import read_results
-from util.watch import batch, pipeline
+from util.spec import Network
+from util.track.crops import prepare
+from util.track.evidence import softmax
 
-Classifier = Callable[[list[np.ndarray]], torch.Tensor]  # RGB or RGBA crops -> logits, float32 (N, classes)
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "label", "probability"]
 BATCH = 128  # crops classified at once
 
@@ -52,26 +51,16 @@ class Predictions:
         return f"{' or '.join(names)}: {right} of {len(self.rows)} objects, {right / max(1, len(self.rows)):.1%}"
 
 
-def run(
-    args, classify: Classifier, classes: Sequence[str], also_right: dict[int, set[int]],
-    load_fastmcd: Callable, calibration: tuple[float, float] = (1.0, 0.0), cut: dict[str, float] | None = None,
-) -> Predictions | pipeline.Summary:  # fmt: skip
-    """Return what was named: the Predictions for a directory of the detector's results, the pipeline.Summary of a video (see util.cli).
+def name_directory(args, network: Network, right: Sequence[str] = ()) -> Predictions:
+    """Return the Predictions for the objects in a directory of results, that of --fastMCD or --multi_fastMCD (see util.cli).
 
-    Prints a table and writes predictions.csv: into `--save`, else into the results directory, else (a video) into the current one.
-    load_fastmcd: returns the package fastmcd, only called for a video. calibration: (temperature, unknown_below) of the network, see
-    util.track.evidence. cut: parameters of the detector that the network needs others than the defaults of.
+    Prints a table, with the share of `right` names if there are any, and writes predictions.csv: into --save, else into the directory.
     """
-    right = [classes[i] for i in (args.label, *sorted(also_right.get(args.label, ())))] if args.label is not None else []
-    if args.video and (clips := batch.find_clips(args.video, args.save)):
-        return batch.run(args, clips)
-    if args.video:
-        return pipeline.run(args, classify, classes, right, load_fastmcd, calibration, cut or {})
     directory = args.fastMCD or args.multi_fastMCD
     path = (args.save or directory) / "predictions.csv"
-    predictions = Predictions(classes)
+    predictions = Predictions(network.spec.classes)
     try:
-        _name_directory(args, directory, predictions, classify)
+        _name_all(args, directory, predictions, network)
     except (KeyboardInterrupt, InputError):  # what could be read is kept
         if predictions.rows:
             predictions.write(path)
@@ -85,13 +74,13 @@ def run(
     return predictions
 
 
-def _name_directory(args, directory: Path, predictions: Predictions, classify: Classifier) -> None:
+def _name_all(args, directory: Path, predictions: Predictions, network: Network) -> None:
     detections = read_results(directory, best_only=bool(args.fastMCD))[: args.limit]
     captions = []
     for start in tqdm(range(0, len(detections), BATCH), "naming", unit="batch", leave=False, disable=None):
         some = detections[start : start + BATCH]
-        best = classify([d.image for d in some]).softmax(1).max(1)
-        for d, label, probability in zip(some, best.indices.tolist(), best.values.tolist(), strict=True):
+        probabilities = softmax(network(prepare([d.image for d in some], network.spec)))
+        for d, label, probability in zip(some, probabilities.argmax(1).tolist(), probabilities.max(1).tolist(), strict=True):
             captions.append(predictions.add(d.frame, d.object, (d.x, d.y, d.width, d.height), label, probability))
     print(f"{directory}: {len(detections)} objects in {len({d.frame for d in detections})} frames")
     if args.save and detections:

@@ -1,17 +1,19 @@
 """From a video to named tracks: what `--video` does. Detect, classify, track; every file of the run is a sink that gets each moment."""
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 
 import numpy as np
 from tqdm import tqdm
 
+import fastmcd
 from util.cli import InputError
 from util.outputs.sinks import open_sinks
 from util.source.video import Video, open_video
-from util.track.crops import cut_out
+from util.spec import Network
+from util.track.crops import cut_out, prepare
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
 from util.track.zones import make_zones
@@ -85,18 +87,17 @@ class Summary:
         return f"{' or '.join(names)}: {'; '.join(parts)}"
 
 
-def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], load_fastmcd: Callable, calibration, cut) -> Summary:
+def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     """Return the counts of a run over `args.video`; prints them and writes its files (see util.outputs.sinks).
 
-    classify: RGBA crops (see util.track.crops.cut_out) -> logits (N, classes). right: the names that `--label` counts as right, or none.
+    right: the names that --label counts as right, or none.
     """
-    settings = load_settings(args.settings, list(classes))
-    settings["detector"] = {**cut, **settings["detector"]}
+    settings = load_settings(args.settings, list(network.spec.classes))
     video = open_video(args.video)
     summary, clock = Summary(), Clock()
-    pipeline = Pipeline(video, classify, classes, load_fastmcd(), calibration, settings)
+    pipeline = Pipeline(video, network, settings)
     with ExitStack() as stack:
-        sinks = open_sinks(stack, args, video, classes, pipeline.detector)
+        sinks = open_sinks(stack, args, video, network.spec.classes, pipeline.detector)
         try:
             _watch(args, video, pipeline, sinks, summary, clock)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
@@ -114,7 +115,7 @@ def run(args, classify: Callable, classes: Sequence[str], right: Sequence[str], 
         print(summary.share_right(right))
     if args.save:
         counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
-        batch.write_summary(args.save, **counts, labels=dict(summary.tracks.most_common()), ms_per_frame=clock.ms())
+        batch.write_summary(args.save, args.command[1], **counts, labels=dict(summary.tracks.most_common()), ms_per_frame=clock.ms())
     return summary
 
 
@@ -131,21 +132,20 @@ def _watch(args, video: Video, pipeline: "Pipeline", sinks: list, summary: Summa
 
 
 class Pipeline:
-    """Detector, classifier and tracker in a row: call it with a frame, get the Moment."""
+    """Detector, network and tracker in a row: call it with a frame, get the Moment."""
 
-    def __init__(self, video: Video, classify: Callable, classes: Sequence[str], fastmcd, calibration, settings: dict):
-        self.classify = classify
+    def __init__(self, video: Video, network: Network, settings: dict[str, dict]):
+        self.network, spec = network, network.spec
         self.zones = make_zones(video.width, video.height, **settings["zones"])
         try:
-            self.detector = fastmcd.Detector(video.width, video.height, **settings["detector"])
+            self.detector = fastmcd.Detector(video.width, video.height, **{**spec.detector, **settings["detector"]})
         except (TypeError, ValueError) as error:
             raise InputError(f"detector: {error}") from None
         names = settings["names"]
-        self.columns = [i for i, name in enumerate(classes) if name in names["only"]] or list(range(len(classes)))
-        temperature, unknown_below = calibration
-        calibration = names["temperature"] or temperature, unknown_below if names["unknown_below"] is None else names["unknown_below"]
-        schedule = Schedule(budget=names["views_per_frame"])
-        self.tracker = Tracker([classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"], schedule=schedule)
+        self.columns = [i for i, name in enumerate(spec.classes) if name in names["only"]] or list(range(len(spec.classes)))
+        unknown_below = spec.unknown_below if names["unknown_below"] is None else names["unknown_below"]
+        calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
+        self.tracker = Tracker([spec.classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"], schedule=schedule)
 
     def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:
         with clock("detect"):
@@ -160,7 +160,7 @@ class Pipeline:
             viewed = self.tracker.associate(moment)
         with clock("classify"):
             cut = [cut_out(frame, crops[i], boxes[i], result.mask) for i in viewed]
-            logits = self.classify(cut)[:, self.columns].numpy() if cut else np.empty((0, len(self.columns)))
+            logits = self.network(prepare(cut, self.network.spec))[:, self.columns] if cut else np.empty((0, len(self.columns)))
         with clock("track"):
             self.tracker.name(moment, viewed, logits)
         return moment

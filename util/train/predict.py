@@ -1,0 +1,70 @@
+"""What predicts for a script: PyTorch, or the same network packed (see util.spec.Network)."""
+import math
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from util import packed
+from util.binop import BinOp
+from util.cli import InputError
+from util.packed.freeze import NotAChainError, freeze, freeze_layers
+from util.spec import Network, Spec
+from util.train import checkpoint, data
+
+
+class TorchNetwork:
+    """A copy of a PyTorch model with binarized weights: uint8 (N, C, H, W) -> float32 logits (N, classes), on the model's device."""
+
+    def __init__(self, model: nn.Module, spec: Spec):
+        self.spec, self.model = spec, deepcopy(model).eval()
+        self.device = next(model.parameters()).device
+        BinOp(self.model).binarization()
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        x = data.normalize(torch.from_numpy(images).to(self.device), self.spec.mean, self.spec.std)
+        return self.model(x.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+
+
+def load_network(args, model: nn.Module, spec: Spec, weights: Path) -> Network:
+    """Return what predicts for `args` (see util.cli): `model` with the weights of --pretrained or `weights`, or its packed form.
+
+    --engine auto packs what has 1-bit activations, on the CPU. --export FILE writes the packed network too. What the file says of the
+    network goes before `spec`, which is the script's.
+    Raises InputError for weights that don't fit, for a model that can't be packed, and for --engine xnor where it isn't built.
+    """
+    path = args.pretrained or weights
+    if packed.is_packed(path):
+        if args.engine == "torch":
+            raise InputError(f"{path}: is a packed network, which PyTorch can't run; give the checkpoint it was made of, or --engine xnor")
+        network = packed.load(path, spec, threads=torch.get_num_threads())
+    else:
+        spec = checkpoint.spec_of(checkpoint.load_into(model, path, spec.arch), path, spec)
+        network = _choose(args, model, spec)
+    if args.export:
+        if not isinstance(network, packed.PackedNetwork):
+            raise InputError(f"{spec.arch} can't be packed as a whole, so there is nothing to write to {args.export}")
+        print(f"written: {args.export} ({packed.save(network, args.export)} bytes)")
+    return network
+
+
+def _choose(args, model: nn.Module, spec: Spec) -> Network:
+    has_bits = any(getattr(module, "estimator", "none") != "none" for module in model.modules())
+    pays = has_bits and packed.built() and next(model.parameters()).device.type == "cpu"
+    if not args.export and (args.engine == "torch" or args.engine == "auto" and not pays):
+        return TorchNetwork(model, spec)
+    try:
+        return freeze(model, spec, threads=torch.get_num_threads())
+    except NotAChainError:
+        return TorchNetwork(freeze_layers(model, threads=torch.get_num_threads()), spec)
+
+
+def accuracy(network: Network, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the share of uint8 images (N, C, H, W) that get the right one of `labels` (N,), in [0, 1]."""
+    batches = zip(images.split(250), labels.split(250), strict=True)
+    bar = tqdm(batches, "evaluating", math.ceil(len(images) / 250), unit="batch", leave=False, disable=None)
+    return sum(int((network(x.numpy()).argmax(1) == y.numpy()).sum()) for x, y in bar) / len(images)
