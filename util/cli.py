@@ -93,18 +93,18 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence
     verb.add_argument("--fastMCD", type=Path, metavar="DIR", help="name the best object of each frame in the detector's results")
     verb.add_argument("--multi_fastMCD", type=Path, metavar="DIR", help="name all objects in the detector's results")
     add_video_argument(verb)
-    parser.add_argument("--label", type=_label_of(classes), metavar="0-9|NAME", help="what the objects are: report the share named so")
+    parser.add_argument("--label", type=label_of(classes), metavar="0-9|NAME", help="what the objects are: report the share named so")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
     add_video_options(parser)
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help="network")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to use or to start from (default: the best of training)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set (default: beside the script, downloaded)")
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
-    parser.add_argument("--epochs", type=_at_least(1), default=epochs, help="of training")
+    parser.add_argument("--epochs", type=at_least(1), default=epochs, help="of training")
     parser.add_argument("--lr", type=float, default=lr, help="highest learning rate")
-    parser.add_argument("--batch-size", type=_at_least(1), default=64, help="of training")
+    parser.add_argument("--batch-size", type=at_least(1), default=64, help="of training")
     parser.add_argument("--seed", type=int, default=1, help="of initial weights, order and augmentation")
-    parser.add_argument("--limit", type=_at_least(1), metavar="N", help="at most N images of each set, or N frames: a quick try")
+    parser.add_argument("--limit", type=at_least(1), metavar="N", help="at most N images of each set, or N frames: a quick try")
     parser.add_argument("--resume", action="store_true", help="continue the training that was cut off")
     parser.add_argument("--compile", action="store_true", help="torch.compile the training step (needs a C++ compiler)")
 
@@ -127,7 +127,7 @@ def add_video_options(parser: Parser) -> None:
     """Add the flags that go with --video: settings, a look inside, many clips at once (util.watch.batch)."""
     parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
-    parser.add_argument("--jobs", type=_at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")
+    parser.add_argument("--jobs", type=at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")
     parser.add_argument("--ray", metavar="ADDRESS|local", help="run many clips on a Ray cluster (pip install ray)")
 
 
@@ -148,7 +148,9 @@ def _program() -> list[str]:
     return [sys.executable, *(["-m", module.name.removesuffix(".__main__")] if module else [os.path.abspath(sys.argv[0])])]
 
 
-def _label_of(classes: Sequence[str]) -> Callable[[str], int]:
+def label_of(classes: Sequence[str]) -> Callable[[str], int]:
+    """Return what turns a flag's text, a class's number or name, into its number."""
+
     def label(text: str) -> int:
         if text in classes:
             return list(classes).index(text)
@@ -159,7 +161,9 @@ def _label_of(classes: Sequence[str]) -> Callable[[str], int]:
     return label
 
 
-def _at_least(low: int) -> Callable[[str], int]:
+def at_least(low: int) -> Callable[[str], int]:
+    """Return what turns a flag's text into a whole number from `low` up."""
+
     def number(text: str) -> int:
         if not text.lstrip("-").isdecimal() or int(text) < low:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} up")

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import jinja2
 import numpy as np
 
 from util.files import atomic_write
@@ -121,6 +120,8 @@ class Report:
         labels = sorted(self.labels, key=lambda label: (label == UNKNOWN, -self.labels[label], label))
         peak, areas = self.activity.areas(labels, seconds)
         stages = list(clock.ms().items())
+        import jinja2  # here: a run that writes no report does without
+
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
         environment.globals.update(colour=_colour, time=_time)
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(

@@ -51,6 +51,11 @@ class Moment:
     sightings: list[Sighting]
     ended: list[Track] = field(default_factory=list)  # tracks not seen for too long
 
+    @property
+    def tracks(self) -> list[Sighting]:
+        """The sightings that belong to a track: each has its box, label, probability and, as `track`, its identity."""
+        return [sighting for sighting in self.sightings if sighting.track]
+
 
 class Life:
     """What is known so far of an object that may become a track."""

@@ -1,5 +1,45 @@
-"""Watching: what moves in clips gets tracks and names. run() is what --video, --fastMCD and --multi_fastMCD do."""
+"""Watching: what moves in clips gets tracks and names, without PyTorch.
+
+    from util.watch import watch
+    for moment in watch("clip.mp4", "CIFAR_10/models/vgg.xnor"):
+        print(moment.seconds, [(seen.track, seen.box, seen.label, seen.probability) for seen in moment.tracks])
+
+python3 -m util.watch is the command. run() is what --video, --fastMCD and --multi_fastMCD of the scripts do.
+"""
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
 from util.spec import Network
+from util.track.tracking import Moment
+
+# The rest is imported where it is used: a run loads what it needs.
+
+
+def watch(
+    source: str | Path, network: str | Path | Network, settings: str | Path | None = None, limit: int | None = None
+) -> Iterator[Moment]:
+    """Yield a Moment for each frame of a clip, as soon as it is seen, with the tracks in view and those that have ended.
+
+    source: a video, a directory of frames, a camera's number, a URL or "-" (stdin). network: a packed file (.xnor), or what a script
+    has loaded. settings: a preset's name or a TOML file (docs/settings.toml). limit: frames at most.
+    After the last frame the tracks that are still open join that moment's `ended`.
+    Raises InputError for a source, a network or settings that can't be used.
+    """
+    from util import packed
+    from util.source.video import open_video
+    from util.watch.pipeline import Clock, Pipeline
+    from util.watch.settings import load_settings
+
+    if isinstance(network, str | Path):
+        network = packed.load(network)
+    video, moment, clock = open_video(str(source)), None, Clock()
+    pipeline = Pipeline(video, network, load_settings(settings and str(settings), list(network.spec.classes)))
+    for number, frame in enumerate(islice(video, limit), 1):
+        moment = pipeline(number, video.seconds, frame, clock)
+        yield moment
+    if moment:
+        moment.ended += pipeline.tracker.finish()
 
 
 def run(args, network: Network):
@@ -7,9 +47,15 @@ def run(args, network: Network):
 
     A naming.Predictions for a directory of the detector's results, a pipeline.Summary for a clip, the rows of a table for many clips.
     """
-    from util.watch import batch, naming, pipeline  # here, since each brings much that the others do not need
+    from util.watch import batch
 
     if args.video and (clips := batch.find_clips(args.video, args.save)):
         return batch.run_clips(args, clips)
     right = network.spec.right(network.spec.classes[args.label]) if args.label is not None else ()
-    return pipeline.watch_clip(args, network, right) if args.video else naming.name_directory(args, network, right)
+    if args.video:
+        from util.watch.pipeline import watch_clip
+
+        return watch_clip(args, network, right)
+    from util.watch.naming import name_directory
+
+    return name_directory(args, network, right)
