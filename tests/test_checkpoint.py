@@ -161,6 +161,7 @@ def test_a_compiled_models_file_loads(net, tmp_path):
 
 def test_only_a_large_file_keeps_its_latent_weights_in_8_bits(monkeypatch):
     net = nn.Sequential(BinConv2d(8, 4, 3), nn.Linear(4, 2))
-    assert all(value is net.state_dict(keep_vars=True)[key] for key, value in checkpoint.compact(net.state_dict(keep_vars=True), net).items())
+    state = net.state_dict()
+    assert all(value is state[key] for key, value in checkpoint.compact(state, net).items())
     monkeypatch.setattr(checkpoint, "LARGEST", 100)
-    assert [key for key, value in checkpoint.compact(net.state_dict(), net).items() if isinstance(value, dict)] == ["0.conv.weight"]
+    assert [key for key, value in checkpoint.compact(state, net).items() if isinstance(value, dict)] == ["0.conv.weight"]
