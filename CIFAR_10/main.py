@@ -7,6 +7,9 @@
 """
 import math
 import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,19 +27,30 @@ from torch.nn import functional as F  # noqa: E402
 from torch.optim.swa_utils import update_bn  # noqa: E402
 
 from util.binop import BinOp  # noqa: E402
-from util.cli import InputError, Parser, add_common_arguments, add_engine_arguments, add_teacher_argument, run  # noqa: E402
-from util.layers import BatchNorm2d, BinConv2d, MaxPool2d, hold_statistics, soften  # noqa: E402
+from util.cli import (  # noqa: E402
+    InputError,
+    Parser,
+    add_common_arguments,
+    add_cpu_training_arguments,
+    add_engine_arguments,
+    add_precision_argument,
+    add_teacher_argument,
+    run,
+)  # fmt: skip
+from util.layers import BinConv2d, anneal_sign, freeze_batch_norm  # noqa: E402
 from util.spec import Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
-from util.train.run import Log  # noqa: E402
+from util.train.cpu_ops import accelerate  # noqa: E402
+from util.train.recipe import Recipe  # noqa: E402
+from util.train.run import Files, Run, settings_of  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 SHAPE = (3, 32, 32)  # channels, height, width
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 HELD_OUT = 2000  # training images that pick the epoch
-SETTLE = 16  # one in so many training images measures the statistics of batch norm
+RECALIBRATE_BY = 16  # one in so many training images recalibrates batch norm
 # Arch -> (temperature, probability below which a name is unknown) of the weights in models/; benchmarks/unknown.py finds them.
-CALIBRATION = {"vgg": (0.49, 0.46), "nin": (0.67, 0.39), "nin_bwn": (0.57, 0.45), "resnet20": (0.64, 0.35)}
+CALIBRATION = {"vgg": (0.49, 0.46), "nin": (0.67, 0.39), "nin_bwn": (0.57, 0.45), "resnet20": (0.63, 0.39)}
 
 
 # ---- Models ----------------------------------------------------------------------------------------------------------
@@ -55,18 +69,18 @@ class NIN(nn.Module):
 
         self.xnor = nn.Sequential(
             nn.Conv2d(3, 192, 5, padding=2),
-            BatchNorm2d(192, eps=1e-4, affine=False),
+            nn.BatchNorm2d(192, eps=1e-4, affine=False),
             nn.ReLU(),
             block(192, 160, 1),
             block(160, 96, 1),
-            MaxPool2d(3, 2, padding=1),
+            nn.MaxPool2d(3, 2, padding=1),
             block(96, 192, 5, padding=2, dropout=dropout),
             block(192, 192, 1),
             block(192, 192, 1),
             nn.AvgPool2d(3, 2, padding=1),
             block(192, 192, 3, padding=1, dropout=dropout),
             block(192, 192, 1),
-            BatchNorm2d(192, eps=1e-4, affine=False),
+            nn.BatchNorm2d(192, eps=1e-4, affine=False),
             nn.Conv2d(192, 10, 1),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
@@ -110,10 +124,10 @@ class VGG(nn.Module):
         widths = [(128, 128), (128, 128), None, (128, 256), (256, 256), None, (256, 512), (512, 512)]
         self.features = nn.Sequential(
             nn.Conv2d(3, 128, 3, padding=1, bias=False),
-            MaxPool2d(2),
-            BatchNorm2d(128),
-            *(Residual(*pair, estimator=estimator) if pair else MaxPool2d(2) for pair in widths),
-            BatchNorm2d(512),
+            nn.MaxPool2d(2),
+            nn.BatchNorm2d(128),
+            *(Residual(*pair, estimator=estimator) if pair else nn.MaxPool2d(2) for pair in widths),
+            nn.BatchNorm2d(512),
             nn.AdaptiveAvgPool2d(1),
         )
         self.classifier = nn.Linear(512, 10)
@@ -130,9 +144,9 @@ class ResNet20(nn.Module):
         widths = [16] * 7 + [32] * 6 + [64] * 6
         self.features = nn.Sequential(
             nn.Conv2d(3, 16, 3, padding=1, bias=False),
-            BatchNorm2d(16),
+            nn.BatchNorm2d(16),
             *(Residual(a, b, stride=b // a, estimator=estimator) for a, b in pairwise(widths)),
-            BatchNorm2d(64),
+            nn.BatchNorm2d(64),
             nn.AdaptiveAvgPool2d(1),
         )
         self.classifier = nn.Linear(64, 10)
@@ -143,22 +157,29 @@ class ResNet20(nn.Module):
 
 NETWORKS = {"nin": NIN, "vgg": VGG, "resnet20": ResNet20}
 MODELS = NETWORKS | {f"{arch}_bwn": partial(model, estimator="none") for arch, model in NETWORKS.items()}  # activations stay floats
-# How each is trained: the defaults of its flags; shares of the training: the size of images until then, until when activations are
-# soft, and from when the batch norms' statistics are held; by how many pixels images are moved at most, and the share of them that is
-# mixed with others, if the teacher can be asked about the mixture.
-RECIPE = {"batch_size": 128, "sizes": [(0.4, 16), (0.75, 24), (1, 32)], "soft": 0.0, "held": 1.0, "shift": 2, "mix": 0.0}
+SMALL_FIRST = ((0.4, 16), (0.75, 24), (1, 32))  # until which share of the training images have how many pixels
+
+
+def fast_adam(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Return Adam; on a GPU its learning rate is a tensor, where a CUDA graph reads it."""
+    device = next(model.parameters()).device
+    on_gpu = device.type == "cuda"
+    lr = torch.tensor(lr, device=device) if on_gpu else lr
+    return torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.99), fused=True, capturable=on_gpu)
+
+
 RECIPES = {
-    "nin": RECIPE | {"epochs": 60, "lr": 0.006, "soft": 0.6, "held": 0.93},
-    "nin_bwn": RECIPE | {"epochs": 64, "lr": 0.004},
-    "vgg": RECIPE | {"epochs": 50, "lr": 0.005},
-    "resnet20": RECIPE | {"epochs": 50, "lr": 0.005, "sizes": [(0.5, 24), (1, 32)]},
+    "nin": Recipe(60, 0.006, 128, optimizer=fast_adam, sizes=SMALL_FIRST, anneal_until=0.6, freeze_bn_from=0.93),
+    "nin_bwn": Recipe(64, 0.004, 128, optimizer=fast_adam, sizes=SMALL_FIRST),
+    "vgg": Recipe(50, 0.005, 128, optimizer=fast_adam, sizes=SMALL_FIRST),
+    "resnet20": Recipe(50, 0.005, 128, optimizer=fast_adam, sizes=((0.5, 24), (1, 32))),
 }
 # What differs on a GPU, where an epoch takes a second and small images save little of it.
-ON_GPU = {"batch_size": 192, "sizes": [(1, 32)]}
-RECIPES_ON_GPU = {"nin": ON_GPU | {"epochs": 322}, "vgg": ON_GPU | {"epochs": 355, "lr": 0.006, "shift": 4, "mix": 0.5}}
+ON_GPU = {"batch_size": 192, "sizes": ((1, 32),)}
+RECIPES_ON_GPU = {"nin": ON_GPU | {"epochs": 322}, "vgg": ON_GPU | {"epochs": 355, "lr": 0.006, "shift": 4, "cutmix": 0.5}}
 
 
-def spec_of(name):
+def spec_of(name: str) -> Spec:
     """Return what a clip needs to know of the network `name`."""
     temperature, unknown_below = CALIBRATION.get(name, (1.0, 0.0))
     return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", {"automobile": ("truck",)}, temperature, unknown_below)
@@ -168,46 +189,55 @@ SPECS = {name: spec_of(name) for name in MODELS}
 
 
 # ---- Arguments -------------------------------------------------------------------------------------------------------
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(NETWORKS), CLASSES, epochs=0, lr=0.0)
+    add_common_arguments(parser, list(NETWORKS), CLASSES)
     add_engine_arguments(parser)
     parser.add_argument("--bwn", action="store_true", help="binary weights only: activations stay floats")
     add_teacher_argument(parser, more=" (.safetensors), or a network of PyTorch_CIFAR10/state_dicts, asked in each step")
-    parser.set_defaults(**RECIPES["nin"])
-    given = parser.parse_known_args(argv)[0]
-    name, device = given.arch + "_bwn" * given.bwn, torch.device("cuda" if torch.cuda.is_available() and not given.cpu else "cpu")
-    recipe = RECIPES.get(name, RECIPES[given.arch])
-    if device.type == "cuda":
-        recipe = recipe | RECIPES_ON_GPU.get(name, ON_GPU)
-    parser.set_defaults(name=name, device=device, **recipe)
+    add_precision_argument(parser)
+    add_cpu_training_arguments(parser)
     return parser.parse_args(argv)
 
 
+def network_of(args: Namespace) -> str:
+    """Return the network's name in MODELS."""
+    return args.arch + "_bwn" * args.bwn
+
+
+def recipe_for(args: Namespace) -> Recipe:
+    """Return the recipe of the network on this device, with what the flags change."""
+    name, recipe = network_of(args), RECIPES.get(network_of(args), RECIPES[args.arch])
+    if steps.device_of(args).type == "cuda":
+        recipe = replace(recipe, **RECIPES_ON_GPU.get(name, ON_GPU))
+    return recipe.with_flags(args)
+
+
 # ---- Data ------------------------------------------------------------------------------------------------------------
-def load_data(args, train):
+def load_data(args: Namespace, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return uint8 images (N, 3, 32, 32) and labels (N,)."""
     from torchvision import datasets  # here, since importing it takes as long as all the rest
 
     images, labels = data.load(datasets.CIFAR10, args.data or HERE / "data", train, CLASSES, "RGB", 32)
     return images[: args.limit], labels[: args.limit]
 
 
-def preprocess(images):
+def preprocess(images: torch.Tensor) -> torch.Tensor:
     """Return float32 (N, 3, H, W), standardised per channel, from uint8 images of that shape."""
     return data.normalize(images, MEAN, STD).contiguous(memory_format=torch.channels_last)
 
 
 # ---- Train, evaluate -------------------------------------------------------------------------------------------------
-def teacher_of(args, count, kept, device):
-    """Return what tells a teacher's logits of images x (N, 3, 32, 32), the kept[batch] of `count`, and whether it sees x; or None, False.
+def teacher_of(args: Namespace, count: int, kept: torch.Tensor, device: torch.device) -> steps.Teacher | None:
+    """Return the teacher of --teacher, or None; `kept`: which of the `count` training images its places number.
 
-    The teacher is a network of PyTorch_CIFAR10, which sees what the pupil sees, or the answers that one has written to images as they are.
+    Online it is a network of PyTorch_CIFAR10; cached, the logits that one has written of the images without augmentation.
     """
     if args.teacher is None:
-        return None, False
+        return None
     if args.teacher.suffix == ".safetensors":
-        answers = steps.load_answers(args.teacher, count, len(CLASSES))[kept].to(device)
-        return lambda x, batch: answers[batch], False
+        cached = steps.load_teacher_logits(args.teacher, count, len(CLASSES))[kept].to(device)
+        return steps.Teacher(lambda x, places: cached[places], online=False)
     from PyTorch_CIFAR10 import networks  # here, since importing it takes as long as all the rest
 
     arch = checkpoint.load(args.teacher).get("arch", "airbench")
@@ -215,60 +245,73 @@ def teacher_of(args, count, kept, device):
         raise InputError(f"{args.teacher}: holds {arch}, expected one of PyTorch_CIFAR10/state_dicts, or logits (.safetensors)")
     teacher = networks.load(arch, args.teacher)
     teacher.to(device, memory_format=torch.channels_last).eval()
-    return lambda x, batch: teacher(x), True
+    return steps.Teacher(lambda x, places: teacher(x), online=True)
 
 
-def step_of(model, step_model, teach, sees, log, args, device, bin_op):
-    """Return what takes a training step: (images at full size and as seen, labels, places among the training images, held) -> loss.
+def step_of(
+    model: nn.Module, step_model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, bin_op: BinOp,
+    teacher: steps.Teacher | None, machine: steps.Machine,
+) -> Callable[..., torch.Tensor]:  # fmt: skip
+    """Return what takes a training step: (images at full size, images as the network sees them, labels, places, frozen) -> loss.
 
-    On a GPU it is recorded, so it takes nothing from the CPU and gives nothing back; held: see layers.hold_statistics.
+    places: of the images among the training images. frozen: batch norms keep their statistics. On a GPU it is a CUDA graph.
     """
+    device = machine.device.type
 
-    def step(x, seen, y, batch, held):
-        hold_statistics(model, held)
-        log.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16), torch.no_grad():
-            taught = teach(x, batch).float() if teach else None
+    def step(full, x, y, places, frozen):
+        freeze_batch_norm(model, frozen)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=machine.bf16), torch.no_grad():
+            teacher_logits = teacher.logits(full, places).float() if teacher else None
         with bin_op.binarized():
-            with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-                logits = step_model(seen).float()
-            loss = steps.distance(logits, taught) if sees else steps.loss_of(logits, y, taught)
+            with torch.autocast(device, torch.bfloat16, enabled=machine.bf16):
+                logits = step_model(x).float()
+            if teacher and teacher.online:
+                loss = steps.distillation_loss(logits, teacher_logits)
+            else:
+                loss = steps.training_loss(logits, y, teacher_logits)
             loss.backward()
         bin_op.updateBinaryGradWeight()
-        log.optimizer.step()
-        steps.follow(log.average, model)
+        optimizer.step()
+        steps.update_ema(ema, model)
         return loss.detach()
 
-    return steps.Recorded(step) if device.type == "cuda" and args.processes == 1 else step
+    return steps.CudaGraphStep(step) if device == "cuda" and machine.processes == 1 else step
 
 
-def train_epoch(model, step, images, labels, held, log, args):
-    """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
-    epoch = log.epoch + 1
-    order = torch.randperm(len(images), generator=steps.generator(args.seed, epoch))
-    batches = order[: len(order) // args.processes * args.processes].split(args.batch_size)
-    size = steps.image_size(args.sizes, epoch / args.epochs)
+def train_epoch(
+    model: nn.Module, step: Callable[..., torch.Tensor], optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor,
+    frozen: bool, recipe: Recipe, training: Run, seed: int,
+) -> float:  # fmt: skip
+    """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix; return the last learning rate."""
+    epoch, machine, lr = training.epoch + 1, training.machine, 0.0
+    batches = steps.batches_of(len(images), seed, epoch, recipe.batch_size, machine.processes)
+    size = recipe.size(epoch)
     model.train()
-    for i in log.steps(len(batches), f"epoch {epoch} at {size} px"):
-        progress = (epoch - 1 + i / len(batches)) / args.epochs
-        steps.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
-        soften(model, max(0.0, 1 - progress / args.soft) if args.soft else 0.0)
-        generator, batch = steps.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
-        batch = batch.to(images.device, non_blocking=True)
-        x = data.random_mirror(data.random_shift(images[batch], args.shift, generator), generator)
-        x = preprocess(data.random_mix(x, args.mix, generator) if args.mix else x)
-        log.add(step(x, data.resized(x, size), labels[batch], batch, held), len(batches[i]))
+    for i in training.steps(len(batches), f"epoch {epoch} at {size} px"):
+        progress = (epoch - 1 + i / len(batches)) / recipe.epochs
+        lr = recipe.lr * recipe.schedule(progress)
+        steps.set_lr(optimizer, lr)
+        anneal_sign(model, recipe.clamp_share(progress))
+        generator = steps.generator(seed, epoch, i + 1, machine.rank)
+        places = batches[i][machine.rank :: machine.processes].to(images.device, non_blocking=True)
+        x = data.random_mirror(data.random_shift(images[places], recipe.shift, generator), generator)
+        x = preprocess(data.cutmix(x, recipe.cutmix, generator) if recipe.cutmix else x)
+        training.add(step(x, data.resized(x, size), labels[places], places, frozen), len(batches[i]))
+    return lr
 
 
-def settle(model, images, device, bin_op):
-    """Measure the batch norms' statistics anew over `images`: averaged weights have none, and a sign feels where a mean lies."""
+def recalibrate_batch_norm(model: nn.Module, images: torch.Tensor, device: torch.device, bin_op: BinOp) -> None:
+    """Measure the batch norms' statistics anew over `images`: averaged weights have none, and signs are sensitive to them."""
     model.eval()
     with bin_op.binarized():
         update_bn((preprocess(x.to(device)) for x in images.split(250)), model)
 
 
 @torch.no_grad()
-def evaluate(model, images, labels, device, bin_op):
+def evaluate(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, bin_op: BinOp
+) -> tuple[float, float]:
     """Return (mean loss, share of right answers in [0, 1]); changes nothing."""
     model.eval()
     loss = right = 0.0
@@ -283,63 +326,67 @@ def evaluate(model, images, labels, device, bin_op):
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
-def start_from(model, args):
-    """Put the weights of --pretrained into the model; leave out of the recipe what they have learnt: small images and, mostly, signs."""
-    with_floats = f"{args.arch}_bwn"
-    found = checkpoint.load_into(model, args.pretrained, args.name, with_floats).get("arch")
-    args.sizes = args.sizes[1:] or args.sizes
-    if found != with_floats:
-        args.soft = 0.0
+def start_from(model: nn.Module, args: Namespace, recipe: Recipe) -> Recipe:
+    """Put the weights of --pretrained into the model; return the recipe without what they have learnt: small images and, mostly, signs."""
+    float_activations = f"{args.arch}_bwn"
+    found = checkpoint.load_into(model, args.pretrained, network_of(args), float_activations).get("arch")
+    anneal_until = recipe.anneal_until if found == float_activations else 0.0
+    return replace(recipe, sizes=recipe.sizes[1:] or recipe.sizes, anneal_until=anneal_until)
 
 
-def train(model, args, device, bin_op):
+def train(model: nn.Module, args: Namespace, recipe: Recipe) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
+    machine = steps.machine_for(args, args.bf16)
+    device, name = machine.device, network_of(args)
     images, labels = (x.to(device) for x in load_data(args, train=True))
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    some = kept[torch.randperm(len(kept), generator=steps.generator(0))[: max(1, len(kept) // SETTLE)]]  # mixed: files come by class
-    teach, sees = teacher_of(args, len(images), kept, device)
-    args.mix = args.mix if sees else 0.0
+    mixed = torch.randperm(len(kept), generator=steps.generator(0))  # a folder's images come class by class
+    some = kept[mixed[: max(1, len(kept) // RECALIBRATE_BY)]]
+    teacher = teacher_of(args, len(images), kept, device)
+    if not (teacher and teacher.online):  # labels and cached logits know nothing of mixed images
+        recipe = replace(recipe, cutmix=0.0)
     steps.keep_memory()
-    args.rank, args.processes = steps.join_processes(device)
-    args.bf16 = steps.fast_bf16(device)
-    on_gpu = torch.backends.cudnn.benchmark = device.type == "cuda"
-    lr = torch.tensor(args.lr, device=device) if on_gpu else args.lr  # a recorded step reads it there
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.99), fused=True, capturable=on_gpu)
-    averaged = steps.running_average(model)
-    averaged_op = BinOp(averaged)
-    step_model = steps.step_model(model, args)
-    with Log(HERE / "models", args.name, args, model, optimizer, averaged) as log:
-        step = step_of(model, step_model, teach, sees, log, args, device, bin_op)
-        hold = math.ceil(args.held * args.epochs)  # from this epoch on
-        while log.epoch < args.epochs:
-            if log.epoch == hold and log.step == 0:
-                settle(model, images[some], device, bin_op)
-            train_epoch(model, step, images[kept], labels[kept], log.epoch >= hold, log, args)
-            if log.epoch < hold and steps.image_size(args.sizes, (log.epoch + 1) / args.epochs) == SHAPE[-1]:
-                settle(averaged, images[some], device, averaged_op)
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    ema = steps.ema_of(model)
+    averaged, averaged_op, bin_op = ema.module, BinOp(ema.module), BinOp(model, machine.compiled)
+    if machine.compiled and device.type == "cpu":
+        accelerate(model, machine.popcount_forward, machine.int8_gradients)
+    optimizer = steps.portable(recipe.optimizer(model, recipe.lr))
+    step = step_of(model, steps.step_model(model, machine), ema, optimizer, bin_op, teacher, machine)
+    with Run(
+        Files.of(HERE / "models", args.name or name), recipe.epochs, {"state_dict": model, "optimizer": optimizer, "ema": ema},
+        settings_of(args, name, recipe), data.fingerprint(images[held_out], labels[held_out]), machine, SPECS[name], args.resume,
+    ) as training:  # fmt: skip
+        frozen_from = math.ceil(recipe.freeze_bn_from * recipe.epochs)
+        while training.epoch < recipe.epochs:
+            frozen = training.epoch >= frozen_from
+            if training.epoch == frozen_from and training.step == 0:
+                recalibrate_batch_norm(model, images[some], device, bin_op)
+            lr = train_epoch(model, step, optimizer, images[kept], labels[kept], frozen, recipe, training, args.seed)
+            if not frozen and recipe.size(training.epoch + 1) == SHAPE[-1]:
+                recalibrate_batch_norm(averaged, images[some], device, averaged_op)
             _, accuracy = evaluate(averaged, images[held_out], labels[held_out], device, averaged_op)
-            log.end_epoch(len(kept), accuracy)
-        log.load_best()
+            training.end_epoch(lr, accuracy, averaged)
+        averaged.load_state_dict(training.best.state_dict)
         _, accuracy = evaluate(averaged, *load_data(args, train=False), device, averaged_op)
-        log.finish(accuracy)
+        training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged))
     return accuracy
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> float | None:
     args = parse_args(argv)
     torch.manual_seed(args.seed)
-    torch.backends.cudnn.allow_tf32 = False  # a sign feels what TF32 rounds off: 0.2 points of the test images
-    device = args.device
-    model = MODELS[args.name]().to(device, memory_format=torch.channels_last)
+    torch.backends.cudnn.allow_tf32 = False  # signs depend on what TF32 rounds off: 0.2 points of the test images
+    arch = network_of(args)
+    model = MODELS[arch]().to(steps.device_of(args), memory_format=torch.channels_last)
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
-        if args.pretrained:
-            start_from(model, args)
-        return train(model, args, device, BinOp(model, args.compile))
-    network = predict.load_network(args, model, SPECS[args.name], HERE / "models" / f"{args.name}.best.pth.tar")
+        recipe = recipe_for(args)
+        return train(model, args, start_from(model, args, recipe) if args.pretrained else recipe)
+    network = predict.load_network(args, model, SPECS[arch], HERE / "models" / f"{args.name or arch}.best.pth.tar")
     if args.evaluate:
         accuracy = predict.accuracy(network, *load_data(args, train=False))
-        print(f"{args.name}: {100 * accuracy:.2f} % of the test images right")
+        print(f"{arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if names:
         from util import watch  # here: who trains or evaluates needs nothing of it

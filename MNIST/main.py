@@ -6,6 +6,7 @@
     python3 main.py                                      train
 """
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -20,11 +21,13 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from util.binop import BinOp  # noqa: E402
-from util.cli import Parser, add_common_arguments, add_engine_arguments, run  # noqa: E402
+from util.cli import Parser, add_common_arguments, add_cpu_training_arguments, add_engine_arguments, run  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 from util.spec import Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
-from util.train.run import Log  # noqa: E402
+from util.train.cpu_ops import accelerate  # noqa: E402
+from util.train.recipe import Recipe  # noqa: E402
+from util.train.run import Files, Run, settings_of  # noqa: E402
 
 CLASSES = list("0123456789")
 SHAPE = (1, 28, 28)  # channels, height, width
@@ -59,31 +62,33 @@ class LeNet5(nn.Module):
 
 
 MODELS = {"LeNet_5": LeNet5}
+RECIPE = Recipe(epochs=60, lr=0.003, batch_size=128, sizes=((1, 28),))
 
 
 # ---- Arguments -------------------------------------------------------------------------------------------------------
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(description="Binarized LeNet-5 on MNIST: train (the default), evaluate, or read the digits that move.")
-    add_common_arguments(parser, list(MODELS), CLASSES, epochs=60, lr=0.003)
+    add_common_arguments(parser, list(MODELS), CLASSES)
     add_engine_arguments(parser)
-    parser.set_defaults(batch_size=128)
+    add_cpu_training_arguments(parser)
     return parser.parse_args(argv)
 
 
 # ---- Data ------------------------------------------------------------------------------------------------------------
-def load_data(args, train):
+def load_data(args: Namespace, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return uint8 images (N, 1, 28, 28) and labels (N,)."""
     from torchvision import datasets  # here, since importing it takes as long as all the rest
 
     images, labels = data.load(datasets.MNIST, args.data or HERE / "data", train, CLASSES, "L", 28)
     return images[: args.limit], labels[: args.limit]
 
 
-def preprocess(images):
+def preprocess(images: torch.Tensor) -> torch.Tensor:
     """Return float32 (N, 1, 28, 28), standardised, from images of that shape with levels 0..255."""
     return data.normalize(images, MEAN, STD).contiguous(memory_format=torch.channels_last)  # a third faster
 
 
-def augment(images, generator):
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return float32 images (N, 1, 28, 28), levels 0..255: turned, slanted, scaled and shifted, half of them as if cut from a clip."""
 
     def uniform(low, high):
@@ -105,28 +110,33 @@ def augment(images, generator):
 
 
 # ---- Train, evaluate -------------------------------------------------------------------------------------------------
-def train_epoch(model, step_model, images, labels, log, args, device, bin_op):
-    """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
-    epoch = log.epoch + 1
-    order = torch.randperm(len(images), generator=steps.generator(args.seed, epoch))
-    batches = order[: len(order) // args.processes * args.processes].split(args.batch_size)
+def train_epoch(
+    model: nn.Module, step_model: nn.Module, optimizer: torch.optim.Optimizer, bin_op: BinOp, images: torch.Tensor, labels: torch.Tensor,
+    recipe: Recipe, training: Run, seed: int,
+) -> float:  # fmt: skip
+    """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix; return the last learning rate."""
+    epoch, machine, lr = training.epoch + 1, training.machine, 0.0
+    batches = steps.batches_of(len(images), seed, epoch, recipe.batch_size, machine.processes)
     model.train()
-    for i in log.steps(len(batches), f"epoch {epoch}"):
-        progress = (epoch - 1 + i / len(batches)) / args.epochs
-        steps.set_lr(log.optimizer, args.lr * min(1, progress * 50) * (1 - progress))
-        generator, batch = steps.generator(args.seed, epoch, i + 1, args.rank), batches[i][args.rank :: args.processes]
-        x = preprocess(augment(images[batch], generator).to(device))
-        log.optimizer.zero_grad(set_to_none=True)
+    for i in training.steps(len(batches), f"epoch {epoch}"):
+        lr = recipe.lr * recipe.schedule((epoch - 1 + i / len(batches)) / recipe.epochs)
+        steps.set_lr(optimizer, lr)
+        generator, places = steps.generator(seed, epoch, i + 1, machine.rank), batches[i][machine.rank :: machine.processes]
+        x = preprocess(augment(images[places], generator).to(machine.device))
+        optimizer.zero_grad(set_to_none=True)
         with bin_op.binarized():
-            loss = F.cross_entropy(step_model(x), labels[batch].to(device))
+            loss = F.cross_entropy(step_model(x), labels[places].to(machine.device))
             loss.backward()
         bin_op.updateBinaryGradWeight()
-        log.optimizer.step()
-        log.add(loss.detach(), len(batches[i]))
+        optimizer.step()
+        training.add(loss.detach(), len(batches[i]))
+    return lr
 
 
 @torch.no_grad()
-def evaluate(model, images, labels, device, bin_op):
+def evaluate(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, bin_op: BinOp
+) -> tuple[float, float]:
     """Return (mean loss, share of right answers in [0, 1]); changes nothing."""
     model.eval()
     loss = right = 0.0
@@ -141,35 +151,42 @@ def evaluate(model, images, labels, device, bin_op):
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
-def train(model, args, device, bin_op):
+def train(model: nn.Module, args: Namespace) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
+    recipe, machine = RECIPE.with_flags(args), steps.machine_for(args, bf16=False)
+    device = machine.device
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    args.rank, args.processes = steps.join_processes(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
-    step_model = steps.step_model(model, args)
-    with Log(HERE / "models", args.arch, args, model, optimizer) as log:
-        while log.epoch < args.epochs:
-            train_epoch(model, step_model, images[kept], labels[kept], log, args, device, bin_op)
+    bin_op = BinOp(model, machine.compiled)
+    if machine.compiled and device.type == "cpu":
+        accelerate(model, machine.popcount_forward, machine.int8_gradients)
+    optimizer = steps.portable(recipe.optimizer(model, recipe.lr))
+    step_model = steps.step_model(model, machine)
+    with Run(
+        Files.of(HERE / "models", args.name or args.arch), recipe.epochs, {"state_dict": model, "optimizer": optimizer},
+        settings_of(args, args.arch, recipe), data.fingerprint(images[held_out], labels[held_out]), machine, SPEC, args.resume,
+    ) as training:  # fmt: skip
+        while training.epoch < recipe.epochs:
+            lr = train_epoch(model, step_model, optimizer, bin_op, images[kept], labels[kept], recipe, training, args.seed)
             _, accuracy = evaluate(model, images[held_out], labels[held_out], device, bin_op)
-            log.end_epoch(len(kept), accuracy)
-        log.load_best()
+            training.end_epoch(lr, accuracy, model)
+        model.load_state_dict(training.best.state_dict)
         _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
-        log.finish(accuracy)
+        training.finish(accuracy, training.best.state_dict)
     return accuracy
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> float | None:
     args = parse_args(argv)
     torch.manual_seed(args.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    device = steps.device_of(args)
     model = MODELS[args.arch]().to(device, memory_format=torch.channels_last)
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
         if args.pretrained:
             checkpoint.load_into(model, args.pretrained, args.arch)
-        return train(model, args, device, BinOp(model, args.compile))
-    network = predict.load_network(args, model, SPEC, HERE / "models" / f"{args.arch}.best.pth.tar")
+        return train(model, args)
+    network = predict.load_network(args, model, SPEC, HERE / "models" / f"{args.name or args.arch}.best.pth.tar")
     if args.evaluate:
         accuracy = predict.accuracy(network, *load_data(args, train=False))
         print(f"{args.arch}: {100 * accuracy:.2f} % of the test images right")

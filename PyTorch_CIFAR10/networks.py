@@ -13,7 +13,6 @@ from torchvision import models
 from torchvision.models.googlenet import BasicConv2d, Inception, InceptionAux
 
 from util.cli import InputError
-from util.layers import BatchNorm2d
 from util.train import checkpoint
 
 CLASS_COUNT = 10
@@ -72,7 +71,7 @@ class FloatConv2d(nn.Conv2d):
 def mobilenet_v2():
     """Return a MobileNetV2 that halves the image three times instead of five."""
     t_c_n_s = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
-    model = models.MobileNetV2(num_classes=CLASS_COUNT, inverted_residual_setting=t_c_n_s, norm_layer=BatchNorm2d)
+    model = models.MobileNetV2(num_classes=CLASS_COUNT, inverted_residual_setting=t_c_n_s)
     model.features[0][0].stride = (1, 1)
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1 and module.stride == (2, 2):

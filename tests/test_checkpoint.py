@@ -1,4 +1,5 @@
 """Checkpoints: what is written is read back; what is missing, cut, foreign or hostile is refused in one line."""
+import math
 import os
 import pickle
 
@@ -125,3 +126,42 @@ def test_weights_in_8_bits_load_as_weights_and_damaged_ones_are_refused(tmp_path
     torch.testing.assert_close(*(binarize(centre_and_clamp(n.conv.weight)) for n in (net, copy)))
     checkpoint.save(tmp_path / "codes", {"state_dict": {**state, "conv.weight": {"codes": state["conv.weight"]["codes"]}}})
     assert_refused(lambda: checkpoint.load(tmp_path / "codes"), "codes", "can't be read")
+
+
+def spoiled(value):
+    return lambda w: w.index_fill(0, torch.tensor(0), value)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (spoiled(float("nan")), "0.weight holds NaN or infinite"),
+    (spoiled(float("-inf")), "0.weight holds NaN or infinite"),
+    (lambda w: w.to_sparse(), "0.weight is sparse_coo"),
+    (lambda w: w.to("meta"), "0.weight is without values"),
+    (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "0.weight is quantized"),
+    (lambda w: w.to(torch.complex64), "complex64"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_can_not_be_weights_are_refused_in_one_line(net, tmp_path, make, words):
+    torch.save({"state_dict": {**net.state_dict(), "0.weight": make(net[0].weight.detach())}}, tmp_path / "f")
+    assert_refused(lambda: checkpoint.load_into(other(net), tmp_path / "f", "x"), str(tmp_path / "f"), words)
+
+
+@pytest.mark.parametrize("score", [None, "86.28%", [1], {}, torch.ones(3)])
+def test_a_score_that_is_no_number_keeps_no_weights_from_being_read(net, tmp_path, score):
+    torch.save({"best_acc": score, "state_dict": net.state_dict()}, tmp_path / "f")
+    copy = other(net)
+    assert math.isnan(checkpoint.load_into(copy, tmp_path / "f", "x")["best_acc"])
+    assert torch.equal(copy[0].weight, net[0].weight)
+
+
+def test_a_compiled_models_file_loads(net, tmp_path):
+    torch.save({"state_dict": {f"module._orig_mod.{key}": value for key, value in net.state_dict().items()}}, tmp_path / "f")
+    checkpoint.load_into(other(net), tmp_path / "f", "x")
+
+
+def test_only_a_large_file_keeps_its_latent_weights_in_8_bits(monkeypatch):
+    net = nn.Sequential(BinConv2d(8, 4, 3), nn.Linear(4, 2))
+    state = net.state_dict()
+    assert all(value is state[key] for key, value in checkpoint.compact(state, net).items())
+    monkeypatch.setattr(checkpoint, "LARGEST", 100)
+    assert [key for key, value in checkpoint.compact(state, net).items() if isinstance(value, dict)] == ["0.conv.weight"]

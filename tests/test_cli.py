@@ -14,7 +14,7 @@ from util.cli import InputError, Parser, add_common_arguments, printable, read_t
 @pytest.fixture
 def parser():
     parser = Parser()
-    add_common_arguments(parser, ["nin"], ["airplane", "automobile"], epochs=3, lr=0.1)
+    add_common_arguments(parser, ["nin"], ["airplane", "automobile"])
     return parser
 
 
@@ -29,6 +29,9 @@ def test_labels_are_numbers_or_names(parser):
     (["--label", "boat"], "airplane automobile"),
     (["--epochs", "0"], "from 1 up"),
     (["--epochs", "many"], "many"),
+    (["--lr", "nan"], "above 0"),
+    (["--lr", "0"], "above 0"),
+    (["--name", "a/b"], "no name of a file"),
     (["--arch", "vgg99"], "vgg99"),
     (["--evaluate", "--video", "0"], "not allowed with"),
     (["--unknown"], "--unknown"),

@@ -133,7 +133,7 @@ def test_shift_moves_each_image_by_whole_pixels_and_mirrors_the_border():
 
 def test_mixing_covers_part_of_some_images_with_that_part_of_the_image_before():
     images = torch.arange(2000, dtype=torch.int32).view(-1, 1, 1, 1).expand(-1, 3, 12, 8)
-    mixed = data.random_mix(images, 0.5, torch.Generator().manual_seed(0))
+    mixed = data.cutmix(images, 0.5, torch.Generator().manual_seed(0))
     foreign = (mixed != images).numpy()
     assert torch.equal(mixed[torch.from_numpy(foreign)], images.roll(1, 0)[torch.from_numpy(foreign)])
     assert (foreign == foreign[:, :1]).all()
@@ -146,10 +146,18 @@ def test_mixing_covers_part_of_some_images_with_that_part_of_the_image_before():
     assert 0.45 < (shares > 0).mean() < 0.5 and shares.max() > 0.8  # a few are too small to cover a pixel
     # A part of share s that lies anywhere keeps (1 - sqrt(s) / 4)^2 of itself inside on average: s uniform gives 0.344.
     assert abs(shares[shares > 0].mean() - 0.344) < 0.03
-    assert torch.equal(data.random_mix(images, 0.0, torch.Generator()), images)
+    assert torch.equal(data.cutmix(images, 0.0, torch.Generator()), images)
 
 
 def test_mirror_flips_about_half():
     images = torch.arange(400 * 3).view(400, 1, 1, 3).float()
     flipped = (data.random_mirror(images, torch.Generator().manual_seed(0))[:, 0, 0, 0] != images[:, 0, 0, 0]).sum().item()
     assert 150 < flipped < 250
+
+
+def test_a_fingerprint_is_of_pixels_and_labels():
+    images, labels = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4), torch.tensor([0, 1])
+    first = data.fingerprint(images, labels)
+    assert first == data.fingerprint(images.clone(memory_format=torch.channels_last), labels) and len(first) == 16
+    others = [(images + 1, labels), (images, labels.flip(0)), (images.flip(0), labels), (images.view(2, 3, 2, 8), labels)]
+    assert len({first, *(data.fingerprint(*other) for other in others)}) == 5

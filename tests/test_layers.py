@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from util.layers import BinActive, BinActivePolynomial, BinActiveWide, BinConv2d, BinLinear, soften
+from util.layers import BinActive, BinActivePolynomial, BinActiveWide, BinConv2d, BinLinear, anneal_sign, freeze_batch_norm
 
 X = torch.tensor([-2.0, -1.0, -0.999, -0.5, -0.0, 0.0, 0.25, 0.999, 1.0, 3.0], dtype=torch.float64)
 
@@ -80,16 +80,33 @@ def test_the_activation_is_what_it_is_given():
     torch.testing.assert_close(block(x), torch.where(plain < 0, 0.3 * plain, plain), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("softness", [1.0, 0.25, 0.0])
-def test_soft_activations_are_between_a_clamp_and_a_sign(softness):
+@pytest.mark.parametrize("share", [1.0, 0.25, 0.0])
+def test_annealed_activations_are_between_a_clamp_and_a_sign(share):
     block = nn.Sequential(BinConv2d(1, 1, 1, estimator="wide")).double().eval()
-    soften(block, softness)
+    anneal_sign(block, share)
     x = X.view(-1, 1, 1, 1).clone().requires_grad_()
     y = block[0]._activate(x)
     v = X / (1 + 1e-4) ** 0.5
-    expected = softness * v.clamp(-1.5, 1.5) + (1 - softness) * torch.where(v < 0, -1.0, 1.0)
+    expected = share * v.clamp(-1.5, 1.5) + (1 - share) * torch.where(v < 0, -1.0, 1.0)
     torch.testing.assert_close(y.flatten(), expected)
     y.sum().backward()
-    slope = softness * (v.abs() <= 1.5) + (1 - softness) * (1 - v.abs() / 3).clamp(min=0)
+    slope = share * (v.abs() <= 1.5) + (1 - share) * (1 - v.abs() / 3).clamp(min=0)
     torch.testing.assert_close(x.grad.flatten(), slope / (1 + 1e-4) ** 0.5)
-    assert set(block.state_dict()) == set(nn.Sequential(BinConv2d(1, 1, 1)).state_dict())  # softness is not kept
+    assert set(block.state_dict()) == set(nn.Sequential(BinConv2d(1, 1, 1)).state_dict())  # the share is not kept
+
+
+def test_frozen_batch_norms_use_their_running_statistics_and_keep_them():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(4), BinConv2d(4, 3, 1)).train()
+    net(torch.randn(8, 4, 5, 5) * 3 + 1)
+    freeze_batch_norm(net, True)
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    x = torch.randn(8, 4, 5, 5).requires_grad_()
+    found = net(x)
+    found.sum().backward()
+    assert all(torch.equal(before[name], value) for name, value in net.named_buffers())
+    assert net.training and net[1].bn.weight.grad.abs().sum() > 0  # and weights go on learning
+    torch.testing.assert_close(found, net.eval()(x))
+    freeze_batch_norm(net.train(), False)
+    net(x)
+    assert not torch.equal(before["0.running_mean"], net[0].running_mean)

@@ -213,14 +213,14 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, mon
     whole = torch.load(last, weights_only=True)
     shutil.rmtree(home / "models")
     with monkeypatch.context() as patch:
-        end_epoch = main.Log.end_epoch
+        end_epoch = main.Run.end_epoch
 
-        def interrupt(log, *rest):
-            end_epoch(log, *rest)
-            if log.epoch == 2:
+        def interrupt(training, *rest):
+            end_epoch(training, *rest)
+            if training.epoch == 2:
                 raise KeyboardInterrupt
 
-        patch.setattr(main.Log, "end_epoch", interrupt)
+        patch.setattr(main.Run, "end_epoch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             main.main(arguments)
     main.main([*arguments, "--resume"])

@@ -3,6 +3,7 @@ import csv
 import os
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from tests.scripts import ROOT, load_script, run_script
 from util.cli import InputError
 from util.train import checkpoint, steps
-from util.train.run import Log
+from util.train.run import Files, Run
 
 download = load_script("PyTorch_CIFAR10/cifar10_download.py")
 main = load_script("PyTorch_CIFAR10/main.py")
@@ -105,7 +106,7 @@ def test_airbench_biases_of_batch_norm_learn_64_times_as_fast_and_decay_no_faste
     assert (plain["lr"], biases["lr"]) == (0.5, 32) and plain["lr"] * plain["weight_decay"] == biases["lr"] * biases["weight_decay"]
 
 
-def test_looking_back_keeps_a_running_mean_and_ends_on_it():
+def test_lookahead_keeps_a_running_mean_and_ends_on_it():
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
     optimizer, mean, steps = torch.optim.SGD([weight], 1.0, momentum=0.5), None, []
     for step in range(1, 7):
@@ -114,7 +115,7 @@ def test_looking_back_keeps_a_running_mean_and_ends_on_it():
         before = weight.detach().clone().double()
         pull = 1 if step == 6 else 0.95**5 * (step / 6) ** 3
         mean = before if mean is None else pull * mean + (1 - pull) * before
-        main.look_back(optimizer, step / 6)
+        main.lookahead(optimizer, step / 6)
         steps.append((weight.detach().double() - before).abs().max())
         assert torch.allclose(weight.detach().double(), mean, atol=1e-6)
     assert steps[0] == 0 and steps[-1] > 0.1
@@ -137,13 +138,13 @@ def test_an_epoch_learns_the_same_from_the_same_seed_and_in_bfloat16_too(tmp_pat
     for bf16 in (False, False, True):
         torch.manual_seed(0)
         model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Dropout(0.1), nn.Linear(48, 10))
-        args = main.parse_args(["--arch", "resnet18", "--batch-size", "16", "--epochs", "4", "--lr", "0.1"])
-        args.bf16, args.std, args.rank, args.processes = bf16, main.STD, 0, 1
-        log = Log(tmp_path, "tiny", args, model, torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True))
+        recipe, machine = replace(main.PUBLISHED, epochs=4, lr=0.1, batch_size=16), steps.Machine(torch.device("cpu"), bf16)
+        optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True)
+        training = Run(Files.of(tmp_path, "tiny"), 4, {"state_dict": model}, {"arch": "tiny"}, "", machine)
         for _ in range(4):
-            main.train_epoch(model, model, images, labels, None, log, args, torch.device("cpu"))
-            log.end_epoch(40, 0.0)
-        found = [row[3] for row in log.rows]
+            lr = main.train_epoch(model, model, optimizer, images, labels, None, main.STD, recipe, training, seed=1)
+            training.end_epoch(lr, 0.0, model)
+        found = [row.loss for row in training.rows]
         assert found[-1] < found[0]
         assert losses.setdefault(bf16, found) == found
     assert losses[True] == pytest.approx(losses[False], rel=0.05) and losses[True] != losses[False]
@@ -233,7 +234,7 @@ def test_resumed_training_of_airbench_is_the_uninterrupted_one_bit_for_bit(call,
         train_epoch = main.train_epoch
 
         def interrupted(*given):
-            if given[5].epoch == 1:
+            if given[8].epoch == 1:
                 raise KeyboardInterrupt
             return train_epoch(*given)
 
@@ -260,9 +261,9 @@ def test_logits_are_the_mean_of_what_the_network_says_of_an_image_and_its_mirror
 def test_each_network_has_its_own_recipe_which_flags_override(call):
     lines = [["vgg11_bn"], ["airbench"], ["mobilenet_v2"], ["airbench", "--epochs", "3", "--no-bf16"]]
     given = [main.parse_args(["--classifier", *words]) for words in lines]
-    expected = [(100, 0.01, 256, None), (18, 1.5, 1024, None), (16, 0.1, 128, None)]
-    assert [(a.epochs, a.lr, a.batch_size, a.bf16) for a in given[:3]] == expected
-    assert (given[3].epochs, given[3].lr, given[3].bf16) == (3, 1.5, False)
+    recipes = [main.recipe_for(args) for args in given]
+    assert [(r.epochs, r.lr, r.batch_size) for r in recipes] == [(100, 0.01, 256), (18, 1.5, 1024), (16, 0.1, 128), (3, 1.5, 1024)]
+    assert [args.bf16 for args in given] == [None, None, None, False]
 
 
 def test_both_scripts_evaluate_alike(call, images, capsys):

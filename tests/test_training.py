@@ -1,10 +1,10 @@
 """Trainings: cut off and resumed, on several processes, with a teacher."""
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from tests.scripts import ROOT, load_script
 from tests.test_cifar10 import write_images
 from util.cli import InputError
-from util.train import data, steps
-from util.train.run import Log
+from util.train import checkpoint, data, steps
+from util.train.recipe import Recipe
+from util.train.run import Files, Run
 
 main = load_script("CIFAR_10/main.py")
 
@@ -53,28 +54,28 @@ def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_bits(home, images, monke
     whole = torch.load(last, weights_only=True)
     shutil.rmtree(home / "models")
     with monkeypatch.context() as patch:
-        add = Log.add
+        add = Run.add
 
-        def interrupt(log, *loss):
-            add(log, *loss)
-            if (log.epoch, log.step) == (1, 1):
+        def interrupt(training, *loss):
+            add(training, *loss)
+            if (training.epoch, training.step) == (1, 1):
                 os.kill(os.getpid(), number)
 
-        patch.setattr(Log, "add", interrupt)
+        patch.setattr(Run, "add", interrupt)
         with pytest.raises(KeyboardInterrupt):
             main.main(arguments(images))
     stopped = torch.load(last, weights_only=True)
     assert (stopped["epoch"], stopped["step"]) == (1, 2)
     main.main(arguments(images, "--resume"))
     resumed = torch.load(last, weights_only=True)
-    for part in ("state_dict", "average"):
+    for part in ("state_dict", "ema"):
         assert all(torch.equal(whole[part][key], value) for key, value in resumed[part].items())
-    assert any(not torch.equal(value, resumed["average"][key]) for key, value in resumed["state_dict"].items())
+    assert any(not torch.equal(value, resumed["ema"][f"module.{key}"]) for key, value in resumed["state_dict"].items())
     assert [row[3:] for row in whole["rows"]] == [row[3:] for row in resumed["rows"]]  # loss and accuracy; seconds differ
-    assert signal.getsignal(number) is not None and not isinstance(getattr(signal.getsignal(number), "__self__", None), Log)
+    assert signal.getsignal(number) is not None and not isinstance(getattr(signal.getsignal(number), "__self__", None), Run)
 
 
-@pytest.mark.parametrize("part", ["state_dict", "optimizer", "average"])
+@pytest.mark.parametrize("part", ["state_dict", "optimizer", "ema"])
 @pytest.mark.parametrize("foreign", [{"other": torch.zeros(2)}, 3])
 def test_what_does_not_fit_is_not_resumed(home, images, part, foreign):
     main.main(arguments(images, "--epochs", "1"))
@@ -95,7 +96,6 @@ def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
 
     # The same step by hand: each half's gradient by itself, then their mean.
     args = main.parse_args(arguments(images, *more))
-    args.rank, args.processes, args.bf16 = 0, 1, steps.fast_bf16(torch.device("cpu"))
     torch.manual_seed(3)
     model = main.ResNet20().to(memory_format=torch.channels_last)
     bin_op = main.BinOp(model)
@@ -105,11 +105,10 @@ def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
     grads = []
     for rank in range(2):
         batch, generator = kept[order[rank::2]], steps.generator(3, 1, 1, rank)
-        images_of = main.data.random_mirror(main.data.random_shift(x[batch], args.shift, generator), generator)
-        with bin_op.binarized(), torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        images_of = main.data.random_mirror(main.data.random_shift(x[batch], main.recipe_for(args).shift, generator), generator)
+        with bin_op.binarized(), torch.autocast("cpu", torch.bfloat16, enabled=steps.fast_bf16(torch.device("cpu"))):
             loss = F.cross_entropy(model.train()(main.preprocess(images_of)).float(), y[batch])
         grads.append(torch.autograd.grad(loss, list(model.parameters())))
-    assert len(grads) == 2
     saved = torch.load(tmp_path / "models" / "resnet20.last.pth.tar", weights_only=True)["optimizer"]["state"]
     for i, (parameter, *halves) in enumerate(zip(model.parameters(), *grads, strict=True)):
         mean = sum(halves) / 2
@@ -119,16 +118,31 @@ def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
     assert all(torch.isfinite(value).all() for value in found.values() if value.is_floating_point())
 
 
+def test_every_process_gets_an_image_of_every_batch():
+    batches = steps.batches_of(21, 0, 1, batch_size=9, processes=4)
+    assert [len(batch) for batch in batches] == [9, 9]  # the last 3 are too few for 4
+    assert len(set(torch.cat(batches).tolist())) == 18
+    assert sum(map(len, steps.batches_of(21, 0, 1, 9, processes=1))) == 21
+    with pytest.raises(InputError, match="batches of 3 images are too small for 4 processes"):
+        steps.batches_of(21, 0, 1, 3, processes=4)
+
+
+def test_world_size_without_torchrun_is_one_line(home, images, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="start with torchrun, or unset it"):
+        main.main(arguments(images))
+
+
 def test_a_teacher_is_listened_to(home, images, capsys):
     labels = main.load_data(main.parse_args(arguments(images)), train=True)[1]
     teacher = home / "teacher.safetensors"
     save_file({"logits": 10 * F.one_hot((labels + 1) % 10, 10).half()}, teacher)  # says the next class
     logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
-    taught = steps.load_answers(teacher, 20, 10)
+    cached = steps.load_teacher_logits(teacher, 20, 10)
     expected = 0.1 * F.cross_entropy(logits, labels)
-    p, log_q = (taught / steps.HEAT).softmax(1), (logits / steps.HEAT).log_softmax(1)
-    expected = expected + 0.9 * steps.HEAT**2 * (p * (p.log() - log_q)).sum(1).mean()
-    torch.testing.assert_close(steps.loss_of(logits, labels, taught), expected)
+    p, log_q = (cached / steps.TEMPERATURE).softmax(1), (logits / steps.TEMPERATURE).log_softmax(1)
+    expected = expected + 0.9 * steps.TEMPERATURE**2 * (p * (p.log() - log_q)).sum(1).mean()
+    torch.testing.assert_close(steps.training_loss(logits, labels, cached), expected)
     main.main(arguments(images, "--teacher", str(teacher), "--epochs", "1"))
     save_file({"other": torch.zeros(3)}, teacher)
     with pytest.raises(InputError, match="holds no logits"):
@@ -138,34 +152,31 @@ def test_a_teacher_is_listened_to(home, images, capsys):
         main.main(arguments(images, "--teacher", str(teacher)))
 
 
-def test_a_teacher_that_sees_what_the_pupil_sees(home, images, monkeypatch):
+def test_an_online_teacher_is_asked_about_what_the_network_sees(home, images, monkeypatch):
     weights = ROOT / "PyTorch_CIFAR10" / "state_dicts" / "airbench.pt"
     args = main.parse_args(arguments(images, "--teacher", str(weights)))
-    device = torch.device("cpu")
-    args.bf16, args.rank, args.processes = False, 0, 1
+    machine = steps.Machine(torch.device("cpu"))
     x, y = main.load_data(args, train=True)
-    x, batch = main.preprocess(x), torch.arange(20)
-    teach, sees = main.teacher_of(args, 20, batch, device)
+    x, places = main.preprocess(x), torch.arange(20)
+    teacher = main.teacher_of(args, 20, places, machine.device)
     from PyTorch_CIFAR10 import networks
 
-    teacher = networks.load("airbench").eval()
+    network = networks.load("airbench").eval()
     with torch.no_grad():
-        taught = teacher(x)
-        torch.testing.assert_close(teach(x, batch), taught)
-        assert sees
+        expected = network(x)
+        torch.testing.assert_close(teacher.logits(x, places), expected)
+        assert teacher.online
     model = main.ResNet20().train()
-    bin_op = main.BinOp(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    log = Log(home, "resnet20", args, model, optimizer, steps.running_average(model))
-    loss = main.step_of(model, model, teach, sees, log, args, device, bin_op)(x, x, y, batch, False)
+    bin_op, optimizer = main.BinOp(model), torch.optim.SGD(model.parameters(), lr=0.0)
+    loss = main.step_of(model, model, steps.ema_of(model), optimizer, bin_op, teacher, machine)(x, x, y, places, False)
     with torch.no_grad(), bin_op.binarized():
-        p, q = ((z.double() / steps.HEAT).softmax(1) for z in (taught, model(x)))
-    assert loss.item() == pytest.approx(steps.HEAT**2 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
+        p, q = ((z.double() / steps.TEMPERATURE).softmax(1) for z in (expected, model(x)))
+    assert loss.item() == pytest.approx(steps.TEMPERATURE**2 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
 
     shares = []
-    mix = data.random_mix
-    monkeypatch.setattr(data, "random_mix", lambda x, share, generator: shares.append(share) or mix(x, share, generator))
-    monkeypatch.setitem(main.RECIPES, "resnet20", main.RECIPES["resnet20"] | {"mix": 0.5})
+    cutmix = data.cutmix
+    monkeypatch.setattr(data, "cutmix", lambda x, share, generator: shares.append(share) or cutmix(x, share, generator))
+    monkeypatch.setitem(main.RECIPES, "resnet20", replace(main.RECIPES["resnet20"], cutmix=0.5))
     main.main(arguments(images, "--epochs", "1"))
     assert not shares  # labels know nothing of mixtures
     main.main(arguments(images, "--epochs", "1", "--teacher", str(weights)))
@@ -175,68 +186,56 @@ def test_a_teacher_that_sees_what_the_pupil_sees(home, images, monkeypatch):
             main.main(arguments(images, "--teacher", str(home / file)))
 
 
-def test_a_recorded_step_is_replayed_with_new_inputs_and_recorded_anew_for_another_kind(monkeypatch):
-    class Stream:
-        def wait_stream(self, other):
-            pass
-
-    class Graph:
-        def replay(self):
-            self.work()
-
-    @contextlib.contextmanager
-    def graph(into, stream):
-        nonlocal recording
-        recording = into
-        yield
-        recording = None
-
-    fakes = {"Stream": Stream, "current_stream": Stream, "stream": contextlib.nullcontext, "CUDAGraph": Graph, "graph": graph}
-    for name, fake in fakes.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
-    recording, total, calls = None, torch.zeros(()), 0
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_a_cuda_graph_step_computes_what_the_step_does():
+    total = torch.zeros((), device="cuda")
 
     def step(x, y, negative):
-        nonlocal calls
-        calls += 1
-        result = torch.zeros(())
+        total.add_((x * y).sum() * (-1 if negative else 1))
+        return total.clone()
 
-        def work():
-            total.add_((x * y).sum() * (-1 if negative else 1))
-            result.copy_(total)
-
-        if recording:
-            recording.work = work
-        else:
-            work()
-        return result
-
-    recorded, expected, results = steps.Recorded(step), 0.0, []
+    graph, expected = steps.CudaGraphStep(step), 0.0
     for i in range(20):
-        x, y, negative = torch.full((2 + i % 2,), float(i)), torch.ones(2 + i % 2), i >= 10
-        results.append(recorded(x, y, negative))
+        x, y, negative = (torch.full((2 + i % 2,), value, device="cuda") for value in (float(i), 1.0)), i >= 10
         expected += (x * y).sum().item() * (-1 if negative else 1)
-        assert results[-1].item() == total.item() == expected
-    assert calls == 4 * (steps.Recorded.FIRST + 1)  # two shapes, plus and minus; the rest was replayed
-    assert results[8].item() != results[18].item()  # each keeps its own
+        assert graph(x, y, negative).item() == expected
+    assert len(graph.graphs) == 4  # two shapes, plus and minus
 
 
-def test_the_running_average_is_one():
-    model = nn.Linear(2, 1)
-    nn.init.constant_(model.weight, 1.0)
-    average, expected = steps.running_average(model), 1.0
-    for value in (2.0, 5.0):
-        nn.init.constant_(model.weight, value)
-        steps.follow(average, model)
-        expected = steps.DECAY * expected + (1 - steps.DECAY) * value
-    torch.testing.assert_close(average.weight, torch.full((1, 2), expected))
+def test_what_a_recorded_step_depends_on_and_reads():
+    a, b, c = torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(3, 2)
+    assert steps.kind_of((a, True)) == steps.kind_of((b, True)) != steps.kind_of((a, False))
+    assert steps.kind_of((c, True)) != steps.kind_of((a, True)) and len({steps.kind_of((a, 1)), steps.kind_of((b, 1))}) == 1
+    static = [a, True, c]
+    steps.copy_inputs(static, (b, True, c + 5))
+    assert static[0] is a and torch.equal(a, b) and torch.equal(c, torch.full((3, 2), 5.0))
 
 
-def test_settling_measures_the_statistics_of_the_images_and_touches_no_weight(images):
+def test_the_ema_is_torchs():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    ours, torchs = steps.ema_of(model), steps.ema_of(model)
+    torchs.n_averaged.fill_(1)  # its first update would copy
+    start = model[0].weight.detach().clone()
+    values = []
+    for _ in range(3):
+        with torch.no_grad():
+            model[0].weight.normal_()
+            model(torch.randn(4, 2))
+        values.append(model[0].weight.detach().clone())
+        steps.update_ema(ours, model)
+        torchs.update_parameters(model)
+    assert all(torch.equal(a, b) for a, b in zip(ours.module.state_dict().values(), torchs.module.state_dict().values(), strict=True))
+    d = steps.EMA_DECAY
+    torch.testing.assert_close(ours.module[0].weight, d**3 * start + (1 - d) * (d**2 * values[0] + d * values[1] + values[2]))
+    assert torch.equal(ours.module[1].running_mean, model[1].running_mean)
+
+
+def test_recalibration_measures_the_statistics_of_the_images_and_touches_no_weight(images):
     x, _ = main.load_data(main.parse_args(arguments(images)), train=True)
     model = main.NIN()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    main.settle(model, x, torch.device("cpu"), main.BinOp(model))
+    main.recalibrate_batch_norm(model, x, torch.device("cpu"), main.BinOp(model))
     first = model.xnor[0](main.preprocess(x)).double().transpose(0, 1).flatten(1)  # what the first batch norm sees
     torch.testing.assert_close(model.xnor[1].running_mean, first.mean(1).float())
     torch.testing.assert_close(model.xnor[1].running_var, first.var(1).float())
@@ -246,8 +245,8 @@ def test_settling_measures_the_statistics_of_the_images_and_touches_no_weight(im
 
 
 def test_images_grow_with_the_epochs():
-    sizes = [(0.4, 16), (0.75, 24), (1, 32)]
-    assert [steps.image_size(sizes, epoch / 20) for epoch in range(1, 21)] == [16] * 8 + [24] * 7 + [32] * 5
+    recipe = Recipe(20, 0.1, 8, sizes=((0.4, 16), (0.75, 24), (1, 32)))
+    assert [recipe.size(epoch) for epoch in range(1, 21)] == [16] * 8 + [24] * 7 + [32] * 5
     x = torch.rand(3, 2, 32, 32)
     assert data.resized(x, 32) is x
     triangle = torch.tensor([1.0, 3, 3, 1]) / 8  # of the four pixels around each place, across and down
@@ -255,3 +254,87 @@ def test_images_grow_with_the_epochs():
     torch.testing.assert_close(data.resized(x, 16)[..., 1:-1, 1:-1], inner[..., 1:-1, 1:-1])
     constant = data.resized(torch.full((1, 1, 32, 32), 0.3), 24)
     torch.testing.assert_close(constant, torch.full((1, 1, 24, 24), 0.3))
+
+
+# ---- What a run keeps, and what it never costs -----------------------------------------------------------------------
+def small_run(home, held_out="a", **options):
+    """A run of one epoch of a tiny model, in `home`."""
+    torch.manual_seed(0)
+    model, machine = nn.Linear(2, 2), steps.Machine(torch.device("cpu"))
+    optimizer = steps.portable(torch.optim.SGD(model.parameters(), 0.1))
+    parts = {"state_dict": model, "optimizer": optimizer}
+    return model, Run(Files.of(home, "tiny"), 1, parts, {"arch": "tiny", "lr": 0.1}, held_out, machine, **options)
+
+
+def finished(home, accuracy, held_out="a", spoil=None):
+    """The bytes of the best weights after a run that had this accuracy on those held-out images."""
+    model, training = small_run(home, held_out)
+    with training:
+        training.add(torch.tensor(1.0), 4)
+        if spoil is not None:
+            nn.init.constant_(model.weight, spoil)
+        training.end_epoch(0.1, accuracy, model)
+        training.finish(accuracy, training.best.state_dict)
+    return training.files.best.read_bytes()
+
+
+def test_only_a_run_that_is_better_on_the_same_images_replaces_weights(tmp_path, capsys):
+    first = finished(tmp_path, 0.5)
+    assert finished(tmp_path, 0.4) == first and "(50.00 % held out) is better and stays" in capsys.readouterr().out
+    assert finished(tmp_path, 0.9, held_out="b") == first and "was judged on other images (keep this run" in capsys.readouterr().out
+    assert finished(tmp_path, 0.6) != first
+    kept = checkpoint.load(tmp_path / "tiny.best.pth.tar")
+    assert (kept["held_out_accuracy"], kept["held_out"], kept["settings"]["arithmetic"]) == (60, "a", "float32")
+    with open(tmp_path / "tiny.log.csv") as file:
+        assert file.read().splitlines() == ["epoch,lr,seconds,loss,held_out_accuracy,arithmetic", "1,0.1,0.0,1.0,0.6,float32"]
+
+
+@pytest.mark.parametrize("content", [b"no weights", None])
+def test_a_file_of_others_is_never_replaced(tmp_path, capsys, content):
+    best = tmp_path / "tiny.best.pth.tar"
+    if content:
+        best.write_bytes(content)
+    else:
+        torch.save({"best_acc": 0.1, "state_dict": nn.Linear(2, 2).state_dict()}, best)
+    before = best.read_bytes()
+    assert finished(tmp_path, 0.9) == before and " and stays; this run's weights are in " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_replace_nothing(tmp_path, value):
+    before = finished(tmp_path, 0.5)
+    with pytest.raises(InputError, match="this training's weights: weight holds NaN or infinite numbers"):
+        finished(tmp_path, 0.9, spoil=value)
+    assert (tmp_path / "tiny.best.pth.tar").read_bytes() == before
+
+
+def test_a_run_resumes_on_its_own_images_only(tmp_path):
+    finished(tmp_path, 0.5)
+    assert small_run(tmp_path, resume=True)[1].epoch == 1
+    with pytest.raises(InputError, match="was trained on other images"):
+        small_run(tmp_path, held_out="b", resume=True)
+
+
+def test_a_run_is_named(home, images):
+    main.main(arguments(images, "--epochs", "1", "--name", "mine"))
+    assert sorted(os.listdir(home / "models")) == [f"mine.{end}" for end in ("best.pth.tar", "curve.png", "last.pth.tar", "log.csv")]
+    for wrong in ("../up", "a/b", "", ".hidden", "a" * 101):
+        with pytest.raises(InputError, match="is no name of a file"):
+            main.parse_args(["--name", wrong])
+
+
+def test_flags_of_the_arithmetic_must_be_repeated_and_need_a_compiled_step(home, images):
+    main.main(arguments(images, "--epochs", "1", "--no-bf16"))
+    with pytest.raises(InputError, match="was trained with arithmetic float32, not bfloat16"):
+        main.main(arguments(images, "--resume", "--bf16"))
+    for flag in ("--popcount-forward", "--int8-gradients"):
+        with pytest.raises(InputError, match="add --compile"):
+            main.main(arguments(images, flag))
+
+
+def test_an_optimizer_keeps_the_options_of_its_device():
+    saved = torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.5, betas=(0.9, 0.99), fused=False)
+    optimizer = steps.portable(torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.1, fused=True))
+    optimizer.load_state_dict(saved.state_dict())
+    (group,) = optimizer.param_groups
+    assert group["fused"] and group["lr"] == 0.1 and group["betas"] == (0.9, 0.99)

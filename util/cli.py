@@ -3,7 +3,9 @@ import argparse
 import contextlib
 import errno
 import io
+import math
 import os
+import re
 import signal
 import sys
 import warnings
@@ -86,7 +88,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
-def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence[str], epochs: int, lr: float) -> None:
+def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence[str]) -> None:
     """Add the flags that every script has: what to do (train if nothing is asked), with which network, data and budget."""
     verb = parser.add_mutually_exclusive_group()
     verb.add_argument("--evaluate", action="store_true", help="accuracy on all test images instead of training")
@@ -100,11 +102,12 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to use or to start from (default: the best of training)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set (default: beside the script, downloaded)")
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
-    parser.add_argument("--epochs", type=at_least(1), default=epochs, help="of training")
-    parser.add_argument("--lr", type=float, default=lr, help="highest learning rate")
-    parser.add_argument("--batch-size", type=at_least(1), default=64, help="of training")
+    parser.add_argument("--epochs", type=at_least(1), help="of training (default: the recipe's)")
+    parser.add_argument("--lr", type=_positive, help="highest learning rate (default: the recipe's)")
+    parser.add_argument("--batch-size", type=at_least(1), help="of training, of all processes together (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=1, help="of initial weights, order and augmentation")
     parser.add_argument("--limit", type=at_least(1), metavar="N", help="at most N images of each set, or N frames: a quick try")
+    parser.add_argument("--name", type=_file_name, metavar="NAME", help="of the files that a training writes (default: the network's)")
     parser.add_argument("--resume", action="store_true", help="continue the training that was cut off")
     parser.add_argument("--compile", action="store_true", help="torch.compile the training step (needs a C++ compiler)")
 
@@ -137,9 +140,23 @@ def add_engine_arguments(parser: Parser) -> None:
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the network packed: 1 bit per weight; --pretrained reads it")
 
 
+def add_precision_argument(parser: Parser) -> None:
+    """Add --bf16 and --no-bf16; args.bf16 is None where neither is given."""
+    text = "train in bfloat16 (default: where the processor has fast instructions for it)"
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None, help=text)
+
+
+def add_cpu_training_arguments(parser: Parser) -> None:
+    """Add the flags that change what a compiled training step of binarized layers computes on a CPU (util.train.cpu_ops.accelerate)."""
+    counted = "with --compile on a CPU: convolutions of signs count bits; sums are exact, rounded once"
+    parser.add_argument("--popcount-forward", action="store_true", help=counted)
+    rounded = "with --compile on a CPU: gradients of large binarized layers in 8 bits, by stochastic rounding"
+    parser.add_argument("--int8-gradients", action="store_true", help=rounded)
+
+
 def add_teacher_argument(parser: Parser, more: str = "") -> None:
     """Add --teacher; `more` ends its help."""
-    text = "what to learn from in training: logits that PyTorch_CIFAR10/main.py --logits wrote" + more
+    text = "teacher to distill from in training: cached logits that PyTorch_CIFAR10/main.py --logits wrote" + more
     parser.add_argument("--teacher", type=Path, metavar="FILE", help=text)
 
 
@@ -170,6 +187,22 @@ def at_least(low: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _file_name(text: str) -> str:
+    if not re.fullmatch(r"[\w+-][\w.+-]{0,99}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a file; give up to 100 letters, digits, or any of . _ + -")
+    return text
 
 
 # ---- The end of a program --------------------------------------------------------------------------------------------

@@ -7,9 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from util.train import cpu_ops
-
-SOFT_RANGE = 1.5  # where activations that are not signs yet end
+CLAMP_AT = 1.5  # where annealed activations are cut
 MIN_BN_WEIGHT = 0.01  # > 0, so that batch norm + sign is one comparison with one direction per channel
 
 
@@ -53,57 +51,25 @@ class BinActiveWide(BinActive):
 ESTIMATORS = {"clip": BinActive, "polynomial": BinActivePolynomial, "wide": BinActiveWide}  # or "none": activations stay floats (BWN)
 
 
-class BatchNorm2d(nn.BatchNorm2d):
-    """torch's batch norm, computed by rows where a training step is compiled for the CPU."""
-
-    held = False  # see hold_statistics
-
-    def forward(self, x):
-        if cpu_ops.in_compiled_step(self, x):
-            return self.by_rows(x)
-        learns = self.training and not self.held
-        momentum = self._next_momentum() if learns else 0.0
-        return F.batch_norm(x, self.running_mean, self.running_var, self._weight(), self.bias, learns, momentum, self.eps)
-
-    def by_rows(self, x):
-        """Return what forward does in training, by cpu_ops.BatchNormRows."""
-        weight = torch.ones(self.num_features, device=x.device) if self.weight is None else self._weight()
-        bias = torch.zeros(self.num_features, device=x.device) if self.bias is None else self.bias
-        held = (self.running_mean.clone(), self.running_var.clone()) if self.held else None
-        y, mean, var = cpu_ops.BatchNormRows.apply(x, weight, bias, self.eps, held)
-        if not self.held:
-            momentum, count = self._next_momentum(), x.numel() / x.shape[1]
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, momentum)
-                self.running_var.lerp_(var * (count / (count - 1)), momentum)
-        return y
-
-    def _next_momentum(self):
-        self.num_batches_tracked.add_(1)
-        return 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-
-    def _weight(self):
-        return self.weight
-
-
-class MaxPool2d(nn.MaxPool2d):
-    """torch's max pooling, which stays torch's where a training step is compiled for the CPU: ten times as fast as compiled."""
-
-    def forward(self, x):
-        if cpu_ops.in_compiled_step(self, x):
-            return cpu_ops.max_pool(x, self.kernel_size, self.stride, self.padding)[0]
-        return super().forward(x)
-
-
-class PositiveBatchNorm2d(BatchNorm2d):
+class PositiveBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose weight acts as max(weight, 0.01); the gradient passes through the maximum.
 
     XNOR-Net-PyTorch writes the maximum into the parameter in every forward pass, evaluation included; here forward
-    changes nothing and BinOp writes it at the start of a training step, which gives the same numbers.
+    changes no weight and BinOp writes it at the start of a training step, which gives the same numbers.
     """
 
-    def _weight(self):
+    def effective_weight(self) -> torch.Tensor:
         return self.weight + (self.weight.clamp(min=MIN_BN_WEIGHT) - self.weight).detach()
+
+    def forward(self, x):
+        momentum = next_momentum(self) if self.training else 0.0
+        return F.batch_norm(x, self.running_mean, self.running_var, self.effective_weight(), self.bias, self.training, momentum, self.eps)
+
+
+def next_momentum(norm: nn.BatchNorm2d) -> float:
+    """Count one more batch of a batch norm and return the weight of its statistics: 1 / count where `momentum` is None (torch's rule)."""
+    norm.num_batches_tracked.add_(1)
+    return 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
 
 
 class _BinBlock(nn.Module):
@@ -111,14 +77,14 @@ class _BinBlock(nn.Module):
         super().__init__()
         self.bn = PositiveBatchNorm2d(norm_channels, eps=1e-4, momentum=0.1)
         self.dropout, self.estimator = dropout, estimator
-        self.soft = False  # early in a training (see soften): softness of an activation is clamp(x), the rest its sign
-        self.register_buffer("softness", torch.zeros(()), persistent=False)
+        self.annealing = False  # see anneal_sign
+        self.register_buffer("clamp_share", torch.zeros(()), persistent=False)
 
     def _activate(self, x):
         x = self.bn(x)
         if self.estimator != "none":
             signs = ESTIMATORS[self.estimator].apply(x)
-            x = signs + self.softness.to(x.dtype) * (x.clamp(-SOFT_RANGE, SOFT_RANGE) - signs) if self.soft else signs
+            x = signs + self.clamp_share.to(x.dtype) * (x.clamp(-CLAMP_AT, CLAMP_AT) - signs) if self.annealing else signs
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def extra_repr(self):
@@ -141,15 +107,10 @@ class BinConv2d(_BinBlock):
         return self.conv.weight
 
     def forward(self, x):
-        return self.activation(self._convolve(self._activate(x)))
+        return self.activation(self.convolve(self._activate(x)))
 
-    def _convolve(self, x):
-        conv, stride, padding = self.conv, self.conv.stride[0], self.conv.padding[0]
-        if cpu_ops.in_compiled_step(self, x):
-            count = cpu_ops.COUNT and self.estimator != "none" and not self.dropout and not self.soft
-            if count or cpu_ops.is_small(x, conv.weight, stride, padding):
-                return cpu_ops.BinaryConv.apply(x, conv.weight, conv.bias, stride, padding, count)
-        return conv(x)
+    def convolve(self, x):
+        return self.conv(x)
 
 
 class BinLinear(_BinBlock):
@@ -170,22 +131,23 @@ class BinLinear(_BinBlock):
         return F.relu(self.linear(self._activate(x).flatten(1)))
 
 
-def soften(model: nn.Module, softness: float) -> None:
-    """Make all activations of binarized blocks (1 - softness) sign(x) + softness clamp(x, -1.5, 1.5); new blocks have softness 0.
+def anneal_sign(model: nn.Module, clamp_share: float) -> None:
+    """Make the activations of all binarized blocks (1 - clamp_share) sign(x) + clamp_share clamp(x, -1.5, 1.5); new blocks have 0.
 
-    A training that lowers it from 1 to 0 finds better weights: gradients are true at first, and wrong by more and more.
+    Progressive binarization: a training lowers clamp_share from 1 to 0. Gradients are exact at first, and the straight-through
+    estimator's share of them grows while the network adapts.
     """
     for module in model.modules():
-        if isinstance(module, _BinBlock) and (softness > 0 or module.soft):
-            module.soft = softness > 0 or module.softness.is_cuda  # there it costs nothing, and compiling anew would
-            module.softness.fill_(softness)
+        if isinstance(module, _BinBlock) and (clamp_share > 0 or module.annealing):
+            module.annealing = clamp_share > 0 or module.clamp_share.is_cuda  # there it costs little, and compiling anew would cost more
+            module.clamp_share.fill_(clamp_share)
 
 
-def hold_statistics(model: nn.Module, held: bool) -> None:
-    """Make batch norms use their running statistics in training, too, and leave them as they are; or, not held, those of each batch.
+def freeze_batch_norm(model: nn.Module, frozen: bool) -> None:
+    """Make the batch norms of a model in training mode use their running statistics and leave them as they are; or those of each batch.
 
-    A sign feels where a mean lies: late in a training, weights that learn with the means they will be judged with learn to live with them.
+    Binarized activations are sensitive to batch-norm statistics: late in a training, weights adapt to those that they are evaluated with.
     """
     for module in model.modules():
-        if isinstance(module, BatchNorm2d):
-            module.held = held
+        if isinstance(module, nn.BatchNorm2d):
+            module.train(not frozen)

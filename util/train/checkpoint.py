@@ -1,15 +1,20 @@
 """Checkpoints: plain dicts, written whole or not at all, read without unpickling code."""
+import math
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from util.binop import from_codes
+from util.binop import from_codes, latent_names, to_codes
 from util.cli import InputError
 from util.files import atomic_write
 from util.spec import Spec
+
+LARGEST = 6e6  # bytes of a file of weights; a larger network's latent weights are kept in 8 bits each
+WRAPPERS = ("module.", "_orig_mod.")
 
 
 def save(path: str | Path, checkpoint: dict) -> None:
@@ -24,11 +29,11 @@ def save(path: str | Path, checkpoint: dict) -> None:
 
 
 def load(path: str | Path) -> dict:
-    """Return the checkpoint at `path`: a dict with at least `state_dict` (keys without `module.`) and `best_acc` (percent, NaN if absent).
+    """Return the checkpoint at `path`: a dict with at least `state_dict` (keys without `module.`) and `best_acc` (percent, NaN if none).
 
     Files of XNOR-Net-PyTorch are read as they are (score under `acc` or `best_acc`). A bare state dict is taken too, and weights
     kept in 8 bits each (util.binop.to_codes).
-    Raises InputError for a missing, empty, truncated, foreign or code-carrying file.
+    Raises InputError for a missing, empty, truncated, foreign or code-carrying file, and for weights that `check_weights` refuses.
     """
     path = Path(path)
     if not path.is_file():
@@ -45,16 +50,55 @@ def load(path: str | Path) -> dict:
         checkpoint = {"state_dict": checkpoint}
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{path}: holds no 'state_dict'; use a file written by main.py")
+    state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
     try:
-        state = {key.removeprefix("module."): _whole(value) for key, value in checkpoint["state_dict"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        state = {key: from_codes(value) if isinstance(value, dict) else value for key, value in state.items()}
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: holds a weight in 8 bits that can't be read ({_first_line(error)})") from error
-    score = checkpoint.get("best_acc", checkpoint.get("acc", float("nan")))
-    return {**checkpoint, "state_dict": state, "best_acc": float(score)}
+    check_weights(state, path)
+    return {**checkpoint, "state_dict": state, "best_acc": number(checkpoint.get("best_acc", checkpoint.get("acc")))}
 
 
-def _whole(value):
-    return from_codes(value) if isinstance(value, dict) else value
+def _plain_key(key):
+    """Return a state dict's key without what DistributedDataParallel and torch.compile put before it."""
+    while isinstance(key, str) and key.startswith(WRAPPERS):
+        key = key.partition(".")[2]
+    return key
+
+
+def check_weights(state: Mapping, what: str | Path) -> None:
+    """Raise InputError if a tensor of a state dict can't be a weight: not dense, without values, quantized, complex, NaN or infinite.
+
+    What is no tensor passes. `what` begins the message.
+    """
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            kind = "quantized" if value.is_quantized else "without values" if value.is_meta else f"{value.layout}, {value.dtype}"
+            raise InputError(f"{what}: {key} is {kind.replace('torch.', '')}; expected plain dense numbers")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"{what}: {key} holds NaN or infinite numbers; use weights of an earlier epoch")
+
+
+def number(value) -> float:
+    """Return a score as a float, NaN if it is none: a score never keeps good weights from being read."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
+
+
+def on_cpu(state: Mapping) -> dict:
+    """Return a state dict with its tensors on the CPU: a file for any machine."""
+    return {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+
+
+def compact(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict:
+    """Return a state dict of `model` in which, if it would take more than LARGEST bytes, latent weights have 8 bits each (to_codes)."""
+    if sum(value.nbytes for value in state.values()) <= LARGEST:
+        return dict(state)
+    return {**state, **{name: to_codes(state[name]) for name in latent_names(model)}}
 
 
 def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -84,10 +128,6 @@ def load_into(model: nn.Module, path: str | Path, arch: str, *also: str) -> dict
         if not isinstance(state[key], torch.Tensor) or state[key].shape != expected[key].shape:
             shape = tuple(getattr(state[key], "shape", ()))
             raise InputError(f"{path}: not a checkpoint of {arch}: {key} is {shape}, expected {tuple(expected[key].shape)}")
-        if state[key].layout != torch.strided or state[key].is_meta or state[key].is_quantized:
-            raise InputError(f"{path}: {key} is a sparse, quantized or empty (meta) tensor; expected plain numbers")
-        if not state[key].isfinite().all():
-            raise InputError(f"{path}: {key} holds NaN or infinite numbers, so its network can't predict; train it anew")
     model.load_state_dict(state)
     return checkpoint
 

@@ -1,6 +1,7 @@
-"""What a training step that is compiled for the CPU computes in another way than torch.compile would: the same numbers, sooner.
+"""Layers that a training step compiled for a CPU computes faster than torch.compile's own: `accelerate` puts them into a model.
 
-Layers ask `in_compiled_step` and then call these; docs/training.md says what each one saves.
+Batch norm and max pooling give torch's numbers. Two further changes are asked for one by one: `popcount_forward` (exact sums, rounded
+once) and `int8_gradients` (stochastic rounding). docs/training.md says what each one saves.
 """
 import contextlib
 import ctypes
@@ -8,15 +9,19 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
+
+from util.cli import InputError
+from util.layers import BinConv2d, PositiveBatchNorm2d, next_momentum
 
 try:
     from util.packed import _xnor
-except ImportError:  # not built: F.conv2d instead
+except ImportError:  # not built: no popcount forward
     _xnor = None
 
-SMALL_MAP = 16  # pixels: up to there a product of matrices is the faster weight gradient
-LARGE_FILTER = 1000  # weights: from there on products of bytes save more than it takes to round a gradient and to unfold maps
+SMALL_MAP = 16  # pixels: up to there one product of matrices is faster than oneDNN's weight gradient
+LARGE_FILTER = 1000  # weights: from there on products of bytes save more than rounding a gradient and unfolding maps cost
 UNFOLDED = 2**23  # bytes of maps that are unfolded at a time: what a processor's caches hold
 TINY = torch.finfo(torch.float32).tiny
 
@@ -24,10 +29,6 @@ TINY = torch.finfo(torch.float32).tiny
 def cpu_has(feature: str) -> bool:
     """Return whether torch says that this processor has `feature`, such as "amx_tile" or "avx512_bf16"."""
     return getattr(torch.cpu, f"_is_{feature}_supported", bool)()  # not public, so any torch may be without it
-
-
-BYTES = cpu_has("vnni")  # products of 8-bit integers take half as long as bfloat16's
-COUNT = _xnor is not None and not cpu_has("amx_tile")  # AMX makes convolutions a small part of a step; counting is not measured there
 
 
 @cache
@@ -38,26 +39,95 @@ def _openmp() -> int:
     return 0
 
 
-def in_compiled_step(module: torch.nn.Module, x: torch.Tensor) -> bool:
-    """Return whether a training step is being compiled for the CPU."""
-    return module.training and torch.compiler.is_compiling() and x.device.type == "cpu"
+# ---- The layers ------------------------------------------------------------------------------------------------------
+def accelerate(model: nn.Module, popcount_forward: bool = False, int8_gradients: bool = False) -> nn.Module:
+    """Return `model`, in place made of the faster layers below: batch norms, max poolings and binarized convolutions.
+
+    Parameters, buffers and the state dict's keys stay, and evaluation is torch's own. For a model that is compiled for a CPU next;
+    not compiled, most of these layers are slower than torch's.
+    popcount_forward: convolutions of signs count bits instead of multiplying. int8_gradients: the gradients of binarized convolutions
+    whose filters have LARGE_FILTER weights or more are products of 8-bit integers, after stochastic rounding.
+    Raises InputError if popcount_forward is asked for and the native part is not built.
+    """
+    if popcount_forward and _xnor is None:
+        raise InputError("--popcount-forward needs the native part; build it with: make native")
+    for module in model.modules():
+        module.__class__ = FASTER.get(type(module), type(module))
+        if isinstance(module, FastBinConv2d):
+            module.popcount, module.int8 = popcount_forward, int8_gradients
+    return model
+
+
+class RowBatchNorm2d(nn.BatchNorm2d):
+    """torch's batch norm; where gradients are needed, by BatchNormRows."""
+
+    def effective_weight(self) -> torch.Tensor:
+        return torch.ones_like(self.running_mean) if self.weight is None else self.weight
+
+    def forward(self, x):
+        if not (self.training or torch.is_grad_enabled()):
+            return super().forward(x)
+        bias = torch.zeros_like(self.running_mean) if self.bias is None else self.bias
+        frozen = None if self.training else (self.running_mean.clone(), self.running_var.clone())
+        y, mean, var = BatchNormRows.apply(x, self.effective_weight(), bias, self.eps, frozen)
+        if self.training:
+            momentum, count = next_momentum(self), x.numel() / x.shape[1]
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(var * (count / (count - 1)), momentum)
+        return y
+
+
+class RowPositiveBatchNorm2d(RowBatchNorm2d, PositiveBatchNorm2d):
+    """util.layers.PositiveBatchNorm2d; where gradients are needed, by BatchNormRows."""
+
+    effective_weight = PositiveBatchNorm2d.effective_weight
+
+
+class OpaqueMaxPool2d(nn.MaxPool2d):
+    """torch's max pooling, which torch.compile leaves alone in training: ten times as fast as the code that it would write."""
+
+    def forward(self, x):
+        window = self.kernel_size, self.stride, self.padding
+        if not self.training or not all(isinstance(n, int) for n in window) or self.dilation != 1 or self.ceil_mode:
+            return super().forward(x)
+        return max_pool(x, *window)[0]
+
+
+class FastBinConv2d(BinConv2d):
+    """A BinConv2d whose convolution is BinaryConv where that is faster, or asked for."""
+
+    popcount = int8 = False
+
+    def convolve(self, x):
+        conv, stride, padding = self.conv, self.conv.stride[0], self.conv.padding[0]
+        signs = self.estimator != "none" and not self.dropout and not self.annealing
+        popcount, int8 = self.popcount and signs, self.int8 and signs and is_large(conv.weight, stride)
+        if self.training and (popcount or int8 or is_small(x, conv.weight, stride, padding)):
+            return BinaryConv.apply(x, conv.weight, conv.bias, stride, padding, popcount, int8)
+        return super().convolve(x)
+
+
+FASTER = {
+    nn.BatchNorm2d: RowBatchNorm2d, PositiveBatchNorm2d: RowPositiveBatchNorm2d, nn.MaxPool2d: OpaqueMaxPool2d, BinConv2d: FastBinConv2d,
+}  # fmt: skip
 
 
 # ---- Batch norm ------------------------------------------------------------------------------------------------------
 class BatchNormRows(torch.autograd.Function):
-    """Batch norm in training whose sums go image by image: (x, weight, bias, eps, held) -> (y, mean, var), x (N, C, H, W), the others (C,).
+    """Batch norm that sums image by image: (x, weight, bias, eps, frozen) -> (y, mean, var), x (N, C, H, W), the others (C,).
 
-    held: None, or the statistics (mean, var) to use instead of those of x, as constants.
+    frozen: None, or the statistics (mean, var) to use instead of those of x, as constants.
     The same numbers as torch's (var is the biased one), but what torch.compile makes of it walks through memory in order:
     five times faster on a CPU than its code for torch's own batch norm of channels-last images.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps, held):
-        values, ctx.held = x.float(), held is not None
-        mean = held[0] if ctx.held else _sum_per_channel(values) / (x.numel() / x.shape[1])
+    def forward(ctx, x, weight, bias, eps, frozen):
+        values, ctx.frozen = x.float(), frozen is not None
+        mean = frozen[0] if ctx.frozen else _sum_per_channel(values) / (x.numel() / x.shape[1])
         centred = values - _per_channel(mean)
-        var = held[1] if ctx.held else _sum_per_channel(centred * centred) / (x.numel() / x.shape[1])
+        var = frozen[1] if ctx.frozen else _sum_per_channel(centred * centred) / (x.numel() / x.shape[1])
         scale = (var + eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.mark_non_differentiable(mean, var)
@@ -68,7 +138,7 @@ class BatchNormRows(torch.autograd.Function):
         x, weight, mean, scale = ctx.saved_tensors
         count, normed, upstream = x.numel() / x.shape[1], (x.float() - _per_channel(mean)) * _per_channel(scale), grad.float()
         of_bias, of_weight = _sum_per_channel(upstream), _sum_per_channel(upstream * normed)
-        inner = upstream if ctx.held else upstream - _per_channel(of_bias / count) - normed * _per_channel(of_weight / count)
+        inner = upstream if ctx.frozen else upstream - _per_channel(of_bias / count) - normed * _per_channel(of_weight / count)
         return (inner * _per_channel(scale * weight)).to(x.dtype), of_weight, of_bias, None, None
 
 
@@ -134,30 +204,30 @@ def _pixels(x):
 
 
 class BinaryConv(torch.autograd.Function):
-    """F.conv2d with binarized weights: (x, weight, bias, stride, padding, count) -> y; each filter of weight is +-alpha.
+    """F.conv2d with binarized weights: (x, weight, bias, stride, padding, popcount, int8) -> y; each filter of weight is +-alpha.
 
-    count: x is +-1, and bits are counted forward: sums are exact, and that times alpha + bias is rounded once, to x's dtype. Its gradients
-    are then products of 8-bit integers, where those are fast. Otherwise the weight gradient of a small map's layer is one product
-    of matrices: oneDNN's takes up to eight times as long.
+    popcount, of x +-1: bits are counted forward. Sums are exact; alpha times a sum + bias is rounded once, to x's dtype.
+    int8, of x +-1: both gradients are products of 8-bit integers (_int8_gradients). Without it the weight gradient of a layer on small
+    maps is one product of matrices: oneDNN's takes up to eight times as long.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding, count):
-        ctx.stride, ctx.padding, ctx.in_bytes = stride, padding, count and BYTES and is_large(weight, stride)
-        ctx.save_for_backward(x.to(torch.int8) if ctx.in_bytes else x, weight)
-        return _binary_conv(x, weight, bias, stride, padding) if count else F.conv2d(x, weight, bias, stride, padding)
+    def forward(ctx, x, weight, bias, stride, padding, popcount, int8):
+        ctx.stride, ctx.padding, ctx.int8 = stride, padding, int8
+        ctx.save_for_backward(x.to(torch.int8) if int8 else x, weight)
+        return _binary_conv(x, weight, bias, stride, padding) if popcount else F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        if ctx.in_bytes:
-            return *_gradients_in_bytes(x, weight, grad, ctx.padding), None, None, None
+        if ctx.int8:
+            return *_int8_gradients(x, weight, grad, ctx.padding), None, None, None, None
         grad, small = grad.to(x.dtype), is_small(x, weight, ctx.stride, ctx.padding)
         same = [len(weight)], [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), *same, [True, not small, not small])
         if small:
             of_weight, of_bias = _small_map_gradients(x, grad)
-        return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None, None
+        return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None, None, None
 
 
 def is_small(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> bool:
@@ -179,8 +249,8 @@ def _small_map_gradients(x, grad):
     return (pixels.t() @ seen).view(outputs, 3, 3, channels).permute(0, 3, 1, 2), of_bias
 
 
-# ---- Its gradients in 8 bits -----------------------------------------------------------------------------------------
-def _gradients_in_bytes(x, weight, grad, padding):
+# ---- Gradients in 8 bits --------------------------------------------------------------------------------------------
+def _int8_gradients(x, weight, grad, padding):
     """Return what convolution_backward does, for x int8 (N, C, H, W) of +-1, weight +-alpha and the gradient of the result.
 
     One factor of each product is +-1; the other, g = alpha grad, is rounded to q s, q = floor(g / s + u), s = max |g| / 127. The
@@ -191,7 +261,7 @@ def _gradients_in_bytes(x, weight, grad, padding):
     step = (scaled.abs().amax() / 127).clamp(min=TINY)
     chance = (scaled.abs().mean() / step * 1000).frac()  # without it, the same places are rounded up in every step, and weights drift
     levels = torch.floor(scaled / step + _dither(scaled.shape, chance)).clamp(max=127).to(torch.int8)
-    of_x, sums = _byte_products(x, weight, levels, step, padding, grad.dtype)
+    of_x, sums = _int8_products(x, weight, levels, step, padding, grad.dtype)
     of_weight = sums * (step / alpha).view(-1, 1, 1, 1)
     return of_x, of_weight.to(weight.dtype), grad.sum((0, 2, 3), dtype=torch.float32).to(weight.dtype)
 
@@ -204,8 +274,8 @@ def _dither(shape, start):
     return start.frac()
 
 
-@torch.library.custom_op("xnor::byte_products", mutates_args=())
-def _byte_products(
+@torch.library.custom_op("xnor::int8_products", mutates_args=())
+def _int8_products(
     x: torch.Tensor, weight: torch.Tensor, levels: torch.Tensor, step: torch.Tensor, padding: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     outputs, inputs, size, _ = weight.shape
@@ -223,7 +293,7 @@ def _byte_products(
     return results.permute(0, 3, 1, 2), of_weight
 
 
-@_byte_products.register_fake
+@_int8_products.register_fake
 def _both(x, weight, levels, step, padding, dtype):
     like = {"device": x.device, "memory_format": torch.channels_last}
     return torch.empty(x.shape, dtype=dtype, **like), torch.empty(weight.shape, dtype=torch.int32, **like).zero_()

@@ -1,4 +1,5 @@
 """MNIST and CIFAR-10 as two tensors each: downloaded through torchvision, or read from a local folder."""
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,14 @@ def hold_out(count: int, total: int, seed: int = 0) -> tuple[torch.Tensor, torch
     return order[count:].sort().values, order[:count].sort().values
 
 
+def fingerprint(images: torch.Tensor, labels: torch.Tensor) -> str:
+    """Return 16 hexadecimal digits (of SHA-256) that stand for these images and labels: scores of the same ones can be compared."""
+    digest = hashlib.sha256(str(tuple(images.shape)).encode())
+    for tensor in (images, labels):
+        digest.update(tensor.cpu().contiguous().numpy())
+    return digest.hexdigest()[:16]
+
+
 def normalize(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """Return (images / 255 - mean) / std per channel as float32; images uint8 (N, C, H, W)."""
     mean = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
@@ -90,7 +99,7 @@ def random_mirror(images: torch.Tensor, generator: torch.Generator) -> torch.Ten
     return torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
 
 
-def random_mix(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+def cutmix(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
     """Return images (N, C, H, W), about `share` of them covered in part by the same part of the image before (CutMix, arXiv:1905.04899).
 
     The part is as wide in relation to the image as it is high; its size, in pixels, is uniform between none and all, its middle anywhere.

@@ -1,54 +1,103 @@
-"""One run of training: its checkpoint, its log, its curve, the best weights; cut off, it can go on."""
-import csv
+"""One run of training: it counts steps, keeps the best epoch, stops on Ctrl-C, goes on later, and leaves files behind."""
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import distributed, nn
 from tqdm import tqdm
 
-from util.binop import latent_names, to_codes
-from util.cli import InputError
-from util.files import atomic_write
-from util.train import checkpoint
+from util.cli import STOPS, InputError
+from util.spec import Spec
+from util.train import checkpoint, curve
+from util.train.recipe import Recipe
+from util.train.steps import Machine
 
-COLUMNS = ["epoch", "lr", "seconds", "loss", "held_out_accuracy"]
-# A resumed run must agree with the first on these; its length may change.
-SETTINGS = ["arch", "lr", "batch_size", "seed", "limit", "pretrained", "teacher"]
-OF_DEVICE = ["fused", "capturable"]  # an optimizer's options that depend on where it runs
+COUNTS = ("epoch", "step", "total", "images", "seconds")  # what a run counts: total, images, seconds of the present epoch
 SAVE_EVERY = 10  # seconds: epochs on a GPU can be shorter than writing them
-LARGEST = 6e6  # bytes of a file of weights; a larger network's latent weights are kept in 8 bits each
 
 
-class Log:
-    """One run of training in `directory`: ARCH.last.pth.tar (to resume), ARCH.best.pth.tar, ARCH.log.csv, ARCH.curve.png.
+class Stateful(Protocol):
+    """What a checkpoint can hold: a model, an optimizer, an EMA."""
 
-    The last three are touched by `finish` only, and only if the run beats what is there on the held-out images: a quick try
-    never costs anybody good weights. A context: inside, Ctrl-C and SIGTERM let the step end and save it. Of several processes,
-    the first writes and prints. Where there is an `average` of the model's weights, its weights are the ones that can be best.
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict): ...
+
+
+@dataclass(frozen=True)
+class Best:
+    """The epoch that was best on the held-out images, and its weights."""
+
+    epoch: int
+    held_out_accuracy: float  # 0..1
+    state_dict: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a run called `name` writes: `last` to resume from, and what it leaves behind."""
+
+    directory: Path
+    name: str
+    best: Path  # the weights
+
+    @classmethod
+    def of(cls, directory: Path, name: str, best: str = "{}.best.pth.tar") -> "Files":
+        return cls(directory, name, directory / best.format(name))
+
+    @property
+    def last(self) -> Path:
+        return self.directory / f"{self.name}.last.pth.tar"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / f"{self.name}.log.csv"
+
+    @property
+    def picture(self) -> Path:
+        return self.directory / f"{self.name}.curve.png"
+
+
+def settings_of(args, arch: str, recipe: Recipe) -> dict[str, Any]:
+    """Return what a resumed run must have in common with its first part; its length may differ."""
+    given = {name: getattr(args, name, None) for name in ("seed", "limit", "pretrained", "teacher")}
+    return {"arch": arch, "lr": recipe.lr, "batch_size": recipe.batch_size, **given}
+
+
+class Run:
+    """One run of training, of `epochs` epochs.
+
+    parts: what `--resume` needs besides the run's own numbers, under the names that a checkpoint has; "state_dict" is the model.
+    settings: see settings_of. held_out: the fingerprint of the held-out images (util.train.data.fingerprint).
+    All files but NAME.last.pth.tar are touched by `finish` only, and only if the run beats what is there on the same held-out images:
+    a quick try never costs anybody good weights. A context: inside, Ctrl-C, SIGTERM and a closed terminal let the step end and save it.
+    Of several processes, the first writes and prints.
     """
 
     def __init__(
-        self, directory: Path, arch: str, args, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
-    ):
-        self.directory, self.arch, self.model, self.optimizer, self.average = directory, arch, model, optimizer, average
-        self.judged = model if average is None else average
-        self.first, self.processes = args.rank == 0, args.processes
-        given = {name: getattr(args, name, None) for name in SETTINGS}
-        self.settings = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}  # files hold no Path
-        self.epoch, self.step, self.total, self.seconds, self.rows, self.best = 0, 0, 0.0, 0.0, [], None
-        self.epochs, self._losses, self._saved = args.epochs, [], -math.inf
-        self.last_path = directory / f"{arch}.last.pth.tar"
-        self.best_path = directory / f"{arch}.best.pth.tar"
-        self._stop = False
-        if args.resume:
+        self, files: Files, epochs: int, parts: Mapping[str, Stateful], settings: Mapping[str, Any], held_out: str, machine: Machine,
+        spec: Spec | None = None, resume: bool = False,
+    ):  # fmt: skip
+        self.files, self.epochs, self.parts, self.machine, self.spec, self.held_out = files, epochs, parts, machine, spec, held_out
+        self.settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        self.settings |= {"arithmetic": machine.arithmetic}
+        self.epoch, self.step, self.total, self.images, self.seconds = 0, 0, 0.0, 0, 0.0
+        self.rows: list[curve.Epoch] = []
+        self.best: Best | None = None
+        self._losses, self._saved, self._stop = [], -math.inf, False
+        if resume:
             self._resume()
 
     def __enter__(self):
-        self._handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        if self.machine.first:
+            print(f"training {self.files.name}: {self.epochs} epochs on {self.machine}", flush=True)
+        heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores some
+        self._handlers = {number: signal.signal(number, self._ask_to_stop) for number in heard}
         return self
 
     def __exit__(self, *exception):
@@ -56,34 +105,14 @@ class Log:
             signal.signal(number, handler)
 
     def _ask_to_stop(self, number, frame):
-        if self._stop:  # asked twice: at once
+        if self._stop and number == signal.SIGINT:  # asked twice: at once
             raise KeyboardInterrupt
         self._stop = True
 
-    def _resume(self) -> None:
-        saved = checkpoint.load(self.last_path)
-        parts = {"state_dict": self.model, "optimizer": self.optimizer} | ({"average": self.average} if self.average else {})
-        needed = {"settings", "epoch", "step", "total", "seconds", "rows", "best", *parts}
-        if missing := needed - saved.keys():
-            raise InputError(f"{self.last_path}: no training to resume in it ({', '.join(sorted(missing))} missing)")
-        for name, value in self.settings.items():
-            if (earlier := saved["settings"].get(name)) != value:
-                raise InputError(f"{self.last_path}: was trained with {name} {earlier}, not {value}; repeat its options")
-        own = [{name: group[name] for name in ("lr", *OF_DEVICE) if name in group} for group in self.optimizer.param_groups]
-        for name, part in parts.items():
-            try:
-                part.load_state_dict(saved[name])
-            except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-                found = str(error).splitlines()[0]
-                raise InputError(f"{self.last_path}: its {name} does not fit ({found}); begin anew, without --resume") from error
-        for group, options in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(options)  # the run may go on on another device
-        self.epoch, self.step, self.total, self.seconds = (saved[name] for name in ("epoch", "step", "total", "seconds"))
-        self.rows, self.best = saved["rows"], saved["best"]
-
+    # ---- One step after the other ----
     def steps(self, count: int, title: str) -> Iterator[int]:
-        """Yield the numbers of an epoch's steps, behind the last one that a run to be resumed had done; give each one's loss to `add`."""
-        start, hide = time.perf_counter() - self.seconds, None if self.first else True  # None: where there is no terminal
+        """Yield the numbers of an epoch's steps, from the one after the last that was saved; give each one's loss to `add`."""
+        start, hide = time.perf_counter() - self.seconds, None if self.machine.first else True  # None: where there is no terminal
         for i in tqdm(range(self.step, count), title, count, initial=self.step, unit="step", leave=False, disable=hide):
             yield i
             self.step, self.seconds = i + 1, time.perf_counter() - start
@@ -93,9 +122,9 @@ class Log:
 
     def _all_stop(self) -> bool:
         """Return whether any process was asked to stop; all get the same answer, or one would wait for the others for ever."""
-        if self.processes == 1:
+        if self.machine.processes == 1:
             return self._stop
-        stop = torch.tensor(float(self._stop), device=next(self.model.parameters()).device)
+        stop = torch.tensor(float(self._stop), device=self.machine.device)
         distributed.all_reduce(stop)
         return stop.item() > 0
 
@@ -110,76 +139,93 @@ class Log:
         for value, (_, images) in zip(values, self._losses, strict=True):
             if not math.isfinite(value):
                 raise InputError(f"the loss became {value} at epoch {self.epoch + 1}, step {self.step + 1}; try a smaller --lr")
-            self.total += value * images
+            self.total, self.images = self.total + value * images, self.images + images
         self._losses.clear()
 
-    def end_epoch(self, images: int, accuracy: float) -> None:
-        """Print one line and save all that `--resume` needs; `images` were trained on, `accuracy` in [0, 1] is of the held-out ones."""
+    def end_epoch(self, lr: float, accuracy: float, evaluated: nn.Module) -> None:
+        """Print one line and save what `--resume` needs.
+
+        lr: of the last step. accuracy, in [0, 1]: of the `evaluated` model on the held-out images.
+        """
         self._count()
         self.epoch += 1
-        lr, loss = float(self.optimizer.param_groups[0]["lr"]), self.total / images
-        self.rows.append([self.epoch, round(lr, 8), round(self.seconds, 1), round(loss, 5), round(accuracy, 5)])
-        if self.best is None or accuracy >= self.best["held_out_accuracy"]:
-            state = {key: value.clone() for key, value in self.judged.state_dict().items()}
-            self.best = {"held_out_accuracy": accuracy, "epoch": self.epoch, "state_dict": state}
-        if self.first:
+        loss, seconds = self.total / self.images, round(self.seconds, 1)
+        self.rows.append(curve.Epoch(self.epoch, round(lr, 8), seconds, round(loss, 5), round(accuracy, 5), self.machine.arithmetic))
+        if self.best is None or accuracy >= self.best.held_out_accuracy:
+            self.best = Best(self.epoch, accuracy, {key: value.clone() for key, value in evaluated.state_dict().items()})
+        if self.machine.first:
             held_out = f"held out {100 * accuracy:.2f} %"
             print(f"epoch {self.epoch:3d}  lr {lr:.5f}  {self.seconds:6.1f} s  loss {loss:.4f}  {held_out}", flush=True)
-        self.step, self.total, self.seconds = 0, 0.0, 0.0
+        self.step, self.total, self.images, self.seconds = 0, 0.0, 0, 0.0
         if self.epoch == self.epochs or time.monotonic() - self._saved >= SAVE_EVERY:
             self._save()
 
+    # ---- To go on later ----
     def _save(self) -> None:
         self._count()
-        if not self.first:
+        if not self.machine.first:
             return
         self._saved = time.monotonic()
-        best = 100 * self.best["held_out_accuracy"] if self.best else 0.0
-        checkpoint.save(self.last_path, {
-            "arch": self.arch, "best_acc": best, "epoch": self.epoch, "step": self.step, "total": self.total, "seconds": self.seconds,
-            "settings": self.settings, "rows": self.rows, "best": self.best, "state_dict": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "average": self.average and self.average.state_dict(),
+        checkpoint.save(self.files.last, {
+            "arch": self.settings["arch"], "best_acc": 100 * self.best.held_out_accuracy if self.best else 0.0,
+            **{name: getattr(self, name) for name in COUNTS},
+            "settings": self.settings, "held_out": self.held_out, "rows": [list(row) for row in self.rows],
+            "best": vars(self.best) if self.best else None, **{name: part.state_dict() for name, part in self.parts.items()},
         })  # fmt: skip
 
-    def load_best(self) -> None:
-        """Put the weights of the epoch that was best on the held-out images into the model."""
-        self.judged.load_state_dict(self.best["state_dict"])
+    def _resume(self) -> None:
+        last = self.files.last
+        saved = checkpoint.load(last)
+        needed = {"settings", "held_out", "rows", "best", *COUNTS, *self.parts}
+        if missing := needed - saved.keys():
+            raise InputError(f"{last}: no training to resume in it ({', '.join(sorted(missing))} missing)")
+        for name, value in self.settings.items():
+            if (earlier := saved["settings"].get(name)) != value:
+                raise InputError(f"{last}: was trained with {name} {earlier}, not {value}; repeat its options")
+        if saved["held_out"] != self.held_out:
+            raise InputError(f"{last}: was trained on other images; give its --data, or begin anew, without --resume")
+        for name, part in self.parts.items():
+            try:
+                part.load_state_dict(saved[name])
+            except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
+                found = str(error).splitlines()[0]
+                raise InputError(f"{last}: its {name} does not fit ({found}); begin anew, without --resume") from error
+        for name in COUNTS:
+            setattr(self, name, saved[name])
+        self.rows, self.best = [curve.Epoch(*row) for row in saved["rows"]], Best(**saved["best"]) if saved["best"] else None
 
-    def finish(self, accuracy: float) -> None:
-        """Print the test `accuracy` (in [0, 1]); keep weights, log and curve if the run is the best so far."""
-        if not self.first:
+    # ---- What is left behind ----
+    def finish(self, accuracy: float, state: Mapping[str, Any]) -> None:
+        """Print the test `accuracy` (in [0, 1]); write the weights of the best epoch, `state`, if they are the best so far.
+
+        Raises InputError, and keeps what was there, if the weights are not finite.
+        """
+        if not self.machine.first:
             return
-        held_out = 100 * self.best["held_out_accuracy"]
-        print(f"epoch {self.best['epoch']} (held out {held_out:.2f} %): {100 * accuracy:.2f} % of the test images right")
-        if self.best_path.exists():
-            earlier = checkpoint.load(self.best_path)
-            score = earlier.get("held_out_accuracy", earlier["best_acc"])
-            if not score <= held_out:  # NaN: a file without a score, not made here
-                print(f"{self.best_path} ({score:.2f} % held out) is better and stays; this run's weights are in {self.last_path}")
-                return
-        state = {key: value.cpu() for key, value in self.best["state_dict"].items()}  # a file for any machine
-        if sum(value.nbytes for value in state.values()) > LARGEST:
-            state |= {name: to_codes(state[name]) for name in latent_names(self.model)}
-        checkpoint.save(self.best_path, {
-            "arch": self.arch, "best_acc": 100 * accuracy, "held_out_accuracy": held_out, "epoch": self.best["epoch"],
-            "settings": self.settings, "state_dict": state,
+        held_out = 100 * self.best.held_out_accuracy
+        print(f"epoch {self.best.epoch} (held out {held_out:.2f} %): {100 * accuracy:.2f} % of the test images right")
+        checkpoint.check_weights(state, "this training's weights")
+        if why := self._why_earlier_stays(held_out):
+            print(f"{self.files.best} {why} and stays; this run's weights are in {self.files.last}")
+            return
+        checkpoint.save(self.files.best, {
+            "arch": self.settings["arch"], "best_acc": 100 * accuracy, "held_out_accuracy": held_out, "held_out": self.held_out,
+            "epoch": self.best.epoch, "settings": self.settings, "state_dict": checkpoint.on_cpu(state),
+            **({"spec": self.spec.to_dict()} if self.spec else {}),
         })  # fmt: skip
-        with atomic_write(self.directory / f"{self.arch}.log.csv") as path, open(path, "w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *self.rows])
-        self._plot(self.directory / f"{self.arch}.curve.png", accuracy)
-        print(f"written: {self.best_path}")
+        curve.write(self.files.log, self.rows)
+        curve.plot(self.files.picture, self.rows, f"{self.files.name}: {100 * accuracy:.2f} % on the test set")
+        print(f"written: {self.files.best}")
 
-    def _plot(self, path: Path, accuracy: float) -> None:
-        from matplotlib.figure import Figure  # here, since only a finished training draws
-
-        epochs, _, _, losses, held_out = zip(*self.rows, strict=True)
-        figure = Figure(figsize=(6, 3.5), layout="constrained")  # no pyplot: neither a window system nor a global state
-        left = figure.subplots()
-        left.plot(epochs, losses, color="tab:blue")
-        left.set(xlabel="epoch", title=f"{self.arch}: {100 * accuracy:.2f} % on the test set")
-        left.set_ylabel("training loss", color="tab:blue")
-        right = left.twinx()
-        right.plot(epochs, [100 * a for a in held_out], color="tab:orange", marker=".")
-        right.set_ylabel("held-out accuracy, %", color="tab:orange")
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, dpi=110)
+    def _why_earlier_stays(self, held_out: float) -> str | None:
+        """Return why the weights that are there are not replaced by ours, which have `held_out` percent; None if they are."""
+        if not self.files.best.exists():
+            return None
+        try:
+            earlier = checkpoint.load(self.files.best)
+        except InputError:
+            return "can't be read"
+        if earlier.get("held_out") != self.held_out:
+            return "was judged on other images (keep this run beside it with --name)"
+        score = checkpoint.number(earlier.get("held_out_accuracy"))
+        return None if score <= held_out else f"({score:.2f} % held out) is better"

@@ -1,40 +1,74 @@
-"""What every training needs and nobody wants to read: fast steps, running averages, losses, several processes."""
+"""What every training step needs: where it runs, learning rate, EMA, distillation, CUDA graphs, several processes."""
 import contextlib
-import copy
 import ctypes
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from util.cli import InputError
 from util.train import checkpoint
 from util.train.cpu_ops import cpu_has
 
-DECAY = 0.998  # of the running average of the weights, per step: that of the last 500 steps or so
-HEAT = 2  # the temperature at which a teacher's answer is softened
+EMA_DECAY = 0.998  # per step: the mean of the last 500 steps or so
+TEMPERATURE = 2  # of distillation
+OF_DEVICE = ("lr", "fused", "capturable")  # an optimizer's options that depend on where it runs; lr is set before each step
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Return nothing; every parameter group gets this learning rate, times its own `lr_scale` if it has one."""
-    for group in optimizer.param_groups:
-        value = lr * group.get("lr_scale", 1)
-        if isinstance(group["lr"], torch.Tensor):  # a recorded step reads it there
-            group["lr"].fill_(value)
-        else:
-            group["lr"] = value
+# ---- Where and in what arithmetic ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Machine:
+    """Where a training runs and what it computes in."""
+
+    device: torch.device
+    bf16: bool = False  # forward and backward in bfloat16 (autocast); otherwise float32
+    compiled: bool = False  # the step goes through torch.compile
+    popcount_forward: bool = False  # see util.train.cpu_ops.accelerate
+    int8_gradients: bool = False  # as well
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    @property
+    def arithmetic(self) -> str:
+        """What a resumed training must compute in, too: it may change the numbers."""
+        names = ["bfloat16" if self.bf16 else "float32"]
+        return " ".join(names + ["popcount-forward"] * self.popcount_forward + ["int8-gradients"] * self.int8_gradients)
+
+    def __str__(self):
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        parts = [where, self.arithmetic, *["compiled"] * self.compiled, *[f"{self.processes} processes"] * (self.processes > 1)]
+        return ", ".join(parts)
 
 
-def generator(*numbers: int) -> torch.Generator:
-    """Return a generator of random numbers that `numbers` (such as seed, epoch and step) fix."""
-    text = " ".join(map(str, numbers)).encode()
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7]))
+def device_of(args) -> torch.device:
+    """Return the GPU if there is one and --cpu was not given."""
+    return torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+
+
+def machine_for(args, bf16: bool | None) -> Machine:
+    """Return where a training with these flags runs, after joining the others if torchrun started several.
+
+    bf16: None chooses by `fast_bf16`. Raises InputError for --popcount-forward or --int8-gradients without a compiled step on a CPU.
+    """
+    device = device_of(args)
+    own = {name: getattr(args, name, False) for name in ("popcount_forward", "int8_gradients")}
+    if any(own.values()) and (device.type != "cpu" or not args.compile):
+        raise InputError("--popcount-forward and --int8-gradients are of compiled trainings on a CPU; add --compile, or leave them out")
+    rank, processes = join_processes(device)
+    return Machine(device, fast_bf16(device) if bf16 is None else bf16, args.compile, rank=rank, processes=processes, **own)
 
 
 def fast_bf16(device: torch.device) -> bool:
@@ -55,95 +89,154 @@ def join_processes(device: torch.device) -> tuple[int, int]:
     """Return (rank, number of processes), (0, 1) unless torchrun started this one; then after joining the others (gloo, on GPUs NCCL)."""
     if "WORLD_SIZE" not in os.environ:
         return 0, 1
-    distributed.init_process_group("gloo" if device.type == "cpu" else "nccl")
+    try:
+        distributed.init_process_group("gloo" if device.type == "cpu" else "nccl")
+    except (ValueError, RuntimeError) as error:
+        found = str(error).splitlines()[0][:120]
+        raise InputError(f"WORLD_SIZE is set, but processes can't be joined ({found}); start with torchrun, or unset it") from error
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def step_model(model: nn.Module, args) -> nn.Module:
+def step_model(model: nn.Module, machine: Machine) -> nn.Module:
     """Return what a training step calls in the model's place: itself, averaging gradients over processes, compiled if asked for."""
-    if args.processes > 1:
+    if machine.processes > 1:
         model = DistributedDataParallel(model)
-    return torch.compile(model, dynamic=False) if args.compile else model
+    return torch.compile(model, dynamic=False) if machine.compiled else model
 
 
-class Recorded:
-    """A training step on a GPU, recorded and from then on replayed: one launch instead of hundreds (a CUDA graph).
+# ---- Numbers ---------------------------------------------------------------------------------------------------------
+def generator(*numbers: int) -> torch.Generator:
+    """Return a generator of random numbers that `numbers` (such as seed, epoch and step) fix."""
+    text = " ".join(map(str, numbers)).encode()
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7]))
 
-    `step` takes tensors on the GPU, and others that tell what it does, and returns a tensor. It must launch the same work each time
-    that the shapes and the others are the same, and never wait for it. The first calls of a kind run as they are: they compile.
+
+def batches_of(count: int, seed: int, epoch: int, batch_size: int, processes: int) -> list[torch.Tensor]:
+    """Return an epoch's batches of indices below `count`, in an order that seed and epoch fix; each has an image or more per process.
+
+    A last batch that is too small for that is left out; raises InputError if all are.
     """
-
-    FIRST = 3
-
-    def __init__(self, step: Callable[..., torch.Tensor]):
-        self.step, self.calls, self.records, self.stream = step, Counter(), {}, torch.cuda.Stream()
-
-    def __call__(self, *inputs) -> torch.Tensor:
-        kind = tuple(x.shape if isinstance(x, torch.Tensor) else x for x in inputs)
-        self.calls[kind] += 1
-        if self.calls[kind] <= self.FIRST:
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                result = self.step(*inputs)
-            torch.cuda.current_stream().wait_stream(self.stream)
-            return result
-        if kind not in self.records:
-            graph, given = torch.cuda.CUDAGraph(), [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
-            with torch.cuda.graph(graph, stream=self.stream):
-                result = self.step(*given)
-            self.records[kind] = graph, given, result
-        graph, given, result = self.records[kind]
-        for x, value in zip(given, inputs, strict=True):
-            if isinstance(x, torch.Tensor):
-                x.copy_(value)
-        graph.replay()
-        return result.clone()
+    order = torch.randperm(count, generator=generator(seed, epoch))
+    batches = [batch for batch in order.split(batch_size) if len(batch) >= processes]
+    if not batches:
+        raise InputError(f"batches of {min(count, batch_size)} images are too small for {processes} processes; give a larger --batch-size")
+    return batches
 
 
-def running_average(model: nn.Module) -> nn.Module:
-    """Return a copy of `model`, whose parameters `follow(copy, model)` after each step makes the running average of the model's.
+# ---- Optimizer and EMA -----------------------------------------------------------------------------------------------
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set every parameter group's learning rate to `lr`, times its own `lr_scale` if it has one."""
+    for group in optimizer.param_groups:
+        value = lr * group.get("lr_scale", 1)
+        if isinstance(group["lr"], torch.Tensor):  # a CUDA graph reads it there
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = value
+
+
+def portable(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Return `optimizer`, which from now on loads a state without its device's options: a run may go on on another device."""
+
+    def keep_own(optimizer, state):
+        both = zip(state["param_groups"], optimizer.param_groups, strict=True)
+        groups = [saved | {name: own[name] for name in OF_DEVICE if name in own} for saved, own in both]
+        return state | {"param_groups": groups}
+
+    optimizer.register_load_state_dict_pre_hook(keep_own)
+    return optimizer
+
+
+def ema_of(model: nn.Module) -> AveragedModel:
+    """Return the exponential moving average of the model's weights, which `update_ema` moves on; `.module` is a model with them.
 
     Which sign a latent weight near zero has after a step is chance; not so in the average.
     """
-    return copy.deepcopy(model).requires_grad_(False)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
 
 
 @torch.no_grad()
-def follow(average: nn.Module, model: nn.Module) -> None:
-    """Take a step of the running average: a <- DECAY a + (1 - DECAY) w; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - DECAY)
-    for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):
-        ours.copy_(theirs)
+def update_ema(ema: AveragedModel, model: nn.Module) -> None:
+    """Move the EMA on by a step: a <- EMA_DECAY a + (1 - EMA_DECAY) w; buffers are copied.
+
+    What ema.update_parameters(model) does from its second call on, which a CUDA graph can't record: it reads n_averaged back.
+    """
+    ema.multi_avg_fn(list(ema.module.parameters()), list(model.parameters()), ema.n_averaged)
+    for average, current in zip(ema.module.buffers(), model.buffers(), strict=True):
+        average.copy_(current)
 
 
-def load_answers(path: Path, count: int, classes: int) -> torch.Tensor:
-    """Return a teacher's logits, float32 (count, classes), for the training images in their order; raises InputError without them."""
+# ---- Distillation ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Teacher:
+    """What tells a teacher's logits of a batch: (images x, their places among the training images) -> (N, classes)."""
+
+    logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    online: bool  # a network, asked in each step about x itself; otherwise cached logits of the images before augmentation
+
+
+def load_teacher_logits(path: Path, count: int, classes: int) -> torch.Tensor:
+    """Return cached logits, float32 (count, classes), of the training images in their order; raises InputError without them."""
     logits = checkpoint.load_tensors(path).get("logits")
     if logits is None or logits.shape[1:] != (classes,) or len(logits) < count:
         raise InputError(f"{path}: holds no logits for {count} images; write them with PyTorch_CIFAR10/main.py --logits")
     return logits[:count].float()
 
 
-def image_size(sizes: list[tuple[float, int]], progress: float) -> int:
-    """Return the side of the training images after a share `progress` of all epochs: each of `sizes` is (until what share, side).
-
-    Small ones first: a network learns most at a quarter of the cost; the last epochs are at full size.
-    """
-    return next(size for until, size in sizes if progress <= until)
-
-
-def loss_of(logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, smoothing: float = 0.0) -> torch.Tensor:
-    """Return the mean cross-entropy of float logits (N, C), where there is a teacher nine tenths of it to its softened answer.
-
-    L = 0.1 CE(logits, labels) + 0.9 D, D = distance(logits, taught).
-    """
+def training_loss(logits: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor | None, smoothing: float = 0.0) -> torch.Tensor:
+    """Return the mean cross-entropy of float logits (N, C); with a teacher, 0.1 times it + 0.9 times the distillation loss."""
     loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    return loss if taught is None else 0.1 * loss + 0.9 * distance(logits, taught)
+    return loss if teacher_logits is None else 0.1 * loss + 0.9 * distillation_loss(logits, teacher_logits)
 
 
-def distance(logits: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-    """Return the mean distance of float logits (N, C) to a teacher's.
+def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """Return T^2 KL(softmax(teacher_logits / T) || softmax(logits / T)), T = TEMPERATURE, mean of N; float logits (N, C).
 
-    D = T^2 KL(softmax(taught / T) || softmax(logits / T)), T = 2 (Hinton et al. 2015, arXiv:1503.02531).
+    Hinton et al. 2015, arXiv:1503.02531.
     """
-    return HEAT**2 * F.kl_div((logits / HEAT).log_softmax(1), (taught / HEAT).softmax(1), reduction="batchmean")
+    log_p, q = (logits / TEMPERATURE).log_softmax(1), (teacher_logits / TEMPERATURE).softmax(1)
+    return TEMPERATURE**2 * F.kl_div(log_p, q, reduction="batchmean")
+
+
+# ---- CUDA graphs -----------------------------------------------------------------------------------------------------
+class CudaGraphStep:
+    """A training step on a GPU, recorded as a CUDA graph and from then on replayed: one launch instead of hundreds.
+
+    `step` takes tensors on the GPU, and others that tell what it does, and returns a tensor. It must launch the same work each time
+    that the shapes and the others are the same, and never wait for it. The first WARM_UP calls of a kind run as they are: they compile.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, step: Callable[..., torch.Tensor]):
+        self.step, self.calls, self.graphs, self.stream = step, Counter(), {}, torch.cuda.Stream()
+
+    def __call__(self, *inputs) -> torch.Tensor:
+        kind = kind_of(inputs)
+        self.calls[kind] += 1
+        if self.calls[kind] <= self.WARM_UP:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                result = self.step(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return result
+        if kind not in self.graphs:
+            graph, static = torch.cuda.CUDAGraph(), [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
+            with torch.cuda.graph(graph, stream=self.stream):
+                result = self.step(*static)
+            self.graphs[kind] = graph, static, result
+        graph, static, result = self.graphs[kind]
+        copy_inputs(static, inputs)
+        graph.replay()
+        return result.clone()
+
+
+def kind_of(inputs: tuple) -> tuple:
+    """Return what a recorded step depends on: the shape of each tensor, and everything else."""
+    return tuple(x.shape if isinstance(x, torch.Tensor) else x for x in inputs)
+
+
+def copy_inputs(static: list, inputs: tuple) -> None:
+    """Write the tensors of `inputs` into those that a recorded step reads."""
+    for x, value in zip(static, inputs, strict=True):
+        if isinstance(x, torch.Tensor):
+            x.copy_(value)
