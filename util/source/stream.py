@@ -65,11 +65,13 @@ class Stream:
             what = " as a video" * isinstance(source, Path)
             raise InputError(f"{name} cannot be opened{what}: {_reason(error, source)}") from None
         self.video = self.container.streams.best("video")
-        picture_of_a_song = self.video is not None and self.video.disposition & av.stream.Disposition.attached_pic
-        if self.video is None or picture_of_a_song or self.video.codec_context.name == "ansi":  # FFmpeg draws a text file as frames
+        decoder = self.video and self.video.codec_context
+        picture_of_a_song = self.video and self.video.disposition & av.stream.Disposition.attached_pic
+        if not decoder or picture_of_a_song or decoder.name == "ansi":  # FFmpeg would draw a text file as frames
             self.close()
-            raise InputError(f"{name} holds no video" + " but a picture that goes with it" * bool(picture_of_a_song))
-        self._set_up_decoder(self.video.codec_context, bool(scheme))
+            more = " but a picture that goes with it" if picture_of_a_song else " that can be decoded" if self.video else ""
+            raise InputError(f"{name} holds no video{more}")
+        self._set_up_decoder(decoder, bool(scheme))
         kind, duration = self.container.format, self.container.duration
         self.fps = float(self.video.average_rate or self.video.guessed_rate or 0)
         # A fragmented mp4 announces the duration of its first part.
@@ -175,7 +177,7 @@ def _reason(error: Exception, source) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if "Immediate exit" in text:
         return f"no answer for {TIMEOUT:g} s"
-    if "Invalid data" in text and isinstance(source, Path):
+    if ("Invalid data" in text or "End of file" in text) and isinstance(source, Path):
         return "it may be cut off, damaged or of an unknown format"
     if "Invalid data" in text:
         return "what comes is no video of a known format" + " or ends too early" * (not isinstance(source, str))
