@@ -34,7 +34,7 @@ from util.cli import run as run_script  # noqa: E402
 from util.score.metrics import MOVING, Pixels, components, match  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 from util.score.truth import MIN_AREA, read_truth  # noqa: E402
-from util.source.video import list_images  # noqa: E402
+from util.source.images import list_images  # noqa: E402
 
 STAGES = ("smooth", "motion", "model", "boxes")
 SIZES = ((320, 240), (640, 480), (1280, 720), (1920, 1080))

@@ -25,7 +25,7 @@ from tests.servers import (
     video_bytes,
 )
 from util.cli import InputError
-from util.source import live, video
+from util.source import live
 from util.source.video import open_video
 
 
@@ -200,7 +200,7 @@ class FakeCapture:
 
 
 def test_a_camera_is_live_and_comes_back(monkeypatch, capfd):
-    monkeypatch.setattr(video.cv2, "VideoCapture", FakeCapture)
+    monkeypatch.setattr(live.cv2, "VideoCapture", FakeCapture)
     clip = open_video("0")
     assert clip.fps == 30 and len([frame for frame, _ in zip(clip, range(8), strict=False)]) == 8
     assert clip.reconnects == 1 and FakeCapture.opened == 4 and 0.1 < clip.seconds < 5

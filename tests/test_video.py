@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from util.cli import InputError
-from util.source.video import open_video, read_image
+from util.source.images import read_image
+from util.source.video import open_video
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,7 +74,7 @@ def test_a_cut_off_video_is_read_as_far_as_it_goes_and_then_refused_in_one_line(
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     video = open_video(path)
     frames = []
-    with pytest.raises(InputError, match="of the 60 announced frames"):
+    with pytest.raises(InputError, match="ends inside a frame after [0-9]+ whole ones"):
         for frame in video:
             frames.append(frame)
     assert 10 < len(frames) == video.frames_read < 50 and capfd.readouterr().err == ""

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from util.cli import InputError
 from util.files import atomic_write
-from util.source.video import quiet
+from util.source.images import quiet
 from util.track.tracking import UNKNOWN
 
 # RGB, far apart in hue and lightness, all readable with a dark text on them or a light one.

@@ -18,7 +18,8 @@ import numpy as np
 
 from util.cli import InputError
 from util.files import GrowingFile
-from util.source.video import MAX_SIZE, list_images, read_image, write_image
+from util.source.images import list_images, read_image, write_image
+from util.source.video import MAX_SIDE
 from util.track.crops import cut_out, moving
 
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "score", "crop"]
@@ -121,8 +122,8 @@ def _parse(row: list[str], directory: Path) -> tuple[Detection, Path]:
     frame, number, x, y, width, height = map(int, row[:6])
     if frame < 1:
         raise ValueError("frame is 0; frames count from 1")
-    if width < 1 or height < 1 or x + width > MAX_SIZE[0] or y + height > MAX_SIZE[1]:
-        raise ValueError(f"the box {x},{y} {width}x{height} is empty or leaves any frame; {MAX_SIZE} is the largest")
+    if width < 1 or height < 1 or max(x + width, y + height) > MAX_SIDE:
+        raise ValueError(f"the box {x},{y} {width}x{height} is empty or leaves any frame; no side is over {MAX_SIDE}")
     if not re.fullmatch(r"[0-9.]+(e-?[0-9]+)?", row[6]) or not 0 <= float(row[6]) <= 1:
         raise ValueError(f"score is {row[6][:40]!r}, expected a number from 0 to 1")
     if not _is_file_inside(row[7], directory):

@@ -32,7 +32,7 @@ from util.outputs.debug import DebugView
 from util.outputs.pictures import VideoWriter, annotate, contact_sheet
 from util.outputs.report import Longest, Report
 from util.outputs.results import ResultsWriter
-from util.source.video import write_image
+from util.source.images import write_image
 from util.track.tracking import UNKNOWN, Moment, Track
 
 PREDICTIONS = ["frame", "object", "x", "y", "width", "height", "label", "probability", "track"]

@@ -32,7 +32,7 @@ from util.files import atomic_write
 from util.score import metrics
 from util.score.metrics import Boxes, Pixels
 from util.score.truth import MOST_FRAMES, Truth, checked, mot_rows, read_truth
-from util.source.video import read_image
+from util.source.images import read_image
 
 MASKS = [("masks", r"([0-9]+)\.png"), ("cdnet", r"bin([0-9]+)\.png"), ("", r"bin([0-9]+)\.(?:png|jpg)")]  # the first that is there
 BOXES = ["coco.json", "detections.csv", "predictions.csv"]  # likewise

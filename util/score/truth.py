@@ -26,7 +26,7 @@ from PIL import Image
 
 from util.cli import InputError, read_text, reading
 from util.score.metrics import MOVING, OUTSIDE, UNCLEAR, Boxes, components
-from util.source.video import list_images, read_image, write_image
+from util.source.images import list_images, read_image, write_image
 
 MIN_AREA = 50  # pixels: smaller regions of a CDnet mask are crumbs
 AWAY = 25  # frames: what comes back after more is another object

@@ -4,8 +4,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -140,3 +141,25 @@ class Live:
 def _end(reader: _Reader) -> None:
     reader.stopped.set()
     reader.join(timeout=2)  # a server that is silent holds it longer; then it goes with the process
+
+
+class Camera:
+    """A camera on this machine by its number; iterating yields (None, BGR frame) until it is gone. InputError if it cannot be opened."""
+
+    finite = in_parts = False
+
+    def __init__(self, number: int):
+        try:
+            self._capture = cv2.VideoCapture(number)
+        except cv2.error:  # a number beyond what a back end can count
+            self._capture = None
+        if self._capture is None or not self._capture.isOpened():
+            raise InputError(f"camera {number} cannot be opened; is it connected, and free?")
+        self.fps = self._capture.get(cv2.CAP_PROP_FPS)
+
+    def __iter__(self) -> Iterator[tuple[None, np.ndarray]]:
+        while (read := self._capture.read())[0]:
+            yield None, read[1]
+
+    def close(self) -> None:
+        self._capture.release()

@@ -1,17 +1,23 @@
-"""Videos that PyAV reads from start to end without seeking: from a URL, or from stdin."""
+"""Videos as PyAV reads them from start to end: files, URLs and stdin alike."""
 import re
 import socket
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+from tqdm import tqdm
 
 from util.cli import InputError
+from util.source.ahead import spare_cores
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp")
 TIMEOUT = 10.0  # seconds that a server may take to answer, and to go on
+MOST_DAMAGED = 0.5  # share of a video's frames; with more it is refused
+ONE_THREAD = 1280 * 720  # pixels of a frame that one thread decodes fast enough, without the delay of several
+MAX_PIXELS = 1 << 24  # of a frame to decode: beyond what is looked at, since codecs round up
 
 
 class Lost(Exception):
@@ -33,29 +39,39 @@ def shown(url: str) -> str:
 
 
 class Stream:
-    """A video that PyAV reads from start to end. Iterating yields (seconds by its own clock, or None where it has none, a frame
-    for `picture`); a frame that cannot be decoded is left out, as FFmpeg does.
+    """A video that PyAV reads from start to end. Iterating yields (seconds by its own clock, or None where it has none, a progressive
+    frame for `Pictures`); a frame that cannot be decoded is left out, as players do.
 
-    source: a URL, or a file object with `read(n)`. fps, frame_count: what it announces, 0 if nothing. finite: whether it announces
-    an end. in_parts: whether it comes as files of some seconds each (HLS, DASH), faster than it was taken. InputError if it cannot
-    be opened; Lost, while iterating, if it breaks off.
+    source: a URL, a path, or a file object with `read(n)`. fps, frame_count: what it announces, 0 if nothing. finite: whether it
+    announces an end. in_parts: whether it comes as files of some seconds each (HLS, DASH), faster than it was taken. decoded, damaged:
+    how many frames could be decoded, and how many could not after the first that could. InputError if it cannot be opened or holds no
+    video; Lost, while iterating, if it breaks off.
     """
 
-    def __init__(self, name: str, source):
+    def __init__(self, name: str, source: str | Path | object):
         av = _import_av(name)
         scheme = urlsplit(source).scheme.lower() if isinstance(source, str) else ""
         options = {"rtsp_flags": "prefer_tcp"} if scheme.startswith("rtsp") else {}
         if scheme.startswith("http"):  # goes on where it was if the server can, which live ones cannot
             options = {"reconnect": "1"}
+        address = source
+        if isinstance(source, Path):  # with its protocol, or a colon in the name would end one; and no playlist leads elsewhere
+            address, options = f"file:{source}", {"protocol_whitelist": "file"}
         try:
-            self.container = av.open(source, options=options, timeout=(TIMEOUT, TIMEOUT) if scheme else None)
-        except (av.error.FFmpegError, OSError) as error:
+            timeout = (TIMEOUT, TIMEOUT) if scheme else None
+            self.container = av.open(address, options=options, timeout=timeout, metadata_errors="replace")
+        except Exception as error:  # whatever a damaged file makes a demuxer raise
             _raise_interrupt(source)
-            raise InputError(f"{name} cannot be opened: {_reason(error, source)}") from None
+            what = " as a video" * isinstance(source, Path)
+            raise InputError(f"{name} cannot be opened{what}: {_reason(error, source)}") from None
         self.video = self.container.streams.best("video")
-        if self.video is None or self.video.codec_context.name == "ansi":  # FFmpeg would draw a text file as frames
+        decoder = self.video and self.video.codec_context
+        picture_of_a_song = self.video and self.video.disposition & av.stream.Disposition.attached_pic
+        if not decoder or picture_of_a_song or decoder.name == "ansi":  # FFmpeg would draw a text file as frames
             self.close()
-            raise InputError(f"{name} holds no video")
+            more = " but a picture that goes with it" if picture_of_a_song else " that can be decoded" if self.video else ""
+            raise InputError(f"{name} holds no video{more}")
+        self._set_up_decoder(decoder, bool(scheme))
         kind, duration = self.container.format, self.container.duration
         self.fps = float(self.video.average_rate or self.video.guessed_rate or 0)
         # A fragmented mp4 announces the duration of its first part.
@@ -63,58 +79,94 @@ class Stream:
         self.in_parts = kind.name in ("hls", "dash")  # whose size is that of their list
         self.finite = duration is not None or (scheme.startswith("http") and not self.in_parts and self.container.size > 0)
         self.has_clock = not kind.flags & av.format.Flags.no_timestamps.value and not kind.name.endswith("_pipe")
-        self._torn, self._read_to = False, 0  # whether the last of its packets could not be decoded; its end in bytes
-        self._failure = av.error.FFmpegError
+        self.source, self._remote = source, bool(scheme)
+        self.decoded = self.damaged = 0
+        self._torn = False  # whether the last of its packets was incomplete or could not be decoded
+        self._first, self._read_to = None, 0  # bytes before its first packet, and up to the end of the last one
+
+    @staticmethod
+    def _set_up_decoder(decoder, remote: bool) -> None:
+        small = decoder.width * decoder.height <= ONE_THREAD
+        decoder.thread_type = "SLICE" if remote else "FRAME"  # frames at a time are faster, and late by as many
+        decoder.thread_count = 1 if small else 1 + min(3, spare_cores())
+        decoder.options = {"max_pixels": str(MAX_PIXELS)}
 
     def __iter__(self) -> Iterator[tuple[float | None, object]]:
-        came = time.monotonic()
-        try:
-            for packet in self.container.demux():
-                if packet.stream_index == self.video.index:
-                    for frame in self._decode(packet):
-                        yield frame.time if self.has_clock else None, frame
-                        came = time.monotonic()
-                if time.monotonic() - came > TIMEOUT and self.container.file is None:
-                    raise Lost(f"no picture for {TIMEOUT:g} s")
-        except (self._failure, OSError) as error:
-            raise Lost(_reason(error, self.container.name)) from None
+        from util.source.picture import deinterlace
+
+        for frame in deinterlace(self._decode_all()):
+            yield frame.time if self.has_clock else None, frame
+
+    def _decode_all(self) -> Iterator:
+        came, lost, packets = time.monotonic(), None, self.container.demux()
+        while True:
+            try:
+                packet = next(packets, None)
+            except Exception as error:  # whatever a damaged file makes a demuxer raise
+                lost = _reason(error, self.container.name)
+            if lost or packet is None:
+                break
+            if packet.stream_index == self.video.index and packet.size:  # an empty one stands for a frame that was dropped
+                for frame in self._decode(packet):
+                    yield frame
+                    came = time.monotonic()
+            if time.monotonic() - came > TIMEOUT and self._remote:
+                lost = f"no picture for {TIMEOUT:g} s"
+                break
+        yield from self._decode(None)  # what the decoder still holds
+        if lost:
+            raise Lost(lost)
 
     def _decode(self, packet) -> list:
-        if packet.size:  # at the end, the decoder is asked for its last frames without a packet
-            self._torn, self._read_to = False, (packet.pos or 0) + packet.size
+        """The frames that are ready when a packet, or the end, has gone in."""
+        if packet:
+            self._first = packet.pos if self._first is None else self._first
+            self._torn, self._read_to = packet.is_corrupt, (packet.pos or 0) + packet.size
         try:
-            return packet.decode()
-        except self._failure:
-            self._torn = True
-            return []
+            frames = self.video.codec_context.decode(packet)
+        except Exception:  # whatever damaged data makes a decoder raise
+            self._torn, frames = True, []
+            self.damaged += self.decoded > 0
+        self.decoded += len(frames)
+        return frames
 
-    def ends_inside_a_frame(self, count: int) -> bool:
-        """Whether a stream of `count` bytes, read to its end, seems cut off; formats without marks of their own don't tell."""
+    def is_cut_off(self) -> bool:
+        """Whether what has been read to its end ends early, by what container and decoder say; some formats don't tell."""
         kind = self.container.format.name
-        return self._torn or (kind == "mpegts" and count % 188) or (kind == "yuv4mpegpipe" and count > self._read_to)
+        size = self.source.count if isinstance(self.source, Stdin) else self.container.size
+        if self._torn or size <= 0:
+            return self._torn
+        if kind == "mpegts":
+            return all((size - (self._first or 0)) % length for length in (188, 192, 204))  # of its packets
+        if kind == "yuv4mpegpipe":
+            return size > self._read_to
+        if kind.startswith("mov"):
+            return any(entry.pos + entry.size > size for entry in self.video.index_entries)
+        return kind.startswith("matroska") and size < _end_of_matroska(self._head())
+
+    def _head(self) -> bytes:
+        if isinstance(self.source, Stdin):
+            return self.source.head
+        if isinstance(self.source, Path):
+            with self.source.open("rb") as file:
+                return file.read(Stdin.HEAD)
+        return b""
 
     def close(self) -> None:
         self.container.close()
 
 
-class Pictures:
-    """Makes BGR uint8 (H, W, 3) of PyAV's frames, turned upright, exactly as OpenCV does; for one thread."""
-
-    def __init__(self):
-        self._reformatter = None
-
-    def __call__(self, frame) -> np.ndarray:
-        if self._reformatter is None:
-            from av.video.reformatter import VideoReformatter
-
-            self._reformatter = VideoReformatter()  # keeps what it has set up for this size
-        bgr = self._reformatter.reformat(frame, format="bgr24", interpolation="BICUBIC").to_ndarray()
-        return np.rot90(bgr, round(frame.rotation / 90) % 4) if frame.rotation else bgr
+def _end_of_matroska(head: bytes) -> int:
+    """Where a Matroska file that begins so says that it ends, 0 if it doesn't say: after its Segment (RFC 9559; sizes: RFC 8794, 4)."""
+    start = head.find(b"\x18\x53\x80\x67") + 4
+    length = 9 - head[start].bit_length() if 4 <= start < len(head) else 9
+    size = int.from_bytes(head[start : start + length]) & (1 << 7 * length) - 1
+    return start + length + size if length < 9 and size != (1 << 7 * length) - 1 else 0
 
 
 def _import_av(name: str):
     try:
-        import av  # here, since files, directories and cameras need OpenCV alone
+        import av  # here, since directories and cameras need OpenCV alone
     except ImportError:
         raise InputError(f"{name}: reading this needs PyAV; install it with: pip install av") from None
     return av
@@ -122,9 +174,11 @@ def _import_av(name: str):
 
 def _reason(error: Exception, source) -> str:
     """What FFmpeg's error says to somebody who does not know FFmpeg."""
-    text = getattr(error, "strerror", None) or str(error)
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if "Immediate exit" in text:
         return f"no answer for {TIMEOUT:g} s"
+    if ("Invalid data" in text or "End of file" in text) and isinstance(source, Path):
+        return "it may be cut off, damaged or of an unknown format"
     if "Invalid data" in text:
         return "what comes is no video of a known format" + " or ends too early" * (not isinstance(source, str))
     if "Input/output error" in text and isinstance(source, str):
@@ -144,19 +198,18 @@ class Stdin:
         if sys.stdin is None or sys.stdin.isatty():
             raise InputError("stdin is not a stream; give a video, as in: ffmpeg … -f matroska - | main.py --video -")
         self._file = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
-        self._head = b""
-        while len(self._head) < self.HEAD and (part := self._file.read(self.HEAD - len(self._head))):
-            self._head += part
+        self.head = b""
+        while len(self.head) < self.HEAD and (part := self._file.read(self.HEAD - len(self.head))):
+            self.head += part
         self.count, self.interrupt = 0, None  # bytes read; Ctrl-C meanwhile
-        if not self._head:
+        if not self.head:
             raise InputError("stdin is empty; did the program before the | fail?")
-        if is_text(self._head):
+        if is_text(self.head):
             raise InputError("stdin is text, not a video")
 
     def read(self, size: int) -> bytes:
         try:
-            data, self._head = self._head[:size], self._head[size:]
-            data = data or self._file.read(size)
+            data = self.head[self.count : self.count + size] or self._file.read(size)
         except KeyboardInterrupt as interrupt:  # would be lost in PyAV, which calls this from C
             self.interrupt, data = interrupt, b""
         self.count += len(data)
@@ -170,23 +223,39 @@ def _raise_interrupt(source) -> None:
 
 def is_text(head: bytes) -> bool:
     """Whether a file that starts so is text, which FFmpeg might draw as frames or follow as a playlist."""
-    return head.isascii() and b"\0" not in head and not head.startswith(b"YUV4MPEG2 ")
+    if b"\0" in head or head.startswith(b"YUV4MPEG2 "):
+        return False
+    try:
+        head[:-3].decode()  # a character of up to four bytes may be cut at its end
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
-def read_all(name: str, stream: Stream, stdin: Stdin | None = None) -> Iterator[tuple[float | None, np.ndarray]]:
-    """Yield (seconds, BGR frame) of every frame, once; InputError if it breaks off or (on stdin) ends inside a frame."""
-    picture, number, torn = Pictures(), 0, False
+def read_all(name: str, stream: Stream) -> Iterator[tuple[float | None, np.ndarray]]:
+    """Yield (seconds, BGR frame) of every frame that can be decoded, once; stderr says how many could not.
+
+    InputError, after the last one, if the stream breaks off, is cut off, or is damaged beyond MOST_DAMAGED.
+    """
+    from util.source.picture import Pictures
+
+    picture = Pictures()
     try:
         for seconds, frame in stream:
-            number += 1
             yield seconds, picture(frame)
-        _raise_interrupt(stdin)
-        torn = stdin is not None and stream.ends_inside_a_frame(stdin.count)
+        cut_off = stream.is_cut_off()
     except Lost as error:
-        _raise_interrupt(stdin)
+        _raise_interrupt(stream.source)
         if stream.container.format.name != "mpjpeg":  # whose end is an error in FFmpeg's eyes
-            raise InputError(f"{name}: broke off after {number} frames, which were kept ({error})") from None
+            raise InputError(f"{name}: broke off after {stream.decoded} frames, which were kept ({error})") from None
+        cut_off = False
     finally:
         stream.close()
-    if torn:
-        raise InputError(f"{name}: ends inside a frame after {number} whole ones, which were kept; was it cut off?")
+    _raise_interrupt(stream.source)
+    if cut_off:
+        raise InputError(f"{name}: ends inside a frame after {stream.decoded} whole ones, which were kept; was it cut off?")
+    if stream.damaged:
+        what = f"{name}: {stream.damaged} of {stream.damaged + stream.decoded} frames are damaged"
+        if stream.damaged > MOST_DAMAGED * (stream.damaged + stream.decoded):
+            raise InputError(f"{what}; the others were kept")
+        tqdm.write(f"{what} and were left out", file=sys.stderr)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from util.cli import InputError, reading
-from util.source.video import read_image
+from util.source.images import read_image
 
 Zone = str | Sequence[Sequence[Sequence[float]]]  # an image file (white: inside), or polygons of x, y in pixels
 

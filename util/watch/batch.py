@@ -25,7 +25,7 @@ from tqdm import tqdm
 from util.cli import InputError
 from util.files import atomic_write
 from util.outputs.results import PART, SUMMARY, TABLE
-from util.source.video import list_images
+from util.source.images import list_images
 
 SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
 OWN = ("--video", "--save", "--jobs", "--ray")  # flags that a single clip's command has otherwise or not at all
