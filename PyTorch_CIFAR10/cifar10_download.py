@@ -6,14 +6,13 @@
 """
 import argparse
 import hashlib
-import http.client
+import os
 import re
 import stat
 import sys
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -48,41 +47,53 @@ class Broken(Exception):
 
 
 # ---- Fetching --------------------------------------------------------------------------------------------------------
+def web():
+    """Return what opens addresses of http and https alone, wherever a server sends it: urllib's own would open ftp too."""
+    opener, request = urllib.request.OpenerDirector(), urllib.request
+    for handler in (request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.HTTPRedirectHandler,
+                    request.HTTPErrorProcessor, request.HTTPDefaultErrorHandler, request.UnknownHandler):  # fmt: skip
+        opener.add_handler(handler())
+    return opener
+
+
 def connect(url, start):
-    """Return the response for the bytes of `url` from `start` on, or None if there are no more."""
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    """Return the response for the bytes of `url` from `start` on, also where it is 416: there are none."""
     try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        return web().open(urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {}), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
-            return None
-        raise InputError(f"HTTP {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
-        raise Broken(str(getattr(error, "reason", "") or error)) from error
+        if error.code == 416 and start:
+            return error
+        raise InputError(f"HTTP {error.code} {one_line(error.reason)}") from error
+    except Exception as error:  # OSError and HTTPException where there is no server, any other for an answer that is none
+        raise Broken(one_line(getattr(error, "reason", error))) from error
+
+
+def one_line(reason):
+    return " ".join(str(reason).split())[:200] or type(reason).__name__
 
 
 def chunks(response):
     try:
         while chunk := response.read(CHUNK):
             yield chunk
-    except (OSError, http.client.HTTPException) as error:
-        raise Broken(str(error) or type(error).__name__) from error
+    except Exception as error:  # likewise
+        raise Broken(one_line(error)) from error
 
 
 def fetch_rest(url, path):
     """Return when `path` holds all of `url`; what it holds already is asked for no more, unless the server sends all anyway."""
     start = size_of(path)
-    response = connect(url, start)
-    if response is None:
-        return
-    with response:
-        if response.status != 206:
+    with connect(url, start) as response:
+        part = response.headers.get("Content-Range", "")
+        if response.status == 416 and part == f"bytes */{start}":
+            return
+        if response.status not in (206, 416):
             start = 0
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            path.unlink()
+        elif not part.startswith(f"bytes {start}-"):
+            path.unlink(missing_ok=True)
             raise InputError("the server sent another part than the one asked for; run this again to start over")
         length = response.headers.get("Content-Length", "")
-        total = start + int(length) if length.isdecimal() else None
+        total = start + int(length) if length.isdecimal() and len(length) < 20 else None
         bar = tqdm(total=total, initial=start, desc="downloading", unit="B", unit_scale=True, leave=False, disable=None)
         with bar, open(path, "ab" if start else "wb") as file:
             for chunk in chunks(response):
@@ -105,8 +116,10 @@ def fetch(url, path):
             reason = str(error)
         if size_of(path) <= before:
             break
-    kept = f"; {size_of(path)} bytes are kept, run this again to go on" if size_of(path) else ""
-    raise InputError(f"{reason}{kept}")
+    if size := size_of(path):
+        raise InputError(f"{reason}; {size} bytes are kept, run this again to go on")
+    path.unlink(missing_ok=True)
+    raise InputError(reason)
 
 
 def size_of(path):
@@ -158,7 +171,11 @@ def unpack(path, target):
         with zipfile.ZipFile(path) as archive:
             for name, info in sorted(members(archive).items()):
                 unpack_one(archive, info, name, target / f"{name}.pt")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: {error.strerror or error}") from error
+    except Exception as error:  # BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, …
         page = " but a web page" if path.read_bytes()[:512].lstrip()[:1] == b"<" else ""
         raise InputError(f"not a readable zip{page} ({error})") from error
 
@@ -191,6 +208,15 @@ def sha256_text(text):
     return text.lower()
 
 
+def is_address(url):
+    """Return whether `url` is one of http or https with a host, and with no password, which urllib can't send and messages would show."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+    except ValueError:
+        return False
+
+
 def parse_args(argv=None):
     parser = Parser(description="Fetch published weights of the full-precision networks into state_dicts/.")
     source = parser.add_mutually_exclusive_group()
@@ -198,8 +224,8 @@ def parse_args(argv=None):
     source.add_argument("--zip", type=Path, metavar="FILE", help="such a zip, fetched by other means")
     parser.add_argument("--sha256", type=sha256_text, metavar="HEX", help="what the zip's checksum must be")
     args = parser.parse_args(argv)
-    if args.url and urlsplit(args.url).scheme not in ("http", "https"):
-        parser.error(f"argument --url: {args.url!r} starts with neither http:// nor https://; a file can be given with --zip")
+    if args.url and not is_address(args.url):
+        parser.error("argument --url: expected http:// or https://, a host and no password; a file can be given with --zip")
     if args.zip and not args.zip.is_file():
         parser.error(f"{args.zip}: no such file")
     return args
@@ -207,7 +233,7 @@ def parse_args(argv=None):
 
 def fetch_and_unpack(url, sha256, target):
     """Return when the weights at `url` are in the folder `target`; a file that turned out wrong is not kept."""
-    part = target / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}.zip.part"  # one for each address
+    part = target / f"{hashlib.sha256(os.fsencode(url)).hexdigest()[:12]}.zip.part"  # one for each address
     fetch(url, part)
     try:
         verify(part, sha256)

@@ -52,6 +52,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
+def answering(head, body=b""):
+    """Yield the address of a server that sends the lines `head` to whatever is asked."""
+
+    class Odd(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.wfile.write("\r\n".join([*head, "", ""]).encode("latin-1") + body)
+
+        log_message = Handler.log_message
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/weights.zip"
+        server.shutdown()
+
+
+@contextlib.contextmanager
 def serving(*arguments, **options):
     with Server(*arguments, **options) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -129,6 +145,45 @@ def test_complete_download_is_not_asked_for_again(good_zip, target):
         path.write_bytes(good_zip)
         download.main(["--url", server.url])
         assert server.asked == [f"bytes={len(good_zip)}-"] and os.listdir(target) == ["mobilenet_v2.pt"]
+
+
+@pytest.mark.parametrize(("head", "words"), [
+    (["HTTP/1.1 206 Partial Content", "Content-Length: 5"], "another part than the one asked for"),
+    (["HTTP/1.1 416 Range Not Satisfiable"], "HTTP 416"),
+    (["HTTP/1.1 302 Found", "Location: ftp://127.0.0.1/weights.zip"], "ftp"),
+    (["HTTP/1.1 302 Found", "Location: file:///etc/passwd"], "file"),
+    (["HTTP/1.1 302 Found", "Location: http://[broken/"], "no weights fetched"),
+    (["HTTP/1.1 302 Found", "Location: "], "no weights fetched"),
+    (["HTTP/1.1 404 \x1b[31m" + "a" * 9000], "HTTP 404"),
+    (["HTTP/1.1 200 OK", "Content-Length: " + "9" * 5000], "no weights fetched"),
+    (["HTTP/1.1 200 OK", "Content-Length: -5"], "no weights fetched"),
+    (["HTTP/1.1 200 OK", "Transfer-Encoding: chunked", "", "zzz"], "no weights fetched"),
+    (["\x00\xff\x1b[2J" * 50], "no weights fetched"),
+    ([], "no weights fetched"),
+])  # fmt: skip
+def test_answers_that_are_none_end_in_one_line(head, words, target):
+    with answering(head) as url, pytest.raises(InputError, match=words) as error:
+        download.main(["--url", url])
+    assert "\n" not in str(error.value) and len(str(error.value)) < 800 and os.listdir(target) == []
+
+
+def test_a_part_of_another_file_is_not_kept(good_zip, target):
+    """A server that now holds a shorter file: the first run says so, the next starts over."""
+    with serving(good_zip) as server:
+        target.mkdir()
+        part = target / f"{hashlib.sha256(server.url.encode()).hexdigest()[:12]}.zip.part"
+        part.write_bytes(good_zip + b"more")
+        with pytest.raises(InputError, match="another part than the one asked for"):
+            download.main(["--url", server.url])
+        download.main(["--url", server.url])
+    assert os.listdir(target) == ["mobilenet_v2.pt"]
+
+
+@pytest.mark.parametrize("url", ["ftp://a/b", "file:///etc/passwd", "http://", "http://[", "http://a:99999/b", "https://me:secret@host/b"])
+def test_addresses_that_are_none_are_refused_without_showing_a_password(url, target):
+    with pytest.raises(InputError, match="expected http:// or https://") as error:
+        download.main(["--url", url])
+    assert "secret" not in str(error.value)
 
 
 def test_weights_that_are_there_stay(good_zip, target, capsys):

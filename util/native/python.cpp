@@ -79,6 +79,7 @@ void one_layer(const Maps<const std::uint16_t>& x, const Values<std::uint8_t>& n
     const Shape out = shape_after(in, conv.outputs, conv.height, conv.width, stride, padding, "binary_conv");
     if (negative.shape(1) != x.shape(3) || y.shape(0) != x.shape(0) || !fits(y, out))
         throw nb::value_error("the shapes of images, weights and result do not belong together");
+    if (threads < 1 || threads > 1024) throw nb::value_error("threads must be 1 to 1024");
     nb::gil_scoped_release release;
     binary_conv(conv, in, span(negative), span(scale), span(shift), x.data(), int(x.shape(0)), y.data(), kernel, team(threads, gomp));
 }
