@@ -1,42 +1,124 @@
 """Who may import whom: the arrows between the rooms."""
 import ast
 import re
+import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.scripts import ROOT
 
-LIBRARIES = set(sys.stdlib_module_names) | {"torch", "torchvision", "numpy", "PIL", "cv2", "tqdm", "matplotlib", "safetensors"}
-LIBRARIES |= {"lap", "jinja2", "pycocotools", "trackeval", "tabulate", "ray"}
+BASE = {"util"}  # cli, files, spec
+FREEZING = {"trace.py", "fold.py", "freeze.py"}  # of util/packed: what needs PyTorch there
+# Room -> the rooms and libraries that it may import, besides itself and the standard library. No arrow leads up, so there is no circle.
 ALLOWED = {
-    "util": LIBRARIES | {"util", "av", "fastmcd"},
-    "fastmcd": LIBRARIES - {"torch", "torchvision"} | {"fastmcd"},
-    "MNIST": LIBRARIES | {"util", "fastmcd", "main"},  # main: the folder's own, from its other scripts
-    "CIFAR_10": LIBRARIES | {"util", "fastmcd", "PyTorch_CIFAR10"},  # its networks can teach
-    "PyTorch_CIFAR10": LIBRARIES | {"util", "fastmcd", "main", "networks"},
+    "fastmcd": {"numpy"},
+    "util": {"numpy"},
+    "util/binop": {"torch"} | BASE,  # with util/layers
+    "util/packed": {"numpy", "safetensors"} | BASE,
+    "util/packed/freeze": {"torch", "numpy", "util/binop", "util/packed"} | BASE,
+    "util/train": {"torch", "numpy", "PIL", "tqdm", "matplotlib", "safetensors", "util/binop", "util/packed", "util/packed/freeze"} | BASE,
+    "util/source": {"numpy", "cv2", "av", "tqdm"} | BASE,
+    "util/track": {"numpy", "cv2", "lap", "util/source"} | BASE,
+    "util/outputs": {"numpy", "cv2", "av", "PIL", "jinja2", "fastmcd", "util/source", "util/track"} | BASE,
+    "util/score": {"numpy", "cv2", "PIL", "tqdm", "tabulate", "pycocotools", "trackeval"} | {"util/source", "util/track", "util/outputs"} | BASE,
+    "util/watch": {"numpy", "tqdm", "tabulate", "ray", "fastmcd", "util/packed", "util/source", "util/track", "util/outputs"} | BASE,
 }
-PYTHON = [(room, path) for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))]
+TRAINING = {"torch", "torchvision", "numpy", "tqdm", "safetensors", "util/binop", "util/packed", "util/train", "util/watch"} | BASE
+ALLOWED |= {
+    "MNIST": TRAINING | {"cv2", "PIL", "main", "fastmcd", "util/track", "util/outputs", "util/score"},  # the demo
+    "CIFAR_10": TRAINING | {"PyTorch_CIFAR10"},  # its networks can teach
+    "PyTorch_CIFAR10": TRAINING | {"main", "networks"},  # main: the folder's own, from its other scripts
+}
+PYTHON = sorted(path for folder in ("MNIST", "CIFAR_10", "PyTorch_CIFAR10", "fastmcd", "util") for path in (ROOT / folder).rglob("*.py"))
+
+
+def room_of(path):
+    top, *deeper = path.relative_to(ROOT).parts
+    if top != "util" or len(deeper) == 1:
+        return "util/binop" if path.name in ("binop.py", "layers.py") else top
+    return "util/packed/freeze" if deeper[0] == "packed" and path.name in FREEZING else f"util/{deeper[0]}"
+
+
+def rooms_of(module):
+    """Return what an imported module belongs to: a room of this house, or a library."""
+    top, _, rest = module.partition(".")
+    path = ROOT / "util" / rest.replace(".", "/")
+    if top != "util":
+        return top
+    return room_of(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
 
 
 def imports(path):
+    """Yield the full names of what a file imports; of "from util import packed" that is util.packed."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (name.name.split(".")[0] for name in node.names)
+            yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module.split(".")[0]
+            inside = node.module.split(".")[0] == "util" and (ROOT / node.module.replace(".", "/")).is_dir()
+            yield from (f"{node.module}.{name.name}" for name in node.names) if inside else [node.module]
 
 
-@pytest.mark.parametrize(("room", "path"), PYTHON, ids=[str(p.relative_to(ROOT)) for _, p in PYTHON])
-def test_rooms_import_only_what_they_may(room, path):
-    assert set(imports(path)) <= ALLOWED[room]
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_only_what_they_may(path):
+    room = room_of(path)
+    found = {rooms_of(module) for module in imports(path)} - set(sys.stdlib_module_names) - {room}
+    assert found <= ALLOWED[room], f"{room} -> {found - ALLOWED[room]}"
+
+
+def test_no_arrow_leads_up():
+    order = list(ALLOWED)
+    leading_up = {(room, other) for i, room in enumerate(order) for other in ALLOWED[room] & set(order[i:])}
+    assert leading_up == {("CIFAR_10", "PyTorch_CIFAR10")}  # a teacher's networks, which import nothing of CIFAR_10
 
 
 def test_scripts_never_import_each_others_main():
-    for room, path in PYTHON:
+    for path in PYTHON:
         if "main" in set(imports(path)):
-            assert path.name != "main.py" and (ROOT / room / "main.py").exists()
+            assert path.name != "main.py" and (path.parent / "main.py").exists()
+
+
+def loaded_by(code, *arguments):
+    """Return the modules that a new interpreter has loaded after running `code`."""
+    code += "\nimport sys; print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def test_who_watches_never_loads_pytorch(tmp_path):
+    """The whole way, with all files written, from a packed network."""
+    rng = np.random.default_rng(1)
+    for i in range(6):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), rng.integers(0, 256, (48, 64, 3), np.uint8))
+    loaded = loaded_by("import sys; from util.watch.__main__ import main; main(sys.argv[1:])", tmp_path, "--save", tmp_path / "out")
+    assert (tmp_path / "out" / "report.html").exists() and "util.watch.pipeline" in loaded
+    assert not loaded & {"torch", "torchvision", "util.binop", "util.train"} and not loaded & {"matplotlib", "pandas", "scipy"}
+    loaded = loaded_by("import sys; from util.watch import watch; assert len(list(watch(*sys.argv[1:]))) == 6",
+                       tmp_path, ROOT / "MNIST/models/LeNet_5.xnor")  # fmt: skip
+    assert not loaded & {"torch", "jinja2", "util.score", "util.train"}
+
+
+@pytest.mark.parametrize("script", ["MNIST", "CIFAR_10", "PyTorch_CIFAR10"])
+def test_who_trains_never_loads_what_watches(script, tmp_path):
+    """Trained on a handful of images, evaluated, saved; the full-precision networks' script is only imported, they take longer."""
+    digits, size = script == "MNIST", 28 if script == "MNIST" else 32
+    names = list("0123456789") if digits else "airplane automobile bird cat deer dog frog horse ship truck".split()
+    rng = np.random.default_rng(1)
+    for folder in (tmp_path / split / name for split in ("train", "test") for name in names):
+        folder.mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 256, (size, size) if digits else (size, size, 3), np.uint8)).save(folder / f"{i}.png")
+    code = f"import sys; sys.path.insert(0, {str(ROOT / script)!r})\nfrom pathlib import Path\nimport main"
+    if script != "PyTorch_CIFAR10":
+        code += f"\nmain.HERE = Path({str(tmp_path)!r})\nmain.main(['--cpu', '--epochs', '1', '--data', {str(tmp_path)!r}])"
+    loaded = loaded_by(code)
+    assert "util.train.run" in loaded and (list(tmp_path.rglob("*.last.pth.tar")) or script == "PyTorch_CIFAR10")
+    assert not loaded & {"cv2", "av", "jinja2", "fastmcd", "util.source", "util.track", "util.outputs", "util.score", "util.watch"}
 
 
 NATIVE = sorted([*(ROOT / "fastmcd").glob("*.[ch]pp"), *(ROOT / "util" / "native").glob("*.[ch]pp")])
