@@ -323,8 +323,6 @@ def evaluate(
     return loss / len(images), right / len(images)
 
 
-
-
 # ---- The story -------------------------------------------------------------------------------------------------------
 def start_from(model: nn.Module, args: Namespace, recipe: Recipe) -> Recipe:
     """Put the weights of --pretrained into the model; return the recipe without what they have learnt: small images and, mostly, signs."""

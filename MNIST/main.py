@@ -148,8 +148,6 @@ def evaluate(
     return loss / len(images), right / len(images)
 
 
-
-
 # ---- The story -------------------------------------------------------------------------------------------------------
 def train(model: nn.Module, args: Namespace) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""

@@ -190,7 +190,6 @@ def evaluate(
     return loss / len(images), right / len(images)
 
 
-
 def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return a state dict with the weights of convolutions and linear layers in half precision, which is half the file."""
     return {key: value.half() if value.dim() > 1 else value for key, value in state.items()}

@@ -2,9 +2,10 @@
 
     python benchmarks/training.py [--arch nin vgg resnet20] [--seconds 10]
 
-The plain loop: float32, images channel by channel, nothing compiled. Ours is what `make train-…` runs: compiled, channels last,
-bfloat16 where that is fast. Both take random images of 32 px forward and backward, binarize, restore and step, by turns in one
-process; printed are the medians, their quartiles and the ratio. Then ours with the smaller images of the first epochs.
+The plain loop: float32, images channel by channel, nothing compiled. Ours is what `make train-…` runs on a CPU: accelerated, compiled,
+channels last, bfloat16 where that is fast, bits counted in the forward pass (--no-popcount-forward: not), and an EMA. Both take random
+images of 32 px forward and backward, binarize, restore and step, by turns in one process; printed are the medians, their quartiles and
+the ratio. Then ours with the smaller images of the first epochs.
 """
 import argparse
 import os
@@ -22,6 +23,7 @@ from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.train import steps  # noqa: E402
+from util.train.cpu_ops import accelerate  # noqa: E402
 
 
 def step(model, optimizer, bin_op, x, y, bf16):
@@ -41,14 +43,15 @@ def plain(build, images, labels):
     return lambda: step(model, optimizer, bin_op, images, labels, False)
 
 
-def ours(build, images, labels):
-    """Return a function that does one step as CIFAR_10/main.py --compile does."""
+def ours(build, images, labels, **flags):
+    """Return a function that does one step as CIFAR_10/main.py --compile does; flags: of cpu_ops.accelerate."""
     torch.compiler.reset()  # each function is compiled for a few shapes at most
     model = build().to(memory_format=torch.channels_last)
+    ema = steps.ema_of(model)
     optimizer, bin_op = torch.optim.Adam(model.parameters(), fused=True), BinOp(model, compiled=True)
-    compiled, x = torch.compile(model, dynamic=False), images.contiguous(memory_format=torch.channels_last)
+    compiled, x = torch.compile(accelerate(model, **flags), dynamic=False), images.contiguous(memory_format=torch.channels_last)
     bf16 = steps.fast_bf16(torch.device("cpu"))
-    return lambda: step(compiled, optimizer, bin_op, x, labels, bf16)
+    return lambda: (step(compiled, optimizer, bin_op, x, labels, bf16), steps.update_ema(ema, model))
 
 
 def rates(functions, batch, seconds):
@@ -72,21 +75,25 @@ def main():
     parser.add_argument("--arch", nargs="+", choices=list(script.MODELS), default=list(script.NETWORKS), help="networks")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=10, help="for each network and size of images")
+    parser.add_argument("--popcount-forward", action=argparse.BooleanOptionalAction, default=True, help="count bits in the forward pass")
+    parser.add_argument("--int8-gradients", action="store_true", help="round large layers' gradients to 8 bits")
     args = parser.parse_args()
+    flags = {"popcount_forward": args.popcount_forward, "int8_gradients": args.int8_gradients}
     steps.keep_memory()
     bf16 = steps.fast_bf16(torch.device("cpu"))
     print(f"{cpu_name()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, fast bfloat16: {bf16}, torch {torch.__version__}")
+    print(", ".join(f"{name}: {value}" for name, value in flags.items()))
     for arch in args.arch:
         labels = torch.arange(args.batch_size) % 10
         images = {size: torch.randn(args.batch_size, 3, size, size) for size in (32, 24, 16)}
         build = script.MODELS[arch]
-        both = rates([plain(build, images[32], labels), ours(build, images[32], labels)], args.batch_size, args.seconds)
+        both = rates([plain(build, images[32], labels), ours(build, images[32], labels, **flags)], args.batch_size, args.seconds)
         low, median, high = np.percentile(both, [25, 50, 75], axis=0)
         ratio = np.median(both[:, 1] / both[:, 0])
         print(f"{arch}, 32 px: plain {median[0]:.1f} ({low[0]:.1f} - {high[0]:.1f}), ours {median[1]:.0f} ({low[1]:.0f} - {high[1]:.0f})"
               f" images/s: {ratio:.1f} times as fast", flush=True)  # fmt: skip
         for size in (24, 16):
-            alone = np.median(rates([ours(build, images[size], labels)], args.batch_size, args.seconds / 2))
+            alone = np.median(rates([ours(build, images[size], labels, **flags)], args.batch_size, args.seconds / 2))
             print(f"{arch}, {size} px: ours {alone:.0f} images/s", flush=True)
 
 

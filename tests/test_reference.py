@@ -1,27 +1,47 @@
-"""Tensors recorded from XNOR-Net-PyTorch, where somebody has them: XNOR_REFERENCE=DIR of LeNet_5_reference.pt, binop_edge_cases.pt."""
-import os
-from pathlib import Path
+"""The same numbers as XNOR-Net-PyTorch: tests/reference/*.npz holds what that program computed, run unchanged but for a static BinActive.
 
+LeNet_5.npz: a LeNet_5 after 30 steps (of its binarized weights the signs and scales, and the first filter as it is), a batch, its
+logits, loss, gradients (32 values and the norm) and one Adam step. binop.npz: weights at the edges of the rules, such as beyond +-1.
+"""
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from tests.scripts import load_script
-from util.binop import BinOp, binarize, binarize_backward, centre_and_clamp
-from util.layers import BinActive
+from tests.scripts import ROOT, load_script
+from util.binop import binarize, binarize_backward, centre_and_clamp
+from util.layers import MIN_BN_WEIGHT, BinActive
 
-DIRECTORY = os.environ.get("XNOR_REFERENCE")
-pytestmark = pytest.mark.skipif(not DIRECTORY, reason="set XNOR_REFERENCE to a folder of tensors recorded from XNOR-Net-PyTorch")
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+LINEAR, CONV = "bin_ip1.linear.weight", "bin_conv2.conv.weight"  # the binarized weights
 
 
-def reference(name):
-    return torch.load(Path(DIRECTORY) / name, weights_only=True)
+def recorded(name):
+    with np.load(ROOT / "tests" / "reference" / name) as file:
+        return {key: torch.from_numpy(file[key]) for key in file.files}
 
 
-def compare(sample, tensor):
-    torch.testing.assert_close(tensor.detach().flatten()[:256], sample["first256"].to(tensor.dtype), **TOLERANCE)
-    torch.testing.assert_close(tensor.detach().double().norm(), sample["norm"].double(), rtol=1e-5, atol=1e-5)
+@pytest.fixture
+def ref():
+    return recorded("LeNet_5.npz")
+
+
+@pytest.fixture
+def model(ref):
+    """The recorded LeNet_5, its weights binarized."""
+    model = load_script("MNIST/main.py").LeNet5(estimator="clip")
+    state = {key.removeprefix("state/"): value for key, value in ref.items() if key.startswith("state/")}
+    for name, latent in ((CONV, model.bin_conv2.latent_weight), (LINEAR, model.bin_ip1.latent_weight)):
+        negative = torch.from_numpy(np.unpackbits(ref[f"negative/{name}"].numpy(), count=latent.numel())).view(latent.shape)
+        state[name] = ref[f"alpha/{name}"].view(-1, *[1] * (latent.dim() - 1)) * (1 - 2 * negative.float())
+    model.load_state_dict(state)
+    return model
+
+
+def compare(ref, kind, name, tensor):
+    values = ref[f"{kind}/{name}"]
+    torch.testing.assert_close(tensor.detach().flatten()[: len(values)], values, **TOLERANCE)
 
 
 def below_the_pool(name):
@@ -29,48 +49,58 @@ def below_the_pool(name):
     return name.startswith(("conv1", "bn_conv1", "bin_conv2")) and name != "bin_conv2.conv.bias"
 
 
-def test_lenet_forward_gradients_and_an_adam_step():
-    ref = reference("LeNet_5_reference.pt")
-    model = load_script("MNIST/main.py").LeNet5(estimator="clip")
-    model.load_state_dict(ref["state_dict"])
-    bin_op = BinOp(model)
-    model.eval()
-    with torch.no_grad(), bin_op.binarized():
-        torch.testing.assert_close(model(ref["input"]), ref["logits_eval"], **TOLERANCE)
-    adam = ref["adam"]
-    optimizer = torch.optim.Adam(model.parameters(), lr=adam["lr"], weight_decay=adam["weight_decay"], betas=adam["betas"], eps=adam["eps"])
-    model.train()
-    parameters = dict(model.named_parameters())
-    with bin_op.binarized():
-        for name in ref["target_names"]:
-            compare(ref["binarised_weights_sample"][name], parameters[name])
-        logits = model(ref["input"])
-        loss = F.cross_entropy(logits, ref["target"])
-        loss.backward()
+def test_lenet_evaluates_to_the_recorded_logits(ref, model):
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(ref["input"]), ref["logits_eval"], **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", [CONV, LINEAR])
+def test_a_filter_is_binarized_and_restored_as_recorded(ref, model, name):
+    latent = centre_and_clamp(ref[f"latent/{name}"])
+    compare(ref, "restored_weights", name, latent)
+    compare(ref, "binarised_weights", name, binarize(latent))
+    torch.testing.assert_close(binarize(latent)[0], dict(model.named_parameters())[name][0].detach(), **TOLERANCE)
+
+
+def test_loss_gradients_and_an_adam_step_are_the_recorded_ones(ref, model):
+    with torch.no_grad():
+        for block in (model.bin_conv2, model.bin_ip1):
+            block.bn.weight.clamp_(min=MIN_BN_WEIGHT)  # as BinOp does at the start of a training step
+    parameters = dict(model.train().named_parameters())
+    logits = model(ref["input"])
+    loss = F.cross_entropy(logits, ref["target"])
+    loss.backward()
     torch.testing.assert_close(loss, ref["train_loss"], **TOLERANCE)
     torch.testing.assert_close(logits, ref["train_logits"], **TOLERANCE)
-    for name, sample in ref["restored_weights_sample"].items():
-        compare(sample, parameters[name])
-    for rule in ("raw", "updated"):
-        if rule == "updated":
-            bin_op.updateBinaryGradWeight()
-        for name, sample in ref[f"grads_{rule}_sample"].items():
-            if below_the_pool(name):
-                torch.testing.assert_close(parameters[name].grad.double().norm(), sample["norm"], rtol=0.05, atol=1e-4)
-            else:
-                compare(sample, parameters[name].grad)
-    optimizer.step()
-    for name, sample in ref["state_after_step_sample"].items():
-        if name in parameters and not below_the_pool(name):
-            clear = parameters[name].grad.flatten()[:256].abs() > 1e-6  # Adam's first step makes +-lr of any gradient, rounding included
-            found = parameters[name].detach().flatten()[:256]
-            torch.testing.assert_close(found[clear], sample["first256"][clear], **TOLERANCE)
-        elif "running" in name:
-            compare(sample, model.state_dict()[name])
+    for name, parameter in parameters.items():
+        norm = parameter.grad.double().norm()
+        if below_the_pool(name):
+            torch.testing.assert_close(norm, ref[f"grads_raw_norm/{name}"], rtol=0.05, atol=1e-4)
+        else:
+            compare(ref, "grads_raw", name, parameter.grad)
+            torch.testing.assert_close(norm, ref[f"grads_raw_norm/{name}"], **TOLERANCE)
+
+    latent = nn.Parameter(centre_and_clamp(ref[f"latent/{LINEAR}"]))  # the first filter stands for its layer
+    size = latent.shape[1]
+    latent.grad = binarize_backward(latent.detach(), parameters[LINEAR].grad[:1]) * (1 - 1 / size) * size
+    compare(ref, "grads_updated", LINEAR, latent.grad)
+    learning = {name: parameter for name, parameter in parameters.items() if not below_the_pool(name)} | {LINEAR: latent}
+    lr, beta1, beta2, eps, weight_decay = ref["adam"].tolist()
+    torch.optim.Adam(learning.values(), lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay).step()
+    compared = 0
+    for name, parameter in learning.items():
+        values = ref[f"state_after_step/{name}"]
+        clear = parameter.grad.flatten()[: len(values)].abs() > 1e-6  # Adam's first step makes +-lr of any gradient, rounding included
+        compared += int(clear.sum())
+        torch.testing.assert_close(parameter.detach().flatten()[: len(values)][clear], values[clear], **TOLERANCE)
+    assert compared > 100
+    for name, value in model.state_dict().items():
+        if "running" in name:
+            compare(ref, "state_after_step", name, value)
 
 
 def test_activation():
-    ref = reference("binop_edge_cases.pt")
+    ref = recorded("binop.npz")
     x = ref["binactive_x"].clone().requires_grad_()
     y = BinActive.apply(x)
     y.backward(ref["binactive_upstream"])
@@ -80,17 +110,17 @@ def test_activation():
     assert torch.equal(x.grad[known], ref["binactive_grad"][known])
 
 
-def test_edge_cases_of_the_weights():
-    ref = reference("binop_edge_cases.pt")
-    for name in ref["names"]:
-        before, restored, grad = ref["before"][name], ref["restored"][name], ref["grad_in"][name]
-        latent = centre_and_clamp(before)
-        torch.testing.assert_close(latent, restored, **TOLERANCE)
-        nonzero = restored != 0  # as above
-        torch.testing.assert_close(binarize(latent)[nonzero], ref["binarised"][name][nonzero], **TOLERANCE)
-        factor = (1 - 1 / before.shape[1]) * before[0].numel()
-        filters = nonzero.flatten(1).all(1)  # a zero's sign enters the gradient of its whole filter
-        torch.testing.assert_close((binarize_backward(restored, grad) * factor)[filters], ref["grad_out"][name][filters], **TOLERANCE)
-        filters = (before.abs() <= 1).flatten(1).all(1)  # there, one weight beyond +-1 stops the gradient of its whole filter
-        updated = binarize_backward(before, grad) * factor
-        torch.testing.assert_close(updated[filters], ref["grad_out_unclamped"][name][filters], **TOLERANCE)
+@pytest.mark.parametrize("name", ["1.weight", "2.weight", "3.weight"])
+def test_edge_cases_of_the_weights(name):
+    ref = recorded("binop.npz")
+    before, restored, grad = (ref[f"{kind}/{name}"] for kind in ("before", "restored", "grad_in"))
+    latent = centre_and_clamp(before)
+    torch.testing.assert_close(latent, restored, **TOLERANCE)
+    nonzero = restored != 0  # as above
+    torch.testing.assert_close(binarize(latent)[nonzero], ref[f"binarised/{name}"][nonzero], **TOLERANCE)
+    factor = (1 - 1 / before.shape[1]) * before[0].numel()
+    filters = nonzero.flatten(1).all(1)  # a zero's sign enters the gradient of its whole filter
+    torch.testing.assert_close((binarize_backward(restored, grad) * factor)[filters], ref[f"grad_out/{name}"][filters], **TOLERANCE)
+    filters = (before.abs() <= 1).flatten(1).all(1)  # there, one weight beyond +-1 stops the gradient of its whole filter
+    updated = binarize_backward(before, grad) * factor
+    torch.testing.assert_close(updated[filters], ref[f"grad_out_unclamped/{name}"][filters], **TOLERANCE)

@@ -127,6 +127,11 @@ def test_every_process_gets_an_image_of_every_batch():
         steps.batches_of(21, 0, 1, 3, processes=4)
 
 
+def test_too_few_images_are_refused(home, images):
+    with pytest.raises(InputError, match="4 training images are too few"):
+        main.main(arguments(images, "--limit", "4"))
+
+
 def test_world_size_without_torchrun_is_one_line(home, images, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="start with torchrun, or unset it"):

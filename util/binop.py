@@ -74,8 +74,8 @@ def binarize_backward(weight: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
         ds_j/dw_i = 1 where i = j and |w_i| <= 1, else 0                (straight-through)
                 = (s_i / n) sum_j dC/dw~_j s_j  +  alpha 1(|w_i| <= 1) dC/dw~_i
 
-    The paper (section 3.1) keeps only j = i of the first sum, grad_i (1/n + alpha 1(|w_i| <= 1)); but alpha feels every weight
-    of the filter, so the sum belongs there.
+    The paper (section 3.1) keeps only j = i of the first sum, grad_i (1/n + alpha 1(|w_i| <= 1)); but alpha depends on every
+    weight of the filter, so the sum belongs there.
     """
     s = sign(weight)
     alpha = _per_filter(weight.abs().flatten(1).mean(1), weight)

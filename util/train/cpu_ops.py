@@ -1,7 +1,7 @@
 """Layers that a training step compiled for a CPU computes faster than torch.compile's own: `accelerate` puts them into a model.
 
 Batch norm and max pooling give torch's numbers. Two further changes are asked for one by one: `popcount_forward` (exact sums, rounded
-once) and `int8_gradients` (stochastic rounding). docs/training.md says what each one saves.
+once) and `int8_gradients` (stochastic rounding). docs/experiments-training.md says what each one saves.
 """
 import contextlib
 import ctypes

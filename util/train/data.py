@@ -52,7 +52,12 @@ def _load_folder(split: Path, classes: list[str], mode: str, size: int) -> tuple
 
 
 def hold_out(count: int, total: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (train, held-out) index tensors: `count` of `total` drawn at random, the same ones for the same seed."""
+    """Return (train, held-out) index tensors: `count` of `total` drawn at random, the same ones for the same seed.
+
+    Raises InputError if there is none to hold out.
+    """
+    if count < 1:
+        raise InputError(f"{total} training images are too few: one in five is held out to pick the epoch; give 5 or more")
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[count:].sort().values, order[:count].sort().values
 
