@@ -2,6 +2,7 @@
 import contextlib
 import math
 import os
+import secrets
 import zlib
 from collections.abc import Sequence
 from fractions import Fraction
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from util.cli import InputError
-from util.files import atomic_write
+from util.files import atomic_write, create, refuse_special
 from util.source.images import quiet
 from util.track.tracking import UNKNOWN
 
@@ -24,8 +25,14 @@ DARK, LIGHT = (16, 18, 22), (250, 250, 250)
 SHEET, MUTED = (24, 26, 31), (150, 156, 168)  # a contact sheet's ground and small print
 SIDE, GAP, HEADER, CAPTION = 112, 12, 32, 28  # pixels of it
 MOST_THUMBNAILS = 96
+CONTACT_SHEET = "contact_sheet.png"  # what it is called beside the images that it shows
 SALT = 335644  # found by trying: neither two of CIFAR-10's names nor two digits share a colour
 CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("vp09",), ".avi": ("MJPG",)}
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Return BGR or grey uint8 as the bytes of a PNG."""
+    return cv2.imencode(".png", image)[1].tobytes()
 
 
 def colour_of(text: str) -> tuple[int, int, int]:
@@ -77,36 +84,34 @@ def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     return DARK if 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 130 else LIGHT
 
 
-class VideoWriter:
-    """A video written frame by frame: `with VideoWriter(path, fps, (width, height)) as video: video.write(bgr)`.
+class VideoFile:
+    """A video written frame by frame at a path where nothing is yet: `video = VideoFile(path, fps, (width, height)); video.write(bgr)`.
 
     The suffix decides. .mp4: H.264, which every browser plays, through PyAV; where that is missing what OpenCV has, for pip's
     opencv-python MPEG-4, for players such as VLC. .webm: VP9, some hundred times slower to write. .avi: Motion JPEG. The last
-    column or row of an odd size is left out. The file gets its name at the end, also after Ctrl-C or an InputError (a source
-    that is cut off); after any other exception, or without a frame, none is left. InputError if it cannot be written.
+    column or row of an odd size is left out. Raises InputError if it cannot be written.
     """
 
-    def __init__(self, path: str | Path, fps: float, size: tuple[int, int]):
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         self.path, self.size, self.frames = Path(path), (size[0] // 2 * 2, size[1] // 2 * 2), 0
         if self.path.suffix not in CODECS:
             raise InputError(f"{path}: videos are written as {' '.join(CODECS)}")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(create(self.path))
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
-        self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         self._file = self._open(fps)
         if self._file is None:
-            self._temporary.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             raise InputError(f"{path} cannot be written: no room, no permission, or there is no encoder for it")
 
     def _open(self, fps: float):
         with quiet():
             if self.path.suffix == ".mp4" and min(self.size) > 0:
                 with contextlib.suppress(ImportError, OSError, ValueError):  # of PyAV: not there, no room, without that encoder
-                    return _H264File(self._temporary, fps, self.size)
+                    return _H264File(self.path, fps, self.size)
             for codec in CODECS[self.path.suffix]:
-                writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter_fourcc(*codec), fps, self.size)
+                writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*codec), fps, self.size)
                 if writer.isOpened():
                     return _OpenCVFile(writer)
 
@@ -117,24 +122,53 @@ class VideoWriter:
         self.frames += 1
         self._file.add(np.ascontiguousarray(bgr[: self.size[1], : self.size[0]]), seconds)
 
+    def close(self) -> None:
+        """Complete the file; it is deleted without a frame, or if frames are missing in it: InputError."""
+        try:
+            self._file.release()
+            if self.frames:
+                self._check()
+        except BaseException:
+            self.path.unlink(missing_ok=True)
+            raise
+        if not self.frames:
+            self.path.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """Neither library says anything dependable when the disk is full, so count what can be read back."""
+        with quiet():
+            count = max(0, int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT)))
+        if count < self.frames - 1:
+            raise InputError(f"{self.path}: only {count} of {self.frames} frames were written; is the disk full?")
+
+
+class VideoWriter:
+    """A VideoFile that gets its name at the end: `with VideoWriter(path, fps, (width, height)) as video: video.write(bgr)`.
+
+    Also after Ctrl-C or an InputError (a source that is cut off); after any other exception, or without a frame, none is left, and an
+    earlier file stays. Raises InputError if it cannot be written.
+    """
+
+    def __init__(self, path: str | Path, fps: float, size: tuple[int, int]):
+        self.path = Path(path)
+        refuse_special(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
+        self._file = VideoFile(self.path.with_name(f".{self.path.stem[:40]}.{secrets.token_hex(4)}.part{self.path.suffix}"), fps, size)
+        self.write = self._file.write
+
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         try:
-            self._file.release()
-            if self.frames and (error is None or isinstance(error, KeyboardInterrupt | InputError)):
-                self._check()
-                os.replace(self._temporary, self.path)
+            self._file.close()
+            if self._file.frames and (error is None or isinstance(error, KeyboardInterrupt | InputError)):
+                os.replace(self._file.path, self.path)
         finally:
-            self._temporary.unlink(missing_ok=True)
-
-    def _check(self) -> None:
-        """Neither library says anything dependable when the disk is full, so count what can be read back."""
-        with quiet():
-            count = max(0, int(cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT)))
-        if count < self.frames - 1:
-            raise InputError(f"{self.path}: only {count} of {self.frames} frames were written; is the disk full?")
+            self._file.path.unlink(missing_ok=True)
 
 
 class _OpenCVFile:
@@ -187,11 +221,10 @@ class _H264File:
             self._broken = True
 
 
-def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str = "") -> Path:
-    """The path of the PNG written: thumbnails of RGB uint8 (h, w, 3) images in a grid, each with its caption in colour.
+def draw_sheet(images: Sequence[np.ndarray], captions: Sequence[str], title: str = "") -> np.ndarray:
+    """Return a contact sheet, BGR uint8: thumbnails of RGB uint8 (h, w, 3) images in a grid, each with its caption in colour.
 
-    Of more than 96 images an even sample is shown, and the header says so. Small images are enlarged. The file is
-    whole or an earlier one stays. ValueError without an image.
+    Of more than 96 images an even sample is shown, and the header says so. Small images are enlarged. ValueError without an image.
     """
     if not images or len(images) != len(captions):
         raise ValueError(f"{len(images)} images and {len(captions)} captions make no contact sheet")
@@ -210,8 +243,14 @@ def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], path: s
     for place, i in enumerate(shown):
         x, y = GAP + place % columns * edge, top + place // columns * (edge + CAPTION)
         _thumbnail(sheet, draw, images[i], captions[i], x, y)
+    return np.asarray(sheet)[..., ::-1]
+
+
+def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str = "") -> Path:
+    """Return `path`, where a contact sheet has been written as a PNG (see draw_sheet); it is whole or an earlier one stays."""
+    sheet = encode_png(draw_sheet(images, captions, title))
     with atomic_write(path) as temporary:
-        sheet.save(temporary, "PNG")
+        temporary.write_bytes(sheet)
     return Path(path)
 
 
