@@ -38,6 +38,13 @@ def create(path: str | Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write bytes, all of them, or raise the OSError that stopped it."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
 def refuse_special(path: Path) -> None:
     """Raise InputError if `path` is there and no regular file."""
     try:
@@ -51,22 +58,16 @@ def refuse_special(path: Path) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C, SIGTERM and SIGHUP back until the block ends, then let them act; a second one isn't held back.
+    """Hold Ctrl-C, SIGTERM and SIGHUP back until the block ends, then let the first that came act.
 
     Those that have no handler in Python act as ever, and so do all outside the main thread.
     """
     came, before = [], {}
-
-    def hold(number, frame):
-        came.append(number)
-        if len(came) > 1:
-            before[number](number, frame)
-
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in SIGNALS if callable(signal.getsignal(number))}
     try:
         for number in before:
-            signal.signal(number, hold)
+            signal.signal(number, lambda number, frame: came.append(number))
         yield
     finally:
         for number, handler in before.items():
@@ -102,9 +103,7 @@ class GrowingFile:
 
     def _write(self, data: bytes) -> None:
         self._file.seek(self._whole)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        write_all(self._file.fileno(), data)
 
     def close(self) -> None:
         """Close the file; it needs nothing more."""

@@ -19,8 +19,6 @@ import csv
 import io
 import json
 import os
-import queue
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,7 +36,6 @@ from util.outputs.staging import StagedTable, Staging
 from util.track.tracking import UNKNOWN, Moment, Track
 
 SHEET = 96  # tracks on a contact sheet, at most
-BEHIND = 4  # moments that a sink on another thread may be late by
 
 
 def open_sinks(args, video, classes: Sequence[str], detector) -> Sinks:
@@ -53,7 +50,7 @@ def open_sinks(args, video, classes: Sequence[str], detector) -> Sinks:
     with ExitStack() as stack:
         sinks = stack.enter_context(Sinks([], Staging(args.save, source=args.video)))
         try:
-            for sink in _make(sinks.staging, args, video, classes, detector):
+            for sink in _make(sinks.staged, args, video, classes, detector):
                 sinks.sinks.append(sink)
         except OSError as error:
             raise InputError(f"{error.filename or args.save}: {error.strerror}; choose another directory") from None
@@ -70,48 +67,11 @@ def _make(staging: Staging, args, video, classes: Sequence[str], detector) -> It
     yield Tracks(staging)
     yield Coco(staging, classes)
     yield Events(staging)
-    yield Threaded(Annotated(staging, video))
+    yield Annotated(staging, video)
     yield Sheet(staging, title)
     yield Report(staging, title, Annotated.NAME)
     if args.show_debug:
         yield Debug(staging, video, detector)
-
-
-class Threaded(Sink):
-    """Another sink, on a thread of its own; what it raises is raised by the next call."""
-
-    def __init__(self, sink: Sink):
-        self.sink, self._moments, self._broken, self._error = sink, queue.Queue(BEHIND), False, None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        while (moment := self._moments.get()) is not None:
-            try:
-                self._broken or self.sink.add(moment)
-            except BaseException as error:
-                self._broken, self._error = True, error
-
-    def add(self, moment: Moment) -> None:
-        self._moments.put(moment)
-        self._complain()
-
-    def _complain(self) -> None:
-        error, self._error = self._error, None
-        if error:
-            raise error
-
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
-        self._moments.put(None)
-        self._thread.join()
-        self.sink.finish(tracks, clock)
-        self._complain()
-
-    def close(self) -> None:
-        self._moments.put(None)  # it may not have been finished
-        self._thread.join()
-        self.sink.close()
-        self._complain()
 
 
 # Tables that grow
@@ -237,6 +197,8 @@ class Annotated(Sink):
 
 class Debug(Sink):
     """debug.mp4: what the detector saw, took for background and measured, side by side (util.outputs.debug)."""
+
+    immediate = True  # it asks the detector
 
     def __init__(self, staging: Staging, video, detector):
         self._path, self.fps, self.view, self._file = staging.new("debug.mp4"), video.fps, DebugView(detector), None

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from util.cli import InputError
-from util.files import GrowingFile, create, refuse_special, uninterrupted
+from util.files import GrowingFile, create, refuse_special, uninterrupted, write_all
 
 MANIFEST = "manifest.txt"
 SUMMARY = "summary.json"  # written last: without it a run is not finished
@@ -87,7 +87,7 @@ class Staged:
 
 
 class StagedTable(Staged):
-    """A table that grows by itself beside its place, `staged.file.append(lines)`, as `predictions.csv.part`.
+    """A table that grows by itself beside its place, `predictions.csv.part`: `staged.file.append(lines)`.
 
     Raises InputError if `place` or the part is there and does not begin with `first_line`, and so is none of ours.
     """
@@ -237,8 +237,7 @@ class Staging(Staged):
 def _write(path: Path, data: bytes) -> None:
     descriptor = create(path)
     try:
-        while data:
-            data = data[os.write(descriptor, data) :]
+        write_all(descriptor, data)
     except BaseException as error:
         path.unlink()
         if isinstance(error, OSError):
