@@ -12,6 +12,7 @@ same is done where OUT is not there before. Prints a line for each way, and exit
 import argparse
 import csv
 import errno
+import itertools
 import json
 import os
 import random
@@ -59,35 +60,40 @@ def run(out: Path, mark: int) -> None:
         sinks.summarize(mark=mark)
 
 
-def check(out: Path, marks: set[int], shorter: bool = False) -> str:
-    """Return what is wrong with the results in `out`, "" if nothing: whole, and of one of the runs `marks` alone."""
+def check(out: Path, marks: set[int], way: str) -> str:
+    """Return what is wrong with the results in `out`, "" if nothing: whole, and of one of the runs `marks` alone.
+
+    After Ctrl-C they may be shorter, after an error the last frame may be missing in some of the files.
+    """
     try:
         staging.refuse_foreign(out, changed=True)
         names = set(staging.recorded(out))
         with open(out / "predictions.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        [mark] = {round(1000 * float(row["probability"])) for row in rows}
-        frames = len(rows)
-        if mark not in marks:
-            return f"are of run {mark}"
-        if frames != FRAMES and not (shorter and frames):
-            return f"{frames} frames in predictions.csv"
-        if (out / "summary.json").exists() and json.loads((out / "summary.json").read_text())["mark"] != mark:
-            return "summary.json is of another run"
         with open(out / "detections.csv", newline="") as file:
             crops = [row["crop"] for row in csv.DictReader(file)]
-        pictures = [*crops, *(f"masks/{n:06d}.png" for n in range(1, frames + 1)), *(f"cdnet/bin{n:06d}.png" for n in range(1, frames + 1))]
-        for name in pictures:
-            image = cv2.imread(str(out / name), cv2.IMREAD_UNCHANGED)
-            if name not in names or image is None or image.flat[0] != (mark if name in crops else 255):
-                return f"{name} is not whole"
-        if len(crops) != frames or len(json.loads((out / "coco.json").read_text())) != frames:
-            return "tables differ in length"
-        if (out / "tracks.txt").read_text().count("\n") != frames or (out / "events.jsonl").read_text().count("\n") != frames:
-            return "tables differ in length"
         capture = cv2.VideoCapture(str(out / "annotated.mp4"))
-        if sum(1 for _ in iter(lambda: capture.read()[0], False)) != frames:
-            return "annotated.mp4 is not whole"
+        lengths = {
+            "predictions.csv": len(rows),
+            "detections.csv": len(crops),
+            "coco.json": len(json.loads((out / "coco.json").read_text())),
+            "tracks.txt": (out / "tracks.txt").read_text().count("\n"),
+            "events.jsonl": (out / "events.jsonl").read_text().count("\n"),
+            "annotated.mp4": sum(1 for _ in iter(lambda: capture.read()[0], False)),
+        }
+        frames = len(crops)
+        found = {round(1000 * float(row["probability"])) for row in rows}
+        if len(found | marks) > len(marks) or len(found) > 1:
+            return f"holds runs {found}"
+        if set(lengths.values()) - {frames, frames - (way == "error")} or (frames != FRAMES and way == "kill") or not frames:
+            return f"lengths differ: {lengths}"
+        if (out / "summary.json").exists() and {json.loads((out / "summary.json").read_text())["mark"]} != found:
+            return "summary.json is of another run"
+        masks = [f"masks/{number:06d}.png" for number in range(1, frames + 1)]
+        for name in (*crops, *masks, *(f"cdnet/bin{number:06d}.png" for number in range(1, lengths["predictions.csv"] + 1))):
+            image = cv2.imread(str(out / name), cv2.IMREAD_UNCHANGED)
+            if name not in names or image is None or image.flat[0] not in (marks if name in crops else {255}):
+                return f"{name} is not whole"
         return "" if (out / "report.html").read_text().rstrip().endswith("</html>") else "report.html is not whole"
     except (OSError, ValueError, KeyError, InputError) as error:
         return f"{type(error).__name__}: {error}"
@@ -140,34 +146,30 @@ def in_child(out: Path, mark: int, number: int = 0, way: str = "") -> int:
 
 def attack(folder: Path, way: str, earlier: bool, first: int, every: int) -> tuple[int, list[str]]:
     """Return how often a run was ended, and what was mishandled."""
-    out, count, wrong, mark = folder / "out", 0, [], 1
-    number = first
-    while True:
-        mark = mark % 200 + 2
-        if earlier:
-            before = {mark - 1}
-            if in_child(out, mark - 1) != 0:
-                return count, [*wrong, f"{way} at {number}: the run after it was refused"]
-        else:
-            before = set()
-            shutil.rmtree(out, ignore_errors=True)
+    out, count, wrong, marks = folder / "out", 0, [], itertools.cycle(range(1, 250))
+    there = next(marks)
+    for number in range(first, 10**6, every):
+        if earlier and not out.exists():
+            in_child(out, there)
+        mark, following = next(marks), next(marks)
         code = in_child(out, mark, number, way)
         if code == 3:
             return count, wrong
         count += 1
-        there = out.exists()
-        problem = check(out, before | {mark}, shorter=way != "kill") if there else "nothing is left of them" * earlier
+        problem = check(out, {mark, there} if earlier else {mark}, way) if out.exists() else "nothing is there" * earlier
         if code == 1:
             problem = problem or "another exception than that"
+        if not earlier:
+            shutil.rmtree(out, ignore_errors=True)
+        if in_child(out, following) != 0:
+            problem = problem or "the next run did not succeed"
+        if beside := sorted(path.name for path in folder.iterdir() if path != out):
+            problem = problem or f"the next run left {beside}"
         if problem:
             wrong.append(f"{way} at operation {number}, {'over earlier results' if earlier else 'nothing there before'}: {problem}")
-        if in_child(out, mark) != 0:
-            wrong.append(f"{way} at operation {number}: the next run did not succeed")
-        if beside := sorted(path.name for path in folder.iterdir() if path != out):
-            wrong.append(f"{way} at operation {number}: the next run left {beside}")
-            for name in beside:
-                shutil.rmtree(folder / name)
-        number += every
+        if problem or not earlier:
+            shutil.rmtree(out, ignore_errors=True)
+        there = following
 
 
 def attack_command(clip: str, kills: int, seed: int) -> tuple[int, list[str]]:
@@ -220,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{way:10} {where:22} {count:4} ends, {len(wrong)} mishandled, {seconds:.0f} s", flush=True)
                 total, mishandled = total + count, mishandled + wrong
     print(*mishandled, f"{total} ends, {len(mishandled)} mishandled", sep="\n")
-    return bool(mishandled)
+    return int(bool(mishandled))
 
 
 if __name__ == "__main__":

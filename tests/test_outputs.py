@@ -17,9 +17,9 @@ import pytest
 from util.cli import InputError
 from util.files import GrowingFile
 from util.outputs.report import Report
-from util.outputs.results import DetectionFiles, read_results
+from util.outputs.results import read_results
 from util.outputs.sink import BEHIND, Sink, Sinks
-from util.outputs.sinks import Annotated, ChangeMasks, Coco, Events, PredictionTable, Tracks, open_sinks
+from util.outputs.sinks import ChangeMasks, Coco, Events, PredictionTable, Tracks, open_sinks
 from util.outputs.staging import Staging
 from util.track.tracking import UNKNOWN, Moment, Sighting, Track
 from util.watch.pipeline import Clock
@@ -327,8 +327,7 @@ def test_what_fails_on_the_other_thread_is_raised_here_and_ends_the_writing(tmp_
 def test_memory_does_not_grow_with_the_run(tmp_path):
     moments, held = [moment(number) for number in range(4, 10)], []
     with Staging(tmp_path / "out") as staging:
-        sinks = [DetectionFiles(staging), *(make(staging) for make in (prediction_table, Tracks, ChangeMasks))]
-        sinks += [Coco(staging, CLASSES), Report(staging, "clip"), Annotated(staging, VIDEO)]
+        sinks = [make(staging) for make in (prediction_table, Tracks, ChangeMasks)] + [Coco(staging, CLASSES), Report(staging, "clip")]
         tracemalloc.start()
         try:
             for number in range(1, 1201):
