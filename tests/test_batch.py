@@ -95,7 +95,7 @@ def rows():
 # ---- Which clips ----
 def test_directories_stand_for_the_clips_in_them(clips):
     clips("c/b.MP4", "c/a.avi", "c/notes.txt", "c/.hidden.avi", "c/deep/er/d.mkv", "c/pics/1.png", "c/cdnet/input/1.jpg", "c/cdnet/ROI.bmp")
-    clips("c/run/detections.csv", "c/run/annotated.mp4", "c/cut/detections.csv.part", "c/cut/annotated.mp4", "c/out/x/y.mp4")
+    clips("c/run/detections.csv", "c/run/annotated.mp4", "c/cut/manifest.txt", "c/cut/annotated.mp4", "c/out/x/y.mp4")
     there = ["c/a.avi", "c/b.MP4", "c/cdnet", "c/deep/er/d.mkv", "c/pics"]
     assert batch.find_clips("c", batch.Path("c/out")) == there
     assert batch.find_clips("c") == sorted([*there, "c/out/x/y.mp4"])

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import tracemalloc
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from util.cli import InputError
-from util.outputs import sinks
+from util.files import GrowingFile
 from util.outputs.report import Report
 from util.outputs.results import read_results
-from util.outputs.sinks import ChangeMasks, Coco, Events, Predictions, Tracks, open_sinks
+from util.outputs.sink import BEHIND, Sink, Sinks
+from util.outputs.sinks import ChangeMasks, Coco, Events, PredictionTable, Tracks, open_sinks
+from util.outputs.staging import Staging
 from util.track.tracking import UNKNOWN, Moment, Sighting, Track
 from util.watch.pipeline import Clock
 
@@ -52,17 +54,15 @@ def track(number, label="cat"):
 
 def run(directory, end=None, at=FRAMES):
     """A run of 12 frames in which track 1 ends at frame 11, or that `end` breaks off after frame `at`."""
-    with ExitStack() as stack:
-        sinks = open_sinks(stack, SimpleNamespace(save=directory, video="clip.avi", show_debug=False), VIDEO, CLASSES, None)
+    with open_sinks(SimpleNamespace(save=directory, video="clip.avi", show_debug=False), VIDEO, CLASSES, None) as sinks:
         try:
             for number in range(1, at + 1):
-                for sink in sinks:
-                    sink.add(moment(number, [track(1)] * (number == 11)))
+                sinks.add(moment(number, [track(1)] * (number == 11)))
             if end:
                 raise end
         finally:
-            for sink in sinks:
-                sink.finish([track(2, UNKNOWN)], CLOCK)
+            sinks.finish([track(2, UNKNOWN)], CLOCK)
+        sinks.summarize(frames=at)
     return directory
 
 
@@ -92,7 +92,7 @@ def test_a_run_writes_the_files_of_the_contract(tmp_path):
     numbered = [f"{name}{number:06d}.png" for name in ("cdnet/bin", "masks/") for number in range(1, 13)]
     crops = [name for name in found if name.startswith("crops/")]
     files = "annotated.mp4 coco.json coco_categories.json contact_sheet.png detections.csv events.jsonl predictions.csv report.html"
-    files = [*files.split(), "tracks.txt", "events/000001.png", "events/000002.png"]
+    files = [*files.split(), "manifest.txt", "summary.json", "tracks.txt", "events/000001.png", "events/000002.png"]
     assert found == sorted([*files, *numbered, *crops]) and len(crops) == 33
     report = (tmp_path / "out" / "report.html").read_text()
     assert "clip.avi" in report and 'src="annotated.mp4"' in report
@@ -100,7 +100,7 @@ def test_a_run_writes_the_files_of_the_contract(tmp_path):
 
 def test_predictions_give_each_object_its_track(tmp_path):
     rows = table(run(tmp_path / "out"))
-    assert list(rows[0]) == sinks.PREDICTIONS and len(rows) == 33
+    assert list(rows[0]) == list(PredictionTable.COLUMNS) and len(rows) == 33
     assert list(rows[0].values()) == ["1", "0", "70", "40", "12", "9", "unknown", "0.0000", ""]
     assert list(rows[-1].values()) == ["12", "2", "0", "24", "30", "18", "motor bike, red", "0.5000", "2"]
     detected = [(d.frame, d.object, d.x, d.y) for d in read_results(tmp_path / "out")]
@@ -109,9 +109,10 @@ def test_predictions_give_each_object_its_track(tmp_path):
 
 def test_without_save_the_predictions_are_written_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with ExitStack() as stack:
-        [sink] = open_sinks(stack, SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None)
-        sink.add(moment(1))
+    with open_sinks(SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None) as sinks:
+        sinks.add(moment(1))
+        sinks.finish([], CLOCK)
+        assert (tmp_path / "predictions.csv.part").read_text().count("\n") == 3, "to be read as it grows"
     assert names(tmp_path) == ["predictions.csv"] and len(table(tmp_path)) == 2
 
 
@@ -193,60 +194,140 @@ def test_a_run_that_breaks_off_leaves_whole_files(tmp_path, end):
     assert "5</dd>" in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("make", [Predictions, Tracks, Events, lambda directory: Coco(directory, CLASSES)])
+def prediction_table(staging):
+    return PredictionTable(GrowingFile(staging.new("predictions.csv"), PredictionTable.HEAD))
+
+
+@pytest.mark.parametrize("make", [prediction_table, Tracks, Events, lambda staging: Coco(staging, CLASSES)])
 def test_files_are_whole_while_the_run_goes_on_and_after_the_disk_is_full(tmp_path, make):
     def check():
         """The whole records of the file that grows; anything torn raises or stands out."""
-        if (tmp_path / "coco.json").exists():
-            return json.loads((tmp_path / "coco.json").read_text())
-        [path] = [path for path in tmp_path.iterdir() if path.is_file()]
+        if (staging.path / "coco.json").exists():
+            return json.loads((staging.path / "coco.json").read_text())
+        [path] = [path for path in staging.path.iterdir() if path.is_file() and path.name != "manifest.txt"]
         lines = path.read_text().splitlines(keepends=True)
         assert all(line.endswith("\n") and line.count(",") >= 8 for line in lines)
         if path.suffix == ".jsonl":
-            assert [json.loads(line)["best_crop"] for line in lines] == [name for name in names(tmp_path) if name.endswith(".png")]
+            assert [json.loads(line)["best_crop"] for line in lines] == [name for name in names(staging.path) if name.endswith(".png")]
         return lines
 
-    with make(tmp_path) as sink:
+    with Staging(tmp_path / "out") as staging:
+        sink = make(staging)
         before = check()
-        with pytest.raises(OSError), disk_full_at(1500):
+        with pytest.raises(OSError) as caught, disk_full_at(1500):
             for number in range(1, 100):
                 sink.add(moment(number % 5 + 4, [track(number)]))
                 grown = check()
                 assert len(grown) > len(before)
                 before = grown
+        assert caught.value.filename.startswith(str(staging.path)), "the message names the file"
         assert check() == before and len(before) > 3, "what was there stays, nothing half"
         sink.add(moment(9, [track(200)]))  # there is room again
         assert len(check()) > len(before)
-    assert len(check()) > len(before)
-    assert not list(tmp_path.rglob(".*")), "nothing is left beside"
+        sink.close()
+        assert len(check()) > len(before)
+        recorded = (staging.path / "manifest.txt").read_text().splitlines()
+        assert set(names(staging.path)) - {"manifest.txt"} <= set(recorded)
 
 
 def test_a_later_run_leaves_nothing_of_an_earlier_one(tmp_path):
     run(tmp_path / "out")
-    with pytest.raises(ValueError):
-        run(tmp_path / "out", ValueError(), at=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "out", KeyboardInterrupt(), at=2)
     found = names(tmp_path / "out")
     assert "masks/000002.png" in found and "cdnet/bin000003.png" not in found and "events/000001.png" not in found
-    assert {int(row["frame"]) for row in table(tmp_path / "out")} == {1, 2} and "annotated.mp4" not in found
+    assert {int(row["frame"]) for row in table(tmp_path / "out")} == {1, 2} and "summary.json" not in found
+    assert names(tmp_path) == [f"out/{name}" for name in found], "nothing is left beside"
 
 
-@pytest.mark.parametrize("taken", ["events", "cdnet"])
-def test_what_stands_in_the_way_is_one_line(tmp_path, taken):
-    run(tmp_path)
-    for path in (tmp_path / taken).iterdir():
-        path.unlink()
-    (tmp_path / taken).rmdir()
-    (tmp_path / taken).write_text("a file")
-    with pytest.raises(InputError, match=f"{taken}: File exists; choose another directory"):
-        run(tmp_path)
+FULL = OSError(errno.ENOSPC, "No space left on device", "out.part/tracks.txt")
+
+
+@pytest.mark.parametrize("error", [InputError("frame 3 is broken"), FULL])
+def test_a_run_that_fails_leaves_the_earlier_results_and_its_own_beside(tmp_path, error):
+    before = contents(run(tmp_path / "out"))
+    with pytest.raises(InputError) as caught:
+        run(tmp_path / "out", error, at=2)
+    assert str(caught.value).endswith(f"; {tmp_path / 'out'} is as it was, and what was finished is in {tmp_path / 'out.part'}")
+    assert contents(tmp_path / "out") == before and {int(row["frame"]) for row in table(tmp_path / "out.part")} == {1, 2}
+    run(tmp_path / "out")  # the next one clears that
+    assert not (tmp_path / "out.part").exists()
+
+
+def contents(directory):
+    """Every file's bytes, but for those that hold a time."""
+    return {name: (directory / name).read_bytes() for name in names(directory)}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("broken"), ValueError()])
+def test_without_a_whole_frame_nothing_changes(tmp_path, error):
+    with pytest.raises(type(error)):
+        run(tmp_path / "new", error, at=0)
+    assert not list(tmp_path.iterdir())
+    before = contents(run(tmp_path / "out"))
+    with pytest.raises(type(error)):
+        run(tmp_path / "out", error, at=0)
+    assert contents(tmp_path / "out") == before and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("when", ["add", "finish", "close"])
+def test_an_error_in_one_sink_loses_no_other(tmp_path, when, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("of this sink")
+
+    monkeypatch.setattr(Coco, when, broken, raising=False)
+    if when == "close":
+        monkeypatch.setattr(Coco, "__setattr__", lambda self, name, value: name == "close" or object.__setattr__(self, name, value))
+    with pytest.raises(RuntimeError, match="of this sink"):
+        run(tmp_path / "out")
+    if when == "add":  # no frame is whole
+        assert not list(tmp_path.iterdir())
+    else:
+        assert len(table(tmp_path / "out")) == 33 and (tmp_path / "out" / "events.jsonl").read_text().count("\n") == 2
+        assert {"annotated.mp4", "report.html", "contact_sheet.png"} <= set(names(tmp_path / "out")) - {"summary.json"}
+
+
+@pytest.mark.parametrize("when", ["add", "finish"])
+def test_an_interrupt_waits_until_a_moment_and_the_end_are_written(tmp_path, when, monkeypatch):
+    """Ctrl-C comes inside one sink of many: all of them have the frame, or the end, and then the run ends."""
+    original = getattr(Tracks, when)
+
+    def interrupted(self, *given):
+        os.kill(os.getpid(), signal.SIGINT)
+        original(self, *given)
+
+    monkeypatch.setattr(Tracks, when, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "out")
+    frames = int(table(tmp_path / "out")[-1]["frame"])
+    assert frames <= 1 + BEHIND + 1 if when == "add" else frames == FRAMES
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == frames
+    assert f"{frames}</dd>" in (tmp_path / "out" / "report.html").read_text()
+    assert json.loads((tmp_path / "out" / "events.jsonl").read_text().splitlines()[-1])["track"] == 2
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "annotated.mp4"))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == frames
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_what_fails_on_the_other_thread_is_raised_here_and_ends_the_writing(tmp_path):
+    class Fails(Sink):
+        def add(self, moment):
+            if moment.number == 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"), Sinks([Fails()], Staging(tmp_path / "out")) as sinks:
+        for number in range(1, 100):
+            sinks.add(moment(number))
+    assert number < 10
+    with pytest.raises(OSError, match="No space"), Sinks([Fails()], Staging(tmp_path / "out")) as sinks:
+        sinks.add(moment(3))
+        sinks.finish([], CLOCK)
 
 
 def test_memory_does_not_grow_with_the_run(tmp_path):
     moments, held = [moment(number) for number in range(4, 10)], []
-    with ExitStack() as stack:
-        sinks = [Predictions(tmp_path), Tracks(tmp_path), Coco(tmp_path, CLASSES), ChangeMasks(tmp_path), Report(tmp_path, "clip")]
-        for sink in sinks:
-            stack.enter_context(sink)
+    with Staging(tmp_path / "out") as staging:
+        sinks = [make(staging) for make in (prediction_table, Tracks, ChangeMasks)] + [Coco(staging, CLASSES), Report(staging, "clip")]
         tracemalloc.start()
         try:
             for number in range(1, 1201):
@@ -257,4 +338,35 @@ def test_memory_does_not_grow_with_the_run(tmp_path):
                     held.append(tracemalloc.get_traced_memory()[0])
         finally:
             tracemalloc.stop()
-    assert held[2] - held[1] < 20_000 and (tmp_path / "coco.json").stat().st_size > 200_000, held
+        assert held[2] - held[1] < 20_000 and (staging.path / "coco.json").stat().st_size > 200_000, held
+        for sink in sinks:
+            sink.close()
+
+
+def test_a_table_that_is_none_of_ours_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def predict(end=None):
+        with open_sinks(SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None) as sinks:
+            sinks.add(moment(1))
+            if end:
+                raise end
+
+    predict()
+    before = (tmp_path / "predictions.csv").read_text()
+    with pytest.raises(InputError, match=r"is as it was, and what was finished is in predictions.csv.part"):
+        predict(InputError("frame 2 is broken"))
+    assert (tmp_path / "predictions.csv").read_text() == before
+    predict()  # ours, and so is the part
+    assert names(tmp_path) == ["predictions.csv"]
+    for name, kind in (("predictions.csv", "written by a run"), ("predictions.csv.part", "written by a run")):
+        (tmp_path / name).write_text("a week of work\n")
+        with pytest.raises(InputError, match=f"{name} was not {kind}"):
+            predict()
+        assert (tmp_path / name).read_text() == "a week of work\n"
+        (tmp_path / name).unlink()
+    (tmp_path / "work.csv").write_text(before)
+    (tmp_path / "predictions.csv").symlink_to("work.csv")
+    with pytest.raises(InputError, match="predictions.csv is a link"):
+        predict()
+    assert names(tmp_path) == ["predictions.csv", "work.csv"]

@@ -80,7 +80,7 @@ def test_files_are_those_of_the_contract(tmp_path):
     directory = written(tmp_path / "out", frames=2, keep_frames=True)
     assert names(directory) == [
         "crops/000001_00.png", "crops/000002_00.png", "crops/000002_01.png", "detections.csv",
-        "frames/000001.png", "frames/000002.png", "masks/000001.png", "masks/000002.png",
+        "frames/000001.png", "frames/000002.png", "manifest.txt", "masks/000001.png", "masks/000002.png",
     ]  # fmt: skip
     assert np.array_equal(cv2.imread(str(directory / "frames" / "000002.png")), frame(2))
     lines = (directory / "detections.csv").read_text().splitlines()
@@ -95,31 +95,9 @@ def test_best_only_takes_the_highest_score_of_each_frame(tmp_path):
 
 
 def test_earlier_results_are_replaced_without_leftovers(tmp_path):
-    directory = written(tmp_path / "out", frames=5, keep_frames=True)
-    earlier = ["cdnet/bin000005.png", "events/000001.png", "predictions.csv", "report.html", "annotated.mp4"]
-    for name in (*earlier, "notes.txt", "events/a.png"):
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text("of the earlier run, or somebody's")
-    written(directory, frames=1)
-    assert names(directory) == ["crops/000001_00.png", "detections.csv", "events/a.png", "masks/000001.png", "notes.txt"]
-
-
-@pytest.mark.parametrize("name", ["report.html", "tracks.txt", "events"])
-def test_a_lone_file_of_a_common_name_is_not_taken_for_results(tmp_path, name):
-    (tmp_path / name).write_text("somebody's own")
-    with pytest.raises(InputError, match=f"no results directory but holds '{name}'"):
-        ResultsWriter(tmp_path)
-    assert (tmp_path / name).read_text() == "somebody's own"
-
-
-def test_a_directory_with_other_things_is_refused(tmp_path):
-    (tmp_path / "masks").mkdir()
-    (tmp_path / "masks" / "000001.png").write_bytes(b"precious")
-    with pytest.raises(InputError, match="no results directory but holds 'masks'"):
-        ResultsWriter(tmp_path)
-    assert (tmp_path / "masks" / "000001.png").read_bytes() == b"precious"
-    with pytest.raises(InputError, match="choose another directory"):
-        ResultsWriter(tmp_path / "masks" / "000001.png")
+    written(tmp_path / "out", frames=5, keep_frames=True)
+    written(tmp_path / "out", frames=1)
+    assert names(tmp_path) == [f"out/{name}" for name in ("crops/000001_00.png", "detections.csv", "manifest.txt", "masks/000001.png")]
 
 
 def test_the_source_is_never_deleted(tmp_path):
@@ -132,10 +110,10 @@ def test_the_source_is_never_deleted(tmp_path):
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, ValueError])
 def test_an_early_end_keeps_the_whole_frames(tmp_path, end):
-    with pytest.raises(end), ResultsWriter(tmp_path) as results:
+    with pytest.raises(end), ResultsWriter(tmp_path / "out") as results:
         results.add(1, frame(1), found((5, 6, 8, 9)))
         raise end
-    assert len(read_results(tmp_path)) == 1
+    assert len(read_results(tmp_path / "out")) == 1
 
 
 def test_a_full_disk_keeps_the_whole_frames(tmp_path):
@@ -144,15 +122,15 @@ def test_a_full_disk_keeps_the_whole_frames(tmp_path):
     noisy.mask = frame(1)[..., 0]
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with pytest.raises(OSError), ResultsWriter(tmp_path) as results:
+        with pytest.raises(OSError), ResultsWriter(tmp_path / "out") as results:
             results.add(1, frame(1), found((5, 6, 8, 9)))
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
             results.add(2, frame(2), noisy)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert names(tmp_path) == ["crops/000001_00.png", "detections.csv", "masks/000001.png"]
-    assert len(read_results(tmp_path)) == 1
+    assert names(tmp_path / "out") == ["crops/000001_00.png", "detections.csv", "manifest.txt", "masks/000001.png"]
+    assert len(read_results(tmp_path / "out")) == 1
 
 
 def test_pairs_of_mask_and_frame_are_read(tmp_path):
@@ -197,9 +175,9 @@ def test_directories_without_results_are_refused(tmp_path):
     for directory, says in [(tmp_path, "neither detections.csv nor images"), (tmp_path / "none", "is not there")]:
         with pytest.raises(InputError, match=says):
             read_results(directory)
-    (tmp_path / "detections.csv.part").write_text(HEADER)
-    with pytest.raises(InputError, match="not finished or was killed"):
-        read_results(tmp_path)
+    (tmp_path / "none.part").mkdir()
+    with pytest.raises(InputError, match="none.part is: the run that writes it is not finished or was killed"):
+        read_results(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,17 @@
-"""Files that are whole at any time, or not there."""
+"""Files that are whole at any time, or not there; nothing that somebody else made is written over or through."""
 import os
+import secrets
+import signal
+import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from util.cli import InputError
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 @contextmanager
@@ -12,24 +19,72 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` when the block ends without an exception.
 
     The suffix is kept (writers choose a format by it). If the block raises, the temporary file goes and an earlier `path` stays as it was.
+    Raises InputError where `path` is no regular file: a device, a link or a directory is not replaced.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    refuse_special(path)
+    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
+    os.close(create(temporary))
     try:
         yield temporary
+        refuse_special(path)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def create(path: str | Path) -> int:
+    """Return a file descriptor of a new, empty file; FileExistsError if anything has its name, be it a link that leads nowhere."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write bytes, all of them, or raise the OSError that stopped it."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def refuse_special(path: Path) -> None:
+    """Raise InputError if `path` is there and no regular file."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a link" if stat.S_ISLNK(mode) else "a directory" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+        raise InputError(f"{path} is {kind}, which is not replaced; give the name of a file")
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C, SIGTERM and SIGHUP back until the block ends, then let the first that came act.
+
+    Those that have no handler in Python act as ever, and so do all outside the main thread.
+    """
+    came, before = [], {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in SIGNALS if callable(signal.getsignal(number))}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        before[came[0]](came[0], None)
+
+
 class GrowingFile:
-    """A text file that is whole after every `append`, whatever ends the process then: head, all that was appended, tail.
+    """A new text file that is whole after every `append`, whatever ends the process then: head, all that was appended, tail.
 
     An append that fails (a full disk, Ctrl-C) leaves what was there before it. Nothing is buffered: others may read along.
     """
 
-    def __init__(self, path: str | Path, head: str = "", tail: str = ""):
-        self._file = open(path, "wb", buffering=0)
+    def __init__(self, path: str | Path, head: str = "", tail: str = "", descriptor: int | None = None):
+        """descriptor: of the file where it is open already, and empty."""
+        self.path, self._file = path, open(create(path) if descriptor is None else descriptor, "wb", buffering=0)
         self._tail, self._whole = tail.encode(), 0
         self.append(head)
 
@@ -39,16 +94,16 @@ class GrowingFile:
         try:
             self._write(data + self._tail)
             self._whole += len(data)
-        except BaseException:
+        except BaseException as error:
             self._write(self._tail)  # where it was before: a full disk has room for it
             self._file.truncate()
+            if isinstance(error, OSError):
+                error.filename = str(self.path)
             raise
 
     def _write(self, data: bytes) -> None:
         self._file.seek(self._whole)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        write_all(self._file.fileno(), data)
 
     def close(self) -> None:
         """Close the file; it needs nothing more."""

@@ -2,6 +2,7 @@
 import contextlib
 import math
 import os
+import secrets
 import zlib
 from collections.abc import Sequence
 from fractions import Fraction
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from util.cli import InputError
-from util.files import atomic_write
+from util.files import atomic_write, create, refuse_special, write_all
 from util.source.images import quiet
 from util.track.tracking import UNKNOWN
 
@@ -24,8 +25,16 @@ DARK, LIGHT = (16, 18, 22), (250, 250, 250)
 SHEET, MUTED = (24, 26, 31), (150, 156, 168)  # a contact sheet's ground and small print
 SIDE, GAP, HEADER, CAPTION = 112, 12, 32, 28  # pixels of it
 MOST_THUMBNAILS = 96
+CONTACT_SHEET = "contact_sheet.png"  # what it is called beside the images that it shows
 SALT = 335644  # found by trying: neither two of CIFAR-10's names nor two digits share a colour
+PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER]  # and a filter:
+MASK, PHOTOGRAPH = cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_FILTER_UP  # the quickest for each
 CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("vp09",), ".avi": ("MJPG",)}
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Return BGR or grey uint8 as the bytes of a PNG."""
+    return cv2.imencode(".png", image, [*PNG, MASK if image.ndim == 2 else PHOTOGRAPH])[1].tobytes()
 
 
 def colour_of(text: str) -> tuple[int, int, int]:
@@ -77,38 +86,36 @@ def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     return DARK if 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 130 else LIGHT
 
 
-class VideoWriter:
-    """A video written frame by frame: `with VideoWriter(path, fps, (width, height)) as video: video.write(bgr)`.
+class VideoFile:
+    """A video written frame by frame at a path where nothing is yet: `video = VideoFile(path, fps, (width, height)); video.write(bgr)`.
 
     The suffix decides. .mp4: H.264, which every browser plays, through PyAV; where that is missing what OpenCV has, for pip's
     opencv-python MPEG-4, for players such as VLC. .webm: VP9, some hundred times slower to write. .avi: Motion JPEG. The last
-    column or row of an odd size is left out. The file gets its name at the end, also after Ctrl-C or an InputError (a source
-    that is cut off); after any other exception, or without a frame, none is left. InputError if it cannot be written.
+    column or row of an odd size is left out. Raises InputError if it cannot be written.
     """
 
-    def __init__(self, path: str | Path, fps: float, size: tuple[int, int]):
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         self.path, self.size, self.frames = Path(path), (size[0] // 2 * 2, size[1] // 2 * 2), 0
         if self.path.suffix not in CODECS:
             raise InputError(f"{path}: videos are written as {' '.join(CODECS)}")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(create(self.path))
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
-        self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         self._file = self._open(fps)
         if self._file is None:
-            self._temporary.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             raise InputError(f"{path} cannot be written: no room, no permission, or there is no encoder for it")
 
     def _open(self, fps: float):
         with quiet():
             if self.path.suffix == ".mp4" and min(self.size) > 0:
                 with contextlib.suppress(ImportError, OSError, ValueError):  # of PyAV: not there, no room, without that encoder
-                    return _H264File(self._temporary, fps, self.size)
+                    return _H264File(self.path, fps, self.size)
             for codec in CODECS[self.path.suffix]:
-                writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter_fourcc(*codec), fps, self.size)
+                writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*codec), fps, self.size)
                 if writer.isOpened():
-                    return _OpenCVFile(writer)
+                    return _OpenCVFile(self.path, writer)
 
     def write(self, bgr: np.ndarray, seconds: float | None = None) -> None:
         """Append a frame, uint8 (H, W, 3) of the size given at first; an .mp4 shows it at `seconds` from the first if given."""
@@ -117,36 +124,64 @@ class VideoWriter:
         self.frames += 1
         self._file.add(np.ascontiguousarray(bgr[: self.size[1], : self.size[0]]), seconds)
 
+    def close(self) -> None:
+        """Complete the file; it is deleted without a frame, or if frames are missing in it: InputError."""
+        try:
+            self._file.release(self.frames)
+        except BaseException:
+            self.path.unlink(missing_ok=True)
+            raise
+        if not self.frames:
+            self.path.unlink(missing_ok=True)
+
+
+class VideoWriter:
+    """A VideoFile that gets its name at the end: `with VideoWriter(path, fps, (width, height)) as video: video.write(bgr)`.
+
+    Also after Ctrl-C or an InputError (a source that is cut off); after any other exception, or without a frame, none is left, and an
+    earlier file stays. Raises InputError if it cannot be written.
+    """
+
+    def __init__(self, path: str | Path, fps: float, size: tuple[int, int]):
+        self.path = Path(path)
+        refuse_special(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
+        self._file = VideoFile(self.path.with_name(f".{self.path.stem[:40]}.{secrets.token_hex(4)}.part{self.path.suffix}"), fps, size)
+        self.write = self._file.write
+
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         try:
-            self._file.release()
-            if self.frames and (error is None or isinstance(error, KeyboardInterrupt | InputError)):
-                self._check()
-                os.replace(self._temporary, self.path)
+            self._file.close()
+            if self._file.frames and (error is None or isinstance(error, KeyboardInterrupt | InputError)):
+                os.replace(self._file.path, self.path)
         finally:
-            self._temporary.unlink(missing_ok=True)
-
-    def _check(self) -> None:
-        """Neither library says anything dependable when the disk is full, so count what can be read back."""
-        with quiet():
-            count = max(0, int(cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT)))
-        if count < self.frames - 1:
-            raise InputError(f"{self.path}: only {count} of {self.frames} frames were written; is the disk full?")
+            self._file.path.unlink(missing_ok=True)
 
 
 class _OpenCVFile:
-    def __init__(self, writer: cv2.VideoWriter):
-        self._writer, self.release = writer, writer.release
+    def __init__(self, path: Path, writer: cv2.VideoWriter):
+        self._path, self._writer = path, writer
 
     def add(self, bgr: np.ndarray, seconds: float | None) -> None:
         self._writer.write(bgr)
 
+    def release(self, frames: int) -> None:
+        """Complete the file. OpenCV says nothing when the disk is full, so count what can be read back."""
+        self._writer.release()
+        with quiet():
+            count = max(0, int(cv2.VideoCapture(str(self._path)).get(cv2.CAP_PROP_FRAME_COUNT)))
+        if count < frames - 1:
+            raise InputError(f"{self._path}: only {count} of {frames} frames were written; is the disk full?")
+
 
 class _H264File:
-    """H.264 in an .mp4 whose index is at its start, so that a browser shows it while it loads. After a write error, nothing."""
+    """H.264 in a fragmented .mp4: no index grows in memory, and what is written can be played at any time, even after a kill."""
 
     ENCODER = "libx264"
     TICKS = 90000  # per second
@@ -155,8 +190,9 @@ class _H264File:
         import av  # here, since it may be missing
 
         self._av, self._step, self._next, self._last, self._start = av, self.TICKS / fps, 0.0, -1, None
-        self._file = av.open(str(path), "w", options={"movflags": "+faststart"})
-        options = {"preset": "ultrafast", "crf": "23", "g": str(max(1, round(2 * fps)))}  # a key frame each 2 s, to jump to
+        self._output = _Output(path)
+        self._file = av.open(self._output, "w", "mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
+        options = {"preset": "ultrafast", "crf": "23", "g": str(max(1, round(2 * fps)))}  # a key frame, and a fragment, each 2 s
         self._stream = self._file.add_stream(self.ENCODER, rate=Fraction(fps).limit_denominator(1001), options=options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = *size, "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, self.TICKS)
@@ -164,34 +200,53 @@ class _H264File:
             setattr(self._stream.codec_context, name, 6)  # BT.601, which the conversion below makes; else players guess
         self._stream.codec_context.color_range = 1  # 16 to 235
         self._stream.codec_context.open()
-        self._reformatter = av.video.reformatter.VideoReformatter()
-        self._broken = False
 
     def add(self, bgr: np.ndarray, seconds: float | None) -> None:
         self._start = seconds if self._start is None else self._start
         wanted = self._next if seconds is None else (seconds - self._start) * self.TICKS
         self._next = wanted + self._step
-        frame = self._reformatter.reformat(self._av.VideoFrame.from_ndarray(bgr, format="bgr24"), format="yuv420p")
+        frame = self._av.VideoFrame.from_ndarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
         self._last = frame.pts = max(round(wanted), self._last + 1)
         frame.time_base = Fraction(1, self.TICKS)
-        self._write(lambda: self._file.mux(self._stream.encode(frame)))
+        self._file.mux(self._stream.encode(frame))
+        self._output.complain()
 
-    def release(self) -> None:
-        self._write(lambda: self._file.mux(self._stream.encode()))
-        self._write(self._file.close)
-
-    def _write(self, action) -> None:
+    def release(self, frames: int) -> None:
         try:
-            self._broken or action()
-        except OSError:
-            self._broken = True
+            with contextlib.suppress(self._av.FFmpegError):  # which follow from an error of the output
+                self._file.mux(self._stream.encode())
+                self._file.close()
+            self._output.complain()
+        finally:
+            self._output.close()
 
 
-def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str = "") -> Path:
-    """The path of the PNG written: thumbnails of RGB uint8 (h, w, 3) images in a grid, each with its caption in colour.
+class _Output:
+    """The file that libav writes to. It reports a full disk late or never, so errors are kept here; after the first, nothing is written."""
 
-    Of more than 96 images an even sample is shown, and the header says so. Small images are enlarged. The file is
-    whole or an earlier one stays. ValueError without an image.
+    def __init__(self, path: Path):
+        self._path, self._error, self._descriptor = path, None, os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def write(self, data: bytes) -> int:
+        if self._error is None:
+            try:
+                write_all(self._descriptor, data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def complain(self) -> None:
+        if self._error:
+            raise InputError(f"{self._path} cannot be written: {self._error.strerror}; make room or write elsewhere")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def draw_sheet(images: Sequence[np.ndarray], captions: Sequence[str], title: str = "") -> np.ndarray:
+    """Return a contact sheet, BGR uint8: thumbnails of RGB uint8 (h, w, 3) images in a grid, each with its caption in colour.
+
+    Of more than 96 images an even sample is shown, and the header says so. Small images are enlarged. ValueError without an image.
     """
     if not images or len(images) != len(captions):
         raise ValueError(f"{len(images)} images and {len(captions)} captions make no contact sheet")
@@ -210,8 +265,14 @@ def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], path: s
     for place, i in enumerate(shown):
         x, y = GAP + place % columns * edge, top + place // columns * (edge + CAPTION)
         _thumbnail(sheet, draw, images[i], captions[i], x, y)
+    return np.asarray(sheet)[..., ::-1]
+
+
+def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str = "") -> Path:
+    """Return `path`, where a contact sheet has been written as a PNG (see draw_sheet); it is whole or an earlier one stays."""
+    sheet = encode_png(draw_sheet(images, captions, title))
     with atomic_write(path) as temporary:
-        sheet.save(temporary, "PNG")
+        temporary.write_bytes(sheet)
     return Path(path)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.files import atomic_write
 from util.outputs.pictures import colour_of
+from util.outputs.sink import Clock, Sink
+from util.outputs.staging import Staging
 from util.track.tracking import UNKNOWN, Moment, Track
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -85,19 +86,20 @@ class Activity:
         return top, areas
 
 
-class Report:
-    """A sink (see util.outputs.sinks) that writes report.html into `directory` at the end of the run; the file is whole or not there.
+class Report(Sink):
+    """report.html, written at the end of the run.
 
     title: what the page is about, such as the source's name; may hold any text. video: the annotated video's name, relative.
     """
 
-    def __init__(self, directory: Path, title: str, video: str | None = None):
-        self.path, self.title, self.video = directory / "report.html", title, video
+    NAME = "report.html"
+
+    def __init__(self, staging: Staging, title: str, video: str | None = None):
+        self.staging, self.title, self.video = staging, title, video
         self.frames, self.sightings, self.last = 0, 0, 0.0
         self.labels, self.longest, self.activity = Counter(), Longest(MOST), Activity()
 
     def add(self, moment: Moment) -> None:
-        """Nothing; counts what is in `moment`."""
         self.frames, self.last = self.frames + 1, moment.seconds
         self.sightings += len(moment.sightings)
         self._end(moment.ended)
@@ -108,13 +110,11 @@ class Report:
             self.labels[track.label] += 1
             self.activity.add(track)
 
-    def finish(self, tracks: Sequence[Track], clock) -> None:
-        """Nothing; writes the page. tracks: those that have not ended; clock: the run's watch.Clock."""
+    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
         self._end(tracks)
-        with atomic_write(self.path) as temporary:
-            temporary.write_text(self.page(clock), encoding="utf-8", errors="replace")
+        self.staging.write({self.NAME: self.page(clock).encode(errors="replace")})
 
-    def page(self, clock) -> str:
+    def page(self, clock: Clock) -> str:
         """Return the page as HTML."""
         shown, seconds = self.longest.tracks(), self._seconds()
         labels = sorted(self.labels, key=lambda label: (label == UNKNOWN, -self.labels[label], label))
@@ -154,12 +154,6 @@ class Report:
             ("sightings", f"{self.sightings:,}"),
             ("ms per frame", f"{sum(ms for _, ms in stages):.1f}"),
         ]
-
-    def __enter__(self) -> "Report":
-        return self
-
-    def __exit__(self, *error) -> None:
-        pass
 
 
 def _colour(label: str) -> str:

@@ -7,8 +7,8 @@
 """
 import csv
 import io
-import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,17 @@ import cv2
 import numpy as np
 
 from util.cli import InputError
-from util.files import GrowingFile
-from util.source.images import list_images, read_image, write_image
+from util.files import GrowingFile, uninterrupted
+from util.outputs.pictures import CONTACT_SHEET, encode_png
+from util.outputs.sink import Sink
+from util.outputs.staging import Staging
+from util.source.images import list_images, read_image
 from util.source.video import MAX_SIDE
 from util.track.crops import cut_out, moving
+from util.track.tracking import Moment
 
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "score", "crop"]
-TABLE, PART = "detections.csv", "detections.csv.part"
-SUMMARY = "summary.json"  # written last: without it a run is not finished
-BESIDE = {"predictions.csv", "contact_sheet.png", "annotated.mp4", "annotated.webm"}  # what the scripts add, also without a table
-OUTPUTS = BESIDE | {"events.jsonl", "coco.json", "coco_categories.json", "tracks.txt", "report.html", "debug.mp4"}  # of a video's run
-OUTPUTS |= {SUMMARY}
-NUMBERED = {"crops": "", "masks": "", "frames": "", "events": "", "cdnet": "bin"}  # directory -> what stands before the number
+TABLE = "detections.csv"
 SMALLEST_IMAGE = 4  # pixels a side: less shows nothing
 SMALLEST_REGION = 25  # pixels of a mask: less is noise
 CONTEXT, SMALLEST_CROP = 0.15, 32  # of a pair: margin / longer side of the box; pixels
@@ -61,14 +60,14 @@ def read_results(directory: str | Path, best_only: bool = False) -> list[Detecti
     directory = Path(directory)
     try:
         if not directory.is_dir():
-            raise InputError(f"{directory} is {'not a directory' if directory.exists() else 'not there'}")
+            part = Path(f"{directory}.part")
+            hint = f", but {part} is: the run that writes it is not finished or was killed" * part.exists()
+            raise InputError(f"{directory} is {'not a directory' if directory.exists() else 'not there' + hint}")
         if (directory / TABLE).is_file():
             return _read_table(directory, best_only)
-        images = [path for path in list_images(directory) if path.name not in BESIDE]
+        images = [path for path in list_images(directory) if path.name != CONTACT_SHEET]
     except OSError as error:
         raise InputError(f"{error.filename or directory}: {error.strerror}") from None
-    if (directory / PART).exists():
-        raise InputError(f"{directory} has no {TABLE}: the run that wrote it is not finished or was killed")
     if not images:
         raise InputError(f"{directory} holds neither {TABLE} nor images; give a directory that fastMCD has written")
     if any(path.stem.endswith("_orig") for path in images):
@@ -207,73 +206,67 @@ def _read_plain(number: int, path: Path) -> Detection:
 
 # Writing
 
+def mask_name(frame_number: int) -> str:
+    """Return where a frame's mask is, relative to the directory."""
+    return f"masks/{frame_number:06d}.png"
+
+
+class DetectionFiles(Sink):
+    """detections.csv, crops/ and masks/, and frames/ if asked for: all files of a frame and its rows, or none."""
+
+    def __init__(self, staging: Staging, keep_frames: bool = False):
+        self.staging, self.keep_frames = staging, keep_frames
+        for name in ("crops", "masks") + ("frames",) * keep_frames:
+            staging.mkdir(name)
+        self._table = GrowingFile(staging.new(TABLE), ",".join(COLUMNS) + "\n")
+        self.close = self._table.close
+
+    def add(self, moment: Moment) -> None:
+        self.write(moment.number, moment.frame, moment.result)
+
+    def write(self, number: int, bgr: np.ndarray, result) -> None:
+        """Write one frame's files; number counts from 1, bgr is uint8 (H, W, 3), result as fastmcd.Result."""
+        files, rows = {}, ""
+        for i, (box, score, cut) in enumerate(zip(result.boxes, result.scores, result.crops, strict=True)):
+            x, y, width, height = cut
+            crop = f"crops/{number:06d}_{i:02d}.png"
+            files[crop] = encode_png(bgr[y : y + height, x : x + width])
+            rows += ",".join(map(str, [number, i, *map(int, box), f"{score:.4f}", crop])) + "\n"
+        files[mask_name(number)] = encode_png(result.mask)
+        if self.keep_frames:
+            files[f"frames/{number:06d}.png"] = encode_png(bgr)
+        self.staging.write(files)
+        try:
+            self._table.append(rows)
+        except BaseException:  # no file of a frame that is not in the table
+            self.staging.unlink(*files)
+            raise
+
+
 class ResultsWriter:
     """Writes a results directory frame by frame: `with ResultsWriter(path) as results: results.add(1, bgr, result)`.
 
-    What has been added stays, whatever ends the block: the table gets its name with all whole frames in it, even on a
-    full disk. An earlier results directory is replaced; InputError if `directory` holds anything else, or the `source`
-    (what the frames are read from, if given) lies in it.
+    It takes its place at the end of the block, see util.outputs.staging, also for what is raised.
+    source: what the frames are read from, if it may not lie in the directory.
     """
 
     def __init__(self, directory: str | Path, keep_frames: bool = False, source: str | Path | int | None = None):
-        self.directory, self.keep_frames = Path(directory), keep_frames
-        self._table = None
-        if source is not None and (path := Path(str(source))).exists():  # a camera's number is no path
-            if path.resolve().is_relative_to(self.directory.resolve()):
-                raise InputError(f"{source} lies in {directory}, which would be replaced; choose another directory")
+        self._staging = Staging(directory, source)
         try:
-            self._prepare()
-        except OSError as error:
-            raise InputError(f"{error.filename or directory}: {error.strerror}; choose another directory") from None
-
-    def _prepare(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        names = {path.name for path in self.directory.iterdir()}
-        if not names & {TABLE, PART} and names - BESIDE:
-            found = f"is no results directory but holds {min(names - BESIDE)!r}"
-            raise InputError(f"{self.directory} {found}; choose an empty or a new one")
-        for name, prefix in NUMBERED.items():
-            for path in sorted((self.directory / name).glob(f"{prefix}[0-9]*.png")):
-                path.unlink()
-        for name in OUTPUTS:  # they tell of what is replaced
-            (self.directory / name).unlink(missing_ok=True)
-        for name in ("crops", "masks") + ("frames",) * self.keep_frames:
-            (self.directory / name).mkdir(exist_ok=True)
-        (self.directory / TABLE).unlink(missing_ok=True)
-        self._table = GrowingFile(self.directory / PART, ",".join(COLUMNS) + "\n")
+            self._files = DetectionFiles(self._staging, keep_frames)
+        except BaseException:
+            self._staging.__exit__(*sys.exc_info())
+            raise
 
     def add(self, frame_number: int, bgr: np.ndarray, result) -> None:
         """Write one frame's files; frame_number counts from 1, bgr is uint8 (H, W, 3), result as fastmcd.Result."""
-        name, written = f"{frame_number:06d}", []
-        try:
-            rows = []
-            for i, (box, score, cut) in enumerate(zip(result.boxes, result.scores, result.crops, strict=True)):
-                x, y, width, height = cut
-                crop = f"crops/{name}_{i:02d}.png"
-                self._write(crop, bgr[y : y + height, x : x + width], written)
-                rows.append([frame_number, i, *map(int, box), f"{score:.4f}", crop])
-            self._write(f"masks/{name}.png", result.mask, written)
-            if self.keep_frames:
-                self._write(f"frames/{name}.png", bgr, written)
-            self._table.append("".join(",".join(map(str, row)) + "\n" for row in rows))
-        except BaseException:  # Ctrl-C too: no file of a frame that is not in the table
-            for path in written:
-                path.unlink(missing_ok=True)
-            raise
-
-    def _write(self, name: str, image: np.ndarray, written: list[Path]) -> None:
-        written.append(self.directory / name)
-        write_image(written[-1], image)
-
-    def close(self) -> None:
-        """Give the table its name; nothing if that is done."""
-        if self._table:
-            self._table.close()
-            self._table = None
-            os.replace(self.directory / PART, self.directory / TABLE)
+        with uninterrupted():
+            self._files.write(frame_number, bgr, result)
+            self._staging.frames += 1
 
     def __enter__(self) -> "ResultsWriter":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, *error) -> None:
+        self._files.close()
+        self._staging.__exit__(*error)

@@ -1,6 +1,6 @@
-"""The files of a run over a video, all written while it runs: each is a sink, which gets every moment once.
+"""The files of a run over a video, all written while it runs: each is a sink (util.outputs.sink), which gets every moment once.
 
-Beside those of util.outputs.results the directory then holds:
+Beside those of util.outputs.results and util.outputs.staging the directory then holds:
 
     predictions.csv          frame,object,x,y,width,height,label,probability,track; objects as in detections.csv, track empty if none
     events.jsonl             one JSON object per track, when it has ended: track, label, confidence 0..1, start and end in seconds,
@@ -19,79 +19,72 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from util.cli import InputError
-from util.files import GrowingFile, atomic_write
+from util.files import GrowingFile
 from util.outputs.debug import DebugView
-from util.outputs.pictures import VideoWriter, annotate, contact_sheet
+from util.outputs.pictures import VideoFile, annotate, draw_sheet, encode_png
 from util.outputs.report import Longest, Report
-from util.outputs.results import ResultsWriter
-from util.source.images import write_image
+from util.outputs.results import DetectionFiles, mask_name
+from util.outputs.sink import Clock, Sink, Sinks
+from util.outputs.staging import StagedTable, Staging
 from util.track.tracking import UNKNOWN, Moment, Track
 
-PREDICTIONS = ["frame", "object", "x", "y", "width", "height", "label", "probability", "track"]
 SHEET = 96  # tracks on a contact sheet, at most
 
 
-def open_sinks(stack: ExitStack, args, video, classes: Sequence[str], detector) -> list["Sink"]:
-    """Return the sinks for what `args` asks, entered into `stack`: all with `--save DIR`, else predictions.csv here.
+def open_sinks(args, video, classes: Sequence[str], detector) -> Sinks:
+    """Return the sinks for what `args` asks: all with `--save DIR`, else predictions.csv here.
 
     debug.mp4, which looks inside the detector, only with `--show-debug`.
-
-    InputError if the directory holds anything but an earlier run, or cannot be written.
+    Raises InputError if the directory holds anything but an earlier run, is in use or cannot be written (see util.outputs.staging).
     """
     if not args.save:
-        return [stack.enter_context(Predictions(Path()))]
-    results = Detections(ResultsWriter(args.save, source=args.video))  # first: it makes room, and cdnet/ links to its masks
-    stack.enter_context(results)
+        table = StagedTable(Path(PredictionTable.NAME), PredictionTable.HEAD)
+        return Sinks([PredictionTable(table.file)], table)
+    with ExitStack() as stack:
+        sinks = stack.enter_context(Sinks([], Staging(args.save, source=args.video)))
+        try:
+            for sink in _make(sinks.staged, args, video, classes, detector):
+                sinks.sinks.append(sink)
+        except OSError as error:
+            raise InputError(f"{error.filename or args.save}: {error.strerror}; choose another directory") from None
+        stack.pop_all()
+        return sinks
+
+
+def _make(staging: Staging, args, video, classes: Sequence[str], detector) -> Iterator[Sink]:
     source = Path(str(args.video))
     title = source.resolve().name if source.exists() else Path(video.name).name  # frames may lie in its input/
-    try:
-        sinks = [make(args.save) for make in (Predictions, Events, Tracks, ChangeMasks)]
-        sinks += [Coco(args.save, classes), Annotated(args.save, video), Sheet(args.save, title), Report(args.save, title, Annotated.NAME)]
-        sinks += [Debug(args.save, video, detector)] * args.show_debug
-    except OSError as error:
-        raise InputError(f"{error.filename or args.save}: {error.strerror}; choose another directory") from None
-    return [results, *map(stack.enter_context, sinks)]
-
-
-class Sink:
-    """What gets every moment of a run, and at its end, whatever ends it, the tracks that have not ended and the seconds per stage."""
-
-    def add(self, moment: Moment) -> None:
-        """Nothing; takes what is new in `moment`."""
-
-    def finish(self, tracks: Sequence[Track], clock) -> None:
-        """Nothing; takes the tracks that no moment had among its ended ones, and the run's Clock."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error) -> None:
-        pass
+    yield DetectionFiles(staging)  # first: cdnet/ links to its masks
+    yield ChangeMasks(staging)
+    yield PredictionTable(GrowingFile(staging.new(PredictionTable.NAME), PredictionTable.HEAD))
+    yield Tracks(staging)
+    yield Coco(staging, classes)
+    yield Events(staging)
+    yield Annotated(staging, video)
+    yield Sheet(staging, title)
+    yield Report(staging, title, Annotated.NAME)
+    if args.show_debug:
+        yield Debug(staging, video, detector)
 
 
 # Tables that grow
 
-class _Growing(Sink):
-    def __init__(self, path: Path, head: str = "", tail: str = ""):
-        self._file = GrowingFile(path, head, tail)
-
-    def __exit__(self, *error) -> None:
-        self._file.close()
-
-
-class Predictions(_Growing):
+class PredictionTable(Sink):
     """predictions.csv: the name of each object in each frame."""
 
-    def __init__(self, directory: Path):
-        super().__init__(directory / "predictions.csv", ",".join(PREDICTIONS) + "\n")
+    NAME = "predictions.csv"
+    COLUMNS = ("frame", "object", "x", "y", "width", "height", "label", "probability", "track")
+    HEAD = ",".join(COLUMNS) + "\n"
+
+    def __init__(self, file: GrowingFile):
+        self._file, self.close = file, file.close
 
     def add(self, moment: Moment) -> None:
         lines = io.StringIO()
@@ -101,11 +94,12 @@ class Predictions(_Growing):
         self._file.append(lines.getvalue())
 
 
-class Tracks(_Growing):
+class Tracks(Sink):
     """tracks.txt: the format of MOTChallenge's results, which TrackEval and py-motmetrics read."""
 
-    def __init__(self, directory: Path):
-        super().__init__(directory / "tracks.txt")
+    def __init__(self, staging: Staging):
+        self._file = GrowingFile(staging.new("tracks.txt"))
+        self.close = self._file.close
 
     def add(self, moment: Moment) -> None:
         lines = []
@@ -116,15 +110,15 @@ class Tracks(_Growing):
         self._file.append("".join(lines))
 
 
-class Coco(_Growing):
+class Coco(Sink):
     """coco.json: COCO's results format, one list, closed after every frame; pycocotools' loadRes reads it."""
 
-    def __init__(self, directory: Path, classes: Sequence[str]):
+    def __init__(self, staging: Staging, classes: Sequence[str]):
         self.ids = {UNKNOWN: 0, **{name: i for i, name in enumerate(classes, 1)}}
-        with atomic_write(directory / "coco_categories.json") as temporary:
-            temporary.write_text(json.dumps([{"id": i, "name": name} for name, i in self.ids.items()], indent=1) + "\n")
-        super().__init__(directory / "coco.json", "[", "\n]\n")
-        self._comma = ""
+        categories = json.dumps([{"id": i, "name": name} for name, i in self.ids.items()], indent=1) + "\n"
+        staging.write({"coco_categories.json": categories.encode()})
+        self._file, self._comma = GrowingFile(staging.new("coco.json"), "[", "\n]\n"), ""
+        self.close = self._file.close
 
     def add(self, moment: Moment) -> None:
         text = ""
@@ -137,24 +131,25 @@ class Coco(_Growing):
             self._comma = ","
 
 
-class Events(_Growing):
+class Events(Sink):
     """events.jsonl and events/: what was seen from when to when, a line and a picture when it has ended."""
 
-    def __init__(self, directory: Path):
-        self.directory = directory
-        (directory / "events").mkdir(exist_ok=True)
-        super().__init__(directory / "events.jsonl")
+    def __init__(self, staging: Staging):
+        self.staging = staging
+        staging.mkdir("events")
+        self._file = GrowingFile(staging.new("events.jsonl"))
+        self.close = self._file.close
 
     def add(self, moment: Moment) -> None:
         self._end(moment.ended)
 
-    def finish(self, tracks: Sequence[Track], clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
         self._end(tracks)
 
     def _end(self, tracks: Sequence[Track]) -> None:
         for track in tracks:
             name = f"events/{track.number:06d}.png"
-            _write_png(self.directory / name, cv2.cvtColor(track.best, cv2.COLOR_RGB2BGR))
+            self.staging.write({name: encode_png(cv2.cvtColor(track.best, cv2.COLOR_RGB2BGR))})
             event = {
                 "track": track.number, "label": track.label, "confidence": round(float(track.probability), 4),
                 "start": round(track.start, 3), "end": round(track.end, 3), "first_frame": track.first, "last_frame": track.last,
@@ -164,38 +159,25 @@ class Events(_Growing):
             try:
                 self._file.append(json.dumps(event) + "\n")
             except BaseException:
-                (self.directory / name).unlink(missing_ok=True)
+                self.staging.unlink(name)
                 raise
 
 
 # Pictures
 
-class Detections(Sink):
-    """detections.csv, crops/ and masks/ (see util.outputs.results)."""
-
-    def __init__(self, writer: ResultsWriter):
-        self.writer = writer
-
-    def add(self, moment: Moment) -> None:
-        self.writer.add(moment.number, moment.frame, moment.result)
-
-    def __exit__(self, *error) -> None:
-        self.writer.close()
-
-
 class ChangeMasks(Sink):
     """cdnet/: the masks again, under CDnet's names; a second name for the same file where the disk's format has that."""
 
-    def __init__(self, directory: Path):
-        self.directory = directory
-        (directory / "cdnet").mkdir(exist_ok=True)
+    def __init__(self, staging: Staging):
+        self.staging = staging
+        staging.mkdir("cdnet")
 
     def add(self, moment: Moment) -> None:
-        path = self.directory / f"cdnet/bin{moment.number:06d}.png"
+        path = self.staging.new(f"cdnet/bin{moment.number:06d}.png")
         try:
-            os.link(self.directory / f"masks/{moment.number:06d}.png", path)
+            os.link(self.staging.path / mask_name(moment.number), path)
         except OSError:
-            _write_png(path, moment.result.mask)
+            self.staging.write({f"cdnet/{path.name}": encode_png(moment.result.mask)})
 
 
 class Annotated(Sink):
@@ -203,52 +185,48 @@ class Annotated(Sink):
 
     NAME = "annotated.mp4"
 
-    def __init__(self, directory: Path, video):
-        self.writer = VideoWriter(directory / self.NAME, video.fps, (video.width, video.height))
+    def __init__(self, staging: Staging, video):
+        self._file = VideoFile(staging.new(self.NAME), video.fps, (video.width, video.height))
+        self.close = self._file.close
 
     def add(self, moment: Moment) -> None:
         shown = [seen for seen in moment.sightings if seen.track]
         texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in shown]
-        self.writer.write(annotate(moment.frame, [seen.box for seen in shown], texts), moment.seconds)
-
-    def __exit__(self, *error) -> None:
-        self.writer.__exit__(*error)
+        self._file.write(annotate(moment.frame, [seen.box for seen in shown], texts), moment.seconds)
 
 
 class Debug(Sink):
     """debug.mp4: what the detector saw, took for background and measured, side by side (util.outputs.debug)."""
 
-    def __init__(self, directory: Path, video, detector):
-        self.path, self.fps, self.view, self.writer = directory / "debug.mp4", video.fps, DebugView(detector), None
+    immediate = True  # it asks the detector
+
+    def __init__(self, staging: Staging, video, detector):
+        self._path, self.fps, self.view, self._file = staging.new("debug.mp4"), video.fps, DebugView(detector), None
 
     def add(self, moment: Moment) -> None:
         picture = self.view.frame(moment.frame, moment.result)
-        self.writer = self.writer or VideoWriter(self.path, self.fps, picture.shape[1::-1])
-        self.writer.write(picture, moment.seconds)
+        self._file = self._file or VideoFile(self._path, self.fps, picture.shape[1::-1])
+        self._file.write(picture, moment.seconds)
 
-    def __exit__(self, *error) -> None:
-        if self.writer:
-            self.writer.__exit__(*error)
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
 
 
 class Sheet(Sink):
     """contact_sheet.png: the best crop and the final name of each track, of the longest ones if there are many."""
 
-    def __init__(self, directory: Path, title: str):
-        self.path, self.title, self.longest = directory / "contact_sheet.png", title, Longest(SHEET)
+    def __init__(self, staging: Staging, title: str):
+        self.staging, self.title, self.longest = staging, title, Longest(SHEET)
 
     def add(self, moment: Moment) -> None:
         self.longest.add(moment.ended)
 
-    def finish(self, tracks: Sequence[Track], clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
         self.longest.add(tracks)
         shown, seen = self.longest.tracks(), self.longest.seen
         if shown:
             count = f"the {len(shown)} longest of {seen} tracks" if seen > len(shown) else f"{seen} track{'s' * (seen > 1)}"
             captions = [f"#{track.number} {track.label}" for track in shown]
-            contact_sheet([track.best for track in shown], captions, self.path, f"{self.title}: {count}")
-
-
-def _write_png(path: Path, image: np.ndarray) -> None:
-    with atomic_write(path) as temporary:
-        write_image(temporary, image)
+            sheet = draw_sheet([track.best for track in shown], captions, f"{self.title}: {count}")
+            self.staging.write({"contact_sheet.png": encode_png(sheet)})

@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from util.cli import InputError
 from util.files import atomic_write
-from util.outputs.results import PART, SUMMARY, TABLE
+from util.outputs.results import TABLE
+from util.outputs.staging import MANIFEST, SUMMARY
 from util.source.images import list_images
 
 SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
@@ -60,7 +61,7 @@ def _expand(source: str, save: Path | None) -> list[str]:
 
 
 def _clips_in(directory: Path, save: Path | None) -> list[str]:
-    if directory.resolve() == save or (directory / TABLE).exists() or (directory / PART).exists():
+    if directory.resolve() == save or (directory / TABLE).exists() or (directory / MANIFEST).exists():
         return []
     if _is_clip(directory):
         return [str(directory)]

@@ -2,7 +2,7 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 import fastmcd
 from util.cli import InputError
+from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
 from util.source.video import Video, open_video
 from util.spec import Network
@@ -17,7 +18,6 @@ from util.track.crops import cut_out, prepare
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
 from util.track.zones import make_zones
-from util.watch import batch
 from util.watch.settings import load_settings
 
 
@@ -96,15 +96,15 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     video = open_video(args.video)
     summary, clock = Summary(), Clock()
     pipeline = Pipeline(video, network, settings)
-    with ExitStack() as stack:
-        sinks = open_sinks(stack, args, video, network.spec.classes, pipeline.detector)
+    with open_sinks(args, video, network.spec.classes, pipeline.detector) as sinks:
         try:
             _watch(args, video, pipeline, sinks, summary, clock)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
             rest = pipeline.tracker.finish()
             summary.end(rest)
-            for sink in sinks:
-                sink.finish(rest, clock)
+            sinks.finish(rest, clock)
+        counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
+        sinks.summarize(arguments=args.command[1], **counts, labels=dict(summary.tracks.most_common()), ms_per_frame=clock.ms())
     print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {clock.frames} frames")
     if video.dropped or video.reconnects:
         print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
@@ -113,22 +113,17 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
         print(summary.table())
     if right:
         print(summary.share_right(right))
-    if args.save:
-        counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
-        batch.write_summary(args.save, args.command[1], **counts, labels=dict(summary.tracks.most_common()), ms_per_frame=clock.ms())
     return summary
 
 
-def _watch(args, video: Video, pipeline: "Pipeline", sinks: list, summary: Summary, clock: Clock) -> None:
+def _watch(args, video: Video, pipeline: "Pipeline", sinks: Sinks, summary: Summary, clock: Clock) -> None:
     total = min(filter(None, [args.limit, video.frame_count]), default=None)
     frames = tqdm(clock.each("decode", islice(video, args.limit)), "naming", total, unit=" frames", leave=False, disable=None)
     for number, frame in enumerate(frames, 1):
         moment = pipeline(number, video.seconds, frame, clock)
         summary.add(moment)
-        if sinks:
-            with clock("write"):
-                for sink in sinks:
-                    sink.add(moment)
+        with clock("write"):
+            sinks.add(moment)
 
 
 class Pipeline:
