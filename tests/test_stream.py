@@ -98,7 +98,7 @@ def broken_streams():
         "text": (b"ffmpeg: no such file\n" * 40, "stdin is text"),
         "noise": (np.random.default_rng(0).bytes(50000), "stdin cannot be opened: what comes is no video"),
         "header only": (y4m[:60], "cannot be opened|holds no frame|inside a frame after 0"),
-        "half a y4m": (y4m[: len(y4m) // 2], "stdin: ends inside a frame after 2[45] whole ones"),
+        "half a y4m": (y4m[: len(y4m) // 2], "stdin: ends inside a frame after 2[45] frames"),
         "half a transport stream": (ts[: len(ts) // 2 // 188 * 188 + 100], "stdin: ends inside a frame"),
         "half a nut": (nut[: len(nut) // 2], "stdin: ends inside a frame"),
     }

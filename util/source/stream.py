@@ -59,8 +59,14 @@ class Stream:
         if isinstance(source, Path):  # with its protocol, or a colon in the name would end one; and no playlist leads elsewhere
             address, options = f"file:{source}", {"protocol_whitelist": "file"}
         try:
-            timeout = (TIMEOUT, TIMEOUT) if scheme else None
-            self.container = av.open(address, options=options, timeout=timeout, metadata_errors="replace")
+            try:
+                timeout = (TIMEOUT, TIMEOUT) if scheme else None
+                self.container = av.open(address, options=options, timeout=timeout, metadata_errors="replace")
+            except av.error.InvalidDataError:
+                if not isinstance(source, Path):
+                    raise
+                # A fragmented mp4 that ends inside the head of a part can be read on from its start, but not looked through.
+                self.container = av.open(address, options={**options, "seekable": "0"}, metadata_errors="replace")
         except Exception as error:  # whatever a damaged file makes a demuxer raise
             _raise_interrupt(source)
             what = " as a video" * isinstance(source, Path)
@@ -104,7 +110,7 @@ class Stream:
             try:
                 packet = next(packets, None)
             except Exception as error:  # whatever a damaged file makes a demuxer raise
-                lost = _reason(error, self.container.name)
+                lost = _reason(error, self.source)
             if lost or packet is None:
                 break
             if packet.stream_index == self.video.index and packet.size:  # an empty one stands for a frame that was dropped
@@ -261,6 +267,6 @@ def read_all(name: str, stream: Stream) -> Iterator[tuple[float | None, np.ndarr
     if stream.damaged > MOST_DAMAGED * (stream.damaged + stream.decoded):
         raise InputError(f"{what}; the others were kept")
     if cut_off:
-        raise InputError(f"{name}: ends inside a frame after {stream.decoded} whole ones, which were kept; was it cut off?")
+        raise InputError(f"{name}: ends inside a frame after {stream.decoded} frames, which were kept; was it cut off?")
     if stream.damaged:
         tqdm.write(f"{what} and were left out", file=sys.stderr)
