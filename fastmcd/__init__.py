@@ -73,7 +73,7 @@ class Points:
 
 
 class Detector:
-    """A detector for frames of width x height (32x32 to 4096x2160), fed frame by frame.
+    """A detector for frames of width x height (32x32 to 4096x2160, either way up), fed frame by frame.
 
     Keywords are the names in PARAMS. Raises ValueError for a size or value out of range, TypeError for an unknown name.
     Threads may share a detector: it takes one call at a time. Detectors share nothing.

@@ -14,7 +14,7 @@
 namespace fastmcd {
 namespace {
 
-constexpr int kMinSide = 32, kMaxWidth = 4096, kMaxHeight = 2160;
+constexpr int kMinSide = 32, kMaxSide = 4096, kMaxArea = 4096 * 2160;
 constexpr int kBandRows = 16;  // rows of cells: fewer are not worth a thread
 constexpr int kSteady = 10;   // frames of rest, after which the camera is taken to stand on something firm
 constexpr int kPatience = 4;  // frames of unknown motion that are passed over: a jerk, or a lorry close by
@@ -22,9 +22,10 @@ constexpr int kPatience = 4;  // frames of unknown motion that are passed over: 
 std::string size(int width, int height) { return std::to_string(width) + "x" + std::to_string(height); }
 
 Params checked(int width, int height, Params params) {
-    if (width < kMinSide || height < kMinSide || width > kMaxWidth || height > kMaxHeight)
-        throw std::invalid_argument("frame size is " + size(width, height) + ", must be from " +
-                                    size(kMinSide, kMinSide) + " to " + size(kMaxWidth, kMaxHeight));
+    const auto [shorter, longer] = std::minmax(width, height);
+    if (shorter < kMinSide || longer > kMaxSide || std::int64_t(shorter) * longer > kMaxArea)
+        throw std::invalid_argument("frame size is " + size(width, height) + ", must be from " + size(kMinSide, kMinSide) + " to " +
+                                    size(kMaxSide, kMaxArea / kMaxSide) + ", either way up");
     for (const Parameter& parameter : parameters()) parameter.set(params, parameter.get(params));
     return params;
 }

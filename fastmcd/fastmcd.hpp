@@ -134,7 +134,7 @@ std::span<const Parameter> parameters();
 
 class Detector {
 public:
-    // Frames of width x height, 32x32 to 4096x2160. std::invalid_argument if out of range. Allocates all there ever is.
+    // Frames of width x height, 32x32 to 4096x2160, either way up. std::invalid_argument if out of range. Allocates all there ever is.
     Detector(int width, int height, const Params& params = {});
     ~Detector();
     Detector(Detector&&) noexcept;

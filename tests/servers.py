@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 
 import av
@@ -30,14 +30,14 @@ def number_of(frame):
     return sum((column.mean() > 127) << bit for bit, column in enumerate(columns))
 
 
-def video_bytes(container, codec, times, pixels="yuv420p", size=(64, 48), seekable=False, **options):
+def video_bytes(container, codec, times, pixels="yuv420p", size=(64, 48), seekable=False, g="5", **options):
     """A video of len(times) numbered frames, shown at `times` in seconds, written as into a pipe or into a file."""
     file = io.BytesIO()
     pipe = type("Pipe", (), {"write": lambda self, data: file.write(data)})()
     with av.open(file if seekable else pipe, "w", format=container, container_options=options) as output:
-        stream = output.add_stream(codec, rate=25, options={"g": "5", "bf": "0"})
+        stream = output.add_stream(codec, rate=25, options={"g": g, "bf": "0", "sc_threshold": "0"})
         stream.width, stream.height, stream.pix_fmt = *size, pixels
-        stream.codec_context.time_base = Fraction(1, 25 if container in ("yuv4mpegpipe", "mjpeg") else 1000)
+        stream.codec_context.time_base = Fraction(1, 25 if container in ("yuv4mpegpipe", "mjpeg", "avi") else 1000)
         for number, seconds in enumerate(times):
             frame = av.VideoFrame.from_ndarray(numbered(number, *size), format="bgr24").reformat(format=pixels)
             frame.time_base = stream.codec_context.time_base
@@ -55,6 +55,23 @@ def copy_into(output, data):
             if packet.size:
                 packet.stream = stream
                 output.mux(packet)
+
+
+@contextmanager
+def stdin_of(monkeypatch, data):
+    """Stdin as a pipe through which `data` comes."""
+    reading, writing = os.pipe()
+
+    def feed():
+        with open(writing, "wb") as file, suppress(BrokenPipeError):
+            file.write(data)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    with open(reading) as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        yield
+    thread.join()
 
 
 def multipart(numbers, pace=0.0, size=(64, 48)):

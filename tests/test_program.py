@@ -112,7 +112,8 @@ def test_a_video_file_is_read(clip, tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height", "fits"), [(32, 32, True), (31, 32, False), (32, 31, False), (1, 1, False),
-                                                       (4096, 33, True), (4097, 33, False), (33, 2161, False)])  # fmt: skip
+                                                       (4096, 33, True), (33, 4096, True), (4097, 33, False), (33, 4097, False),
+                                                       (2160, 3840, True), (2976, 2976, False)])  # fmt: skip
 def test_frame_sizes(tmp_path, width, height, fits):
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "1.png"), np.zeros((height, width, 3), np.uint8))

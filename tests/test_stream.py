@@ -1,43 +1,23 @@
 """Videos from stdin and from files on a server, with the times of their frames."""
-import contextlib
-import os
 import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 
 import cv2
 import numpy as np
 import pytest
 
-from tests.servers import number_of, numbered, reading_threads, serve_directory, start_program, video_bytes
+from tests.servers import number_of, numbered, reading_threads, serve_directory, start_program, stdin_of, video_bytes
 from util.cli import InputError
 from util.source import stream
 from util.source.video import open_video
 
 STEADY = [i / 25 for i in range(50)]
 VARYING = [i / 25 for i in range(25)] + [1 + i / 2 for i in range(10)]
-
-
-@contextlib.contextmanager
-def stdin_of(monkeypatch, data):
-    """Stdin as a pipe through which `data` comes."""
-    reading, writing = os.pipe()
-
-    def feed():
-        with open(writing, "wb") as file, contextlib.suppress(BrokenPipeError):
-            file.write(data)
-
-    thread = threading.Thread(target=feed)
-    thread.start()
-    with open(reading) as file:
-        monkeypatch.setattr(sys, "stdin", file)
-        yield
-    thread.join()
 
 
 def read(source, pause=0.0):
@@ -98,7 +78,7 @@ def test_raw_frames_go_through_nut_bit_by_bit_and_frames_equal_those_of_a_file(m
         assert np.array_equal(list(open_video("-")), list(open_video(tmp_path / "clip.mkv"))), "PyAV as OpenCV"
 
 
-@pytest.mark.parametrize("matrix", [(0, 1, 0, -1, 0), (-1, 0, 0, 0, -1), (0, -1, 0, 1, 0)])
+@pytest.mark.parametrize("matrix", [(0, 1, 0, -1, 0), (-1, 0, 0, 0, -1), (0, -1, 0, 1, 0), (-1, 0, 0, 0, 1)])
 def test_a_video_taken_with_a_turned_camera_is_upright_as_in_a_file(monkeypatch, tmp_path, matrix):
     data = bytearray(video_bytes("mp4", "libx264", STEADY, movflags="frag_keyframe+empty_moov"))
     place = data.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2
@@ -118,7 +98,7 @@ def broken_streams():
         "text": (b"ffmpeg: no such file\n" * 40, "stdin is text"),
         "noise": (np.random.default_rng(0).bytes(50000), "stdin cannot be opened: what comes is no video"),
         "header only": (y4m[:60], "cannot be opened|holds no frame|inside a frame after 0"),
-        "half a y4m": (y4m[: len(y4m) // 2], "stdin: ends inside a frame after 2[45] whole ones"),
+        "half a y4m": (y4m[: len(y4m) // 2], "stdin: ends inside a frame after 2[45] frames"),
         "half a transport stream": (ts[: len(ts) // 2 // 188 * 188 + 100], "stdin: ends inside a frame"),
         "half a nut": (nut[: len(nut) // 2], "stdin: ends inside a frame"),
     }

@@ -12,13 +12,13 @@ CLASSES = ["a", "b", "c"]
 FRAME = np.zeros((240, 320, 3), np.uint8)
 
 
-def follow(frames, homographies=None, logits=None, **options):
-    """Return (moments, all tracks) of a tracker that saw `frames`, a list of lists of boxes, at 25 frames per second."""
-    tracker, moments, tracks = Tracker(CLASSES, fps=25, **options), [], []
+def follow(frames, homographies=None, logits=None, fps=25, **options):
+    """Return (moments, all tracks) of a tracker that saw `frames`, a list of lists of boxes, at `fps` frames per second."""
+    tracker, moments, tracks = Tracker(CLASSES, fps=fps, **options), [], []
     for t, boxes in enumerate(frames):
         homography = np.eye(3) if homographies is None else homographies[t]
         sightings = [Sighting(tuple(box), (0, 0, 32, 32), 0.9) for box in boxes]
-        moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=homography), sightings)
+        moment = Moment(t + 1, t / fps, FRAME, SimpleNamespace(homography=homography), sightings)
         given = np.tile([2.0, 0, 0], (len(boxes), 1)) if logits is None else logits[t]
         viewed = tracker.associate(moment)
         tracker.name(moment, viewed, np.asarray(given)[viewed])
@@ -64,6 +64,14 @@ def test_a_gap_is_bridged_and_a_long_one_ends_the_track():
     assert len(tracks) == 1 and ended.seconds - tracks[0].end == pytest.approx(1.04)
 
 
+@pytest.mark.parametrize("fps", [25, 1, 1 / 2, 1 / 5])
+def test_a_time_lapse_has_the_tracks_of_its_frames(fps):
+    """Also where two frames lie further apart than lost_seconds; one that is missed in two frames is still the same."""
+    frames = [[] if t in (20, 21) else [(10 + 4 * t, 50, 40, 30)] for t in range(60)]
+    [track] = follow(frames, fps=fps)[1]
+    assert track.sightings >= 57 and track.last == 60
+
+
 def test_flicker_is_no_track():
     frames = [[] if t % 9 > 2 else [(30 * (t // 9), 20 * (t // 9), 20, 20)] for t in range(90)]
     moments, tracks = follow(frames, min_sightings=5)
@@ -87,7 +95,7 @@ def test_nothing_is_held_of_what_has_ended():
     tracker = Tracker(CLASSES, fps=25)
     for t in range(3000):
         boxes = [(t % 50 * 4, 50, 40, 30)] if t % 80 < 50 else []
-        moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(b, (0, 0, 32, 32), 0.9) for b in boxes])
+        moment = Moment(t + 1, t / fps, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(b, (0, 0, 32, 32), 0.9) for b in boxes])
         tracker.name(moment, tracker.associate(moment), np.zeros((len(boxes), 3)))
         assert len(tracker._lives) < 5 and len(tracker._association) < 5
 
@@ -101,7 +109,7 @@ def views_of(boxes, logits, schedule):
     """Return the frames, from 0, in which an object with these boxes was looked at."""
     tracker, frames = Tracker(CLASSES, fps=25, schedule=schedule), []
     for t, box in enumerate(boxes):
-        moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(box, (0, 0, 32, 32), 0.9)])
+        moment = Moment(t + 1, t / fps, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(box, (0, 0, 32, 32), 0.9)])
         viewed = tracker.associate(moment)
         tracker.name(moment, viewed, np.tile(np.array(logits, float), (len(viewed), 1)))
         frames += [t] * len(viewed)
@@ -130,7 +138,7 @@ def test_of_too_many_objects_all_have_their_turn():
     tracker, seen = Tracker(CLASSES, fps=25, schedule=Schedule(budget=2)), set()
     for t in range(12):
         sightings = [Sighting((50 * i, 100, 30, 30), (0, 0, 32, 32), 0.9) for i in range(5)]
-        moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), sightings)
+        moment = Moment(t + 1, t / fps, FRAME, SimpleNamespace(homography=np.eye(3)), sightings)
         viewed = tracker.associate(moment)
         assert len(viewed) <= 2
         tracker.name(moment, viewed, np.tile([9.0, 0, 0], (len(viewed), 1)))

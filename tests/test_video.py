@@ -3,12 +3,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from util.cli import InputError
-from util.source.images import read_image
+from util.source.images import list_images, read_image
 from util.source.video import open_video
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,17 @@ def write_avi(path, count=60):
     return path
 
 
+def song_with_a_picture(path):
+    with av.open(str(path), "w") as output:
+        sound, picture = output.add_stream("libmp3lame", rate=44100), output.add_stream("mjpeg", rate=25)
+        picture.width, picture.height, picture.pix_fmt, picture.disposition = 64, 48, "yuvj420p", av.stream.Disposition.attached_pic
+        output.mux([*picture.encode(av.VideoFrame.from_ndarray(made_frames(1)[0], "bgr24")), *picture.encode()])
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), "fltp", "mono")
+        silence.rate = 44100
+        output.mux([*sound.encode(silence), *sound.encode()])
+    return path
+
+
 def test_a_directory_gives_its_images_in_order_as_bgr(tmp_path):
     frames = made_frames()
     directory = write_images(tmp_path / "clip", frames)
@@ -46,6 +58,55 @@ def test_a_directory_gives_its_images_in_order_as_bgr(tmp_path):
     assert np.array_equal(got, frames) and all(frame.flags.c_contiguous for frame in got)
     assert video.frames_read == 6
     assert np.array_equal(list(video), frames), "a second iteration starts over"
+
+
+def test_numbers_in_names_count_as_numbers_whatever_their_padding_and_gaps(tmp_path):
+    frames = made_frames()
+    for name, frame in zip(["1.png", "02.png", "3.png", "007.png", "10.png", "100.png"], frames, strict=True):
+        cv2.imwrite(str(tmp_path / name), frame)
+    assert np.array_equal(list(open_video(tmp_path)), frames)
+    (tmp_path / "b").mkdir()
+    for name in ("cam2_9.png", "cam10_1.png", "cam2_10.png", "cam2_9.jpg"):
+        cv2.imwrite(str(tmp_path / "b" / name), frames[0])
+    assert [path.name for path in list_images(tmp_path / "b")] == ["cam2_9.jpg", "cam2_9.png", "cam2_10.png", "cam10_1.png"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 4095), (0, 16383), (7000, 9000)])
+def test_what_uses_little_of_16_bits_is_stretched_all_frames_alike(tmp_path, capfd, low, high):
+    """Thermal cameras write 12 and 14 bits so; by 256 they would be black, or grey on grey."""
+    ramp = np.linspace(0, 1, 64 * 48).reshape(48, 64)
+    ramps = [ramp, ramp[::-1] / 2]
+    images = [(low + (high - low) * each).astype(np.uint16) for each in ramps]
+    images[0][0, 0] = 65535  # a dead pixel
+    got = np.array(list(open_video(write_images(tmp_path / "clip", images))), float)[:, 1:, :, 1]
+    line = np.polyfit(np.ravel([each[1:] for each in ramps]), got.ravel(), 1)
+    assert np.abs(np.polyval(line, [each[1:] for each in ramps]) - got).max() < 2, "one straight line for all frames"
+    assert line[0] > 180 and capfd.readouterr().err.count("\n") == 1
+
+
+def test_16_bits_that_are_used_become_8(tmp_path, capfd):
+    frame = made_frames(1)[0]
+    assert np.array_equal(list(open_video(write_images(tmp_path / "clip", [frame.astype(np.uint16) * 257])))[0], frame)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", [b"2026-01-01T12:00:00.avi", b"caf\xe9.avi", b"%03d.avi", b"a\nb.avi", b"x" * 251 + b".avi", b"0042"])
+def test_any_name_that_a_file_can_have_is_read(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_avi(tmp_path / "plain.avi", 3).rename(os.fsdecode(name))
+    video = open_video(os.fsdecode(name))
+    assert len(list(video)) == 3 and video.name.encode().isascii() and video.name.isprintable()
+
+
+def test_a_directory_whose_name_is_a_number_is_no_camera(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("0001"), made_frames(2))
+    assert len(list(open_video("0001"))) == 2
+
+
+def test_an_upright_4k_video_has_as_many_pixels_as_one_that_lies(tmp_path):
+    video = open_video(write_images(tmp_path / "clip", [np.zeros((3840, 2160, 3), np.uint8)]))
+    assert (video.width, video.height) == (2160, 3840) and len(list(video)) == 1
 
 
 def test_a_directory_of_a_clip_stands_for_its_input(tmp_path):
@@ -74,7 +135,7 @@ def test_a_cut_off_video_is_read_as_far_as_it_goes_and_then_refused_in_one_line(
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     video = open_video(path)
     frames = []
-    with pytest.raises(InputError, match="ends inside a frame after [0-9]+ whole ones"):
+    with pytest.raises(InputError, match="ends inside a frame after [0-9]+ frames"):
         for frame in video:
             frames.append(frame)
     assert 10 < len(frames) == video.frames_read < 50 and capfd.readouterr().err == ""
@@ -118,6 +179,10 @@ def broken_inputs(tmp_path):
         "1x1": (write_images(tmp_path / "one", [frames[0][:1, :1]]), "frames of 1x1 pixels"),
         "too small": (write_images(tmp_path / "small", [frames[0][:31]]), "frames of 64x31 pixels"),
         "too large": (write_images(tmp_path / "large", [np.zeros((32, 4097, 3), np.uint8)]), "frames of 4097x32 pixels"),
+        "too many": (write_images(tmp_path / "many", [np.zeros((2976, 2976, 3), np.uint8)]), "frames of 2976x2976 pixels"),
+        "a song": (song_with_a_picture(tmp_path / "song.mp3"), "holds no video but a picture that goes with it"),
+        "a device": (Path("/dev/null"), "is no file"),
+        "a zero byte": ("a\0b.mp4", "null byte"),
         "camera": (77, "camera 77 cannot be opened"),
         "camera as text": ("77", "camera 77 cannot be opened"),
         "impossible camera": ("99999999999999", "cannot be opened"),

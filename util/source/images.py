@@ -84,7 +84,8 @@ def _levels(paths: Sequence[Path], samples: int = 9) -> tuple[float, float] | No
     values = []
     for path in paths[:: -(-len(paths) // samples)]:
         with contextlib.suppress(InputError):  # raised when it is that one's turn
-            values.append(_read(path, ANY_DEPTH)[::4, ::4].ravel())
+            image = _read(path, ANY_DEPTH)
+            values.append(image[:: 1 + len(image) // 512, :: 1 + len(image) // 512].ravel())
     low, high = np.percentile(np.concatenate(values), (0.1, 99.9))  # beyond lie the dead pixels of thermal cameras
     margin = max((high - low) / 8, (256 - (high - low)) / 2)
     return (low - margin, high + margin) if high - low < 1 << 14 else None

@@ -11,6 +11,7 @@ from av.video.reformatter import VideoReformatter
 np.empty(1 << 24, np.uint8)
 
 BT709 = 1  # the standard screen's transfer curve and primaries (ISO/IEC 23091-2, also those below)
+UNSPECIFIED = 2
 HDR_CURVES = (16, 18)  # PQ, HLG
 
 
@@ -18,7 +19,8 @@ class Pictures:
     """Makes BGR uint8 (H, W, 3) of PyAV's frames; for one thread.
 
     YUV becomes BGR by the frame's own matrix and range, HDR (PQ, HLG) becomes SDR with 203 nits as white, and the display matrix turns
-    and mirrors what a camera held otherwise has taken. Pixels stay as stored where they are not square.
+    and mirrors what a camera held otherwise has taken. Pixels stay as stored where they are not square. FFmpegError if it is a kind of
+    frame that cannot be shown.
     """
 
     def __init__(self):
@@ -26,12 +28,20 @@ class Pictures:
 
     def __call__(self, frame) -> np.ndarray:
         hdr = {"dst_color_trc": BT709, "dst_color_primaries": BT709, "threads": 0} if frame.color_trc in HDR_CURVES else {"threads": 1}
-        bgr = self._reformat(frame, format="bgr24", interpolation="BICUBIC", **hdr).to_ndarray()
+        try:
+            bgr = self._bgr(frame, **hdr)
+        except av.error.FFmpegError:  # tags that mean nothing, or an unusual pixel format with HDR: as if there were none
+            frame.colorspace = UNSPECIFIED
+            bgr = self._bgr(frame, threads=1)
         try:
             matrix = frame.side_data.get("DISPLAYMATRIX")
         except ValueError:  # there is side data of a kind that this PyAV does not know
             return np.rot90(bgr, round(frame.rotation / 90) % 4)
         return bgr if matrix is None else upright(bgr, np.frombuffer(bytes(matrix), np.int32))
+
+
+    def _bgr(self, frame, **options) -> np.ndarray:
+        return self._reformat(frame, format="bgr24", interpolation="BICUBIC", **options).to_ndarray()
 
 
 def upright(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Videos as PyAV reads them from start to end: files, URLs and stdin alike."""
+import codecs
 import re
 import socket
 import sys
@@ -58,8 +59,14 @@ class Stream:
         if isinstance(source, Path):  # with its protocol, or a colon in the name would end one; and no playlist leads elsewhere
             address, options = f"file:{source}", {"protocol_whitelist": "file"}
         try:
-            timeout = (TIMEOUT, TIMEOUT) if scheme else None
-            self.container = av.open(address, options=options, timeout=timeout, metadata_errors="replace")
+            try:
+                timeout = (TIMEOUT, TIMEOUT) if scheme else None
+                self.container = av.open(address, options=options, timeout=timeout, metadata_errors="replace")
+            except av.error.InvalidDataError:
+                if not isinstance(source, Path):
+                    raise
+                # A fragmented mp4 that ends inside the head of a part can be read on from its start, but not looked through.
+                self.container = av.open(address, options={**options, "seekable": "0"}, metadata_errors="replace")
         except Exception as error:  # whatever a damaged file makes a demuxer raise
             _raise_interrupt(source)
             what = " as a video" * isinstance(source, Path)
@@ -103,7 +110,7 @@ class Stream:
             try:
                 packet = next(packets, None)
             except Exception as error:  # whatever a damaged file makes a demuxer raise
-                lost = _reason(error, self.container.name)
+                lost = _reason(error, self.source)
             if lost or packet is None:
                 break
             if packet.stream_index == self.video.index and packet.size:  # an empty one stands for a frame that was dropped
@@ -226,7 +233,7 @@ def is_text(head: bytes) -> bool:
     if b"\0" in head or head.startswith(b"YUV4MPEG2 "):
         return False
     try:
-        head[:-3].decode()  # a character of up to four bytes may be cut at its end
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # whose last character may be cut
     except UnicodeDecodeError:
         return False
     return True
@@ -242,7 +249,11 @@ def read_all(name: str, stream: Stream) -> Iterator[tuple[float | None, np.ndarr
     picture = Pictures()
     try:
         for seconds, frame in stream:
-            yield seconds, picture(frame)
+            try:
+                bgr = picture(frame)
+            except Exception as error:  # whatever damaged data makes it raise
+                raise Lost(f"a frame cannot be shown: {_reason(error, name)}") from None
+            yield seconds, bgr
         cut_off = stream.is_cut_off()
     except Lost as error:
         _raise_interrupt(stream.source)
@@ -252,10 +263,10 @@ def read_all(name: str, stream: Stream) -> Iterator[tuple[float | None, np.ndarr
     finally:
         stream.close()
     _raise_interrupt(stream.source)
+    what = f"{name}: {stream.damaged} of {stream.damaged + stream.decoded} frames are damaged"
+    if stream.damaged > MOST_DAMAGED * (stream.damaged + stream.decoded):
+        raise InputError(f"{what}; the others were kept")
     if cut_off:
-        raise InputError(f"{name}: ends inside a frame after {stream.decoded} whole ones, which were kept; was it cut off?")
+        raise InputError(f"{name}: ends inside a frame after {stream.decoded} frames, which were kept; was it cut off?")
     if stream.damaged:
-        what = f"{name}: {stream.damaged} of {stream.damaged + stream.decoded} frames are damaged"
-        if stream.damaged > MOST_DAMAGED * (stream.damaged + stream.decoded):
-            raise InputError(f"{what}; the others were kept")
         tqdm.write(f"{what} and were left out", file=sys.stderr)

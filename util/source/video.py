@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util.cli import InputError
+from util.cli import InputError, printable
 from util.files import IMAGE_SUFFIXES
 from util.source import stream
 from util.source.ahead import ahead, spare_cores
@@ -76,7 +76,7 @@ class Video:
 
 def _check_size(name: str, width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE or width * height > MAX_AREA:
-        limits = f"sides of {MIN_SIDE} to {MAX_SIDE} and {MAX_AREA} pixels (4096x2160) at most"
+        limits = f"{MIN_SIDE}x{MIN_SIDE} to {MAX_SIDE}x{MAX_AREA // MAX_SIDE}, either way up"
         raise InputError(f"{name} has frames of {width}x{height} pixels; {limits} can be used")
 
 
@@ -90,8 +90,7 @@ def open_video(source: str | os.PathLike | int) -> Video:
     no end, and a camera, is live: it does not wait, so that what is not taken in time is dropped and only the newest frames stay;
     when it breaks it is looked for again, ever less often, for up to 5 minutes (util/source/live.py); a change of size ends it.
     The certificate of an https server is not checked: cameras sign their own.
-    Raises InputError if there is nothing there, it cannot be decoded, or its frames are smaller than 32x32 or larger than 4096x2160,
-    upright ones than 2160x4096.
+    Raises InputError if there is nothing there, it cannot be decoded, or its frames are not 32x32 to 4096x2160, either way up.
     """
     if isinstance(source, int) or (str(source).isdecimal() and not os.path.exists(source)):
         return _open_camera(int(source))
@@ -103,25 +102,20 @@ def open_video(source: str | os.PathLike | int) -> Video:
     try:
         return _open_images(path) if path.is_dir() else _open_file(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte
-        raise InputError(f"{_name(path)}: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"{printable(path)}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _open_images(directory: Path) -> Video:
     directory = directory / "input" if (directory / "input").is_dir() else directory
-    paths, name = list_images(directory), _name(directory)
+    paths, name = list_images(directory), printable(directory)
     if not paths:
         found = "no image among its files" if any(directory.iterdir()) else "nothing in it"
         raise InputError(f"{name} has {found}; expected frames as {' '.join(sorted(IMAGE_SUFFIXES))}")
     return Video(name, lambda: read_frames(name, paths), frame_count=len(paths))
 
 
-def _name(path: Path) -> str:
-    """What to call a file in one line that any terminal can show, whatever bytes its name has."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
-
-
 def _open_file(path: Path) -> Video:
-    name = _name(path)
+    name = printable(path)
     if path.exists() and not path.is_file():
         raise InputError(f"{name} is no file; a pipe is read as stdin (--video - < PATH), a camera by its number")
     with path.open("rb") as file:

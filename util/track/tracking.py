@@ -8,6 +8,7 @@ from util.track.association import Association
 from util.track.evidence import Evidence, weight_of
 from util.track.views import Schedule, Views, chosen
 
+LOST_FRAMES = 3  # a second is less than the time between two frames of a time lapse
 UNKNOWN = "unknown"  # the name of what none of the classes fits
 
 
@@ -92,14 +93,15 @@ class Tracker:
     """Joins sightings into tracks, frame by frame, and asks for a view of an object only where that can change its name.
 
     For each moment first `associate`, then `name`. classes: names. calibration: (temperature, unknown_below), see util.track.evidence.
-    min_sightings: a track counts, and gets its number, from so many on; less is flicker. lost_seconds: an object unseen for longer has
-    ended. fps: frames per second. schedule: which sightings are looked at; None: all.
+    min_sightings: a track counts, and gets its number, from so many on; less is flicker. lost_seconds: an object unseen for longer, and
+    for more than LOST_FRAMES frames, has ended. fps: frames per second. schedule: which sightings are looked at; None: all.
     """
 
     def __init__(
         self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, overlap=0.2,
         schedule: Schedule | None = None,
     ):  # fmt: skip
+        lost_seconds = max(lost_seconds, LOST_FRAMES / fps)
         self.classes, self.calibration, self.min_sightings, self.lost_seconds = classes, calibration, min_sightings, lost_seconds
         self.schedule = schedule or Schedule(longest=1, budget=10**9)
         self._association = Association(fps, lost_seconds, overlap)
