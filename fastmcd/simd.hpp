@@ -72,10 +72,32 @@ ALWAYS unsigned bits(Ints mask) {  // one per lane, whose sign it is
     return unsigned(_mm256_movemask_ps(__m256(mask)));
 #elif VECTOR == 16 && defined(__SSE2__)
     return unsigned(_mm_movemask_ps(__m128(mask)));
+#elif VECTOR == 16 && defined(__ARM_NEON)
+    const Ints weight = {1, 2, 4, 8};
+    return vaddvq_u32(uint32x4_t(mask >> 31 & weight));
 #else
     unsigned out = 0;
     for (int i = 0; i < kFloats; ++i) out |= (mask[i] < 0 ? 1u : 0u) << i;
     return out;
+#endif
+}
+
+ALWAYS unsigned below(Floats a, Floats b) {  // one bit per lane: a < b
+#if VECTOR == 64
+    return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_LT_OQ);
+#else
+    return bits(a < b);
+#endif
+}
+
+ALWAYS Ints widened(const std::uint16_t* p) {
+#if VECTOR == 64
+    return Ints(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif VECTOR == 32
+    return Ints(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+    using Halves = std::uint16_t __attribute__((vector_size(kVector / 2)));
+    return __builtin_convertvector(load<Halves>(p), Ints);
 #endif
 }
 

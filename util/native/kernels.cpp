@@ -10,6 +10,30 @@ namespace {
 
 using namespace fastmcd;
 
+// ---- Bits of 32 channels ---------------------------------------------------------------------------------------------
+#if defined(SHUFFLES)
+constexpr int kLanes = kVector;  // outputs of a block
+constexpr int kNibbles = 8;  // of a word of 32 channels
+constexpr int kWordBytes = kNibbles, kLoadBytes = 1;
+int depth_of(int channels) { return (channels + 3) / 4; }
+ALWAYS std::uint8_t weight_at(const std::uint32_t* words, int i) { return words[i / kNibbles] >> (i % kNibbles * 4) & 15; }
+
+ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) {
+    std::uint64_t wide = word;
+    wide = (wide | wide << 16) & 0x0000ffff0000ffff;
+    wide = (wide | wide << 8) & 0x00ff00ff00ff00ff;
+    wide = (wide << 4 | wide << 8) & 0xf0f0f0f0f0f0f0f0;  // low nibble to the upper half of its byte, high nibble to the next byte's
+    std::memcpy(out, &wide, 8);
+}
+#else
+constexpr int kLanes = kFloats;
+constexpr int kWordBytes = 4, kLoadBytes = 4;
+int depth_of(int channels) { return (channels + 31) / 32; }
+ALWAYS std::uint32_t weight_at(const std::uint32_t* words, int i) { return words[i]; }
+ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) { std::memcpy(out, &word, 4); }
+#endif
+using Halves = std::uint16_t __attribute__((vector_size(kVector / 2)));
+
 // Up to 4 pixels by BLOCKS blocks of sums are held in registers.
 template <int PIXELS, int BLOCKS>
 struct Tile {};
@@ -28,20 +52,74 @@ ALWAYS int choose(int pixels, int blocks, F f) {
     return with_pixels.template operator()<1>();
 }
 
+// ---- What follows a sum ----------------------------------------------------------------------------------------------
+ALWAYS Floats load_part(const float* p, int count) {
+    if (count >= kFloats) return load<Floats>(p);
+    Floats v{};
+    std::memcpy(&v, p, sizeof(float) * unsigned(count));
+    return v;
+}
+
+template <class V, class T>
+ALWAYS void store_part(T* p, V v, int count) {
+    if (count >= kFloats) store(p, v);
+    else std::memcpy(p, &v, sizeof(T) * unsigned(count));
+}
+
+// The shortcut's channels at a pixel: where they lie, or in `line`.
+ALWAYS const float* shortcut(const Finish& f, int y, int x, float* line) {
+    const Plane<const float>& past = f.past;
+    if (past.data == nullptr || (f.size == 1 && f.past_channels == f.channels)) return past.data ? past.at(y, x) : nullptr;
+    const int n = f.past_channels;
+    for (int i = 0; i < f.size * f.size; ++i) {
+        const float* from = past.at(y * f.size + i / f.size, x * f.size + i % f.size);
+        for (int c = 0; c < n; ++c) line[c] = i == 0 ? from[c] : line[c] + from[c];
+    }
+    const float area = float(f.size) * float(f.size);
+    for (int c = 0; c < n; ++c) line[c] /= area;
+    for (int c = n; c < f.channels; ++c) line[c] = line[c - n];
+    return line;
+}
+
+template <class Sum>  // sum(i): of kFloats channels from i on
+ALWAYS void finish(const Finish& f, int y, int x, float* line, Sum sum) {
+    const float* past = shortcut(f, y, x, line);
+    float* floats = f.floats.data ? f.floats.at(y, x) : nullptr;
+    std::uint16_t* halves = f.halves.data ? f.halves.at(y, x) : nullptr;
+    std::uint8_t* bits = f.bits.data ? f.bits.at(y, x) : nullptr;
+    const Floats floor = spread(f.floor);
+    for (int start = 0; start < f.channels; start += 32, bits += bits ? kWordBytes : 0) {
+        const int end = start + 32 < f.channels ? start + 32 : f.channels;
+        std::uint32_t word = 0;
+        for (int i = start; i < end; i += kFloats) {
+            Floats v = fused(sum(i), load<Floats>(f.scale + i), load<Floats>(f.shift + i));
+            v = greater(v, floor);
+            v = v < 0 ? v * load<Floats>(f.slope + i) : v;
+            if (past) v += load_part(past + i, f.channels - i);
+            if (floats) store_part(floats + i, v, f.channels - i);
+            if (halves) {
+                const Ints rounded = (Ints(v) + 0x7fff + (Ints(v) >> 16 & 1)) >> 16;
+                store_part(halves + i, __builtin_convertvector(rounded, Halves), f.channels - i);
+            }
+            if (bits) word |= below(v * load<Floats>(f.turn + i), load<Floats>(f.threshold + i)) << (i - start);
+        }
+        if (bits) put_word(bits, word);
+    }
+}
+
 // ---- Binary sums -----------------------------------------------------------------------------------------------------
-struct BinaryJob {
-    const std::uint8_t* weights;  // of the tile's first block
+struct Tiled {  // one block, or several, of a group
+    const std::uint8_t* weights;
     std::size_t block_bytes;
     const std::uint8_t* const* input;
-    const Run* runs;
-    int count;
+    const Run *run, *end;
     std::uint16_t* counts;
     int stride;
 };
 
 #if defined(SHUFFLES)
 // popcount(a ^ w) of two nibbles is found in row a, column w of this table. The row is picked by the input and spread over a register; a
-// register of weights then picks the columns: one shuffle and one addition for LANES x 4 multiply-adds, half the work of counting bits.
+// register of weights then picks the columns: one shuffle and one addition for kLanes x 4 multiply-adds, half the work of counting bits.
 struct alignas(64) Table {
     std::uint8_t count[16][16];
     constexpr Table() : count{} {
@@ -52,31 +130,17 @@ struct alignas(64) Table {
             }
     }
 };
-constexpr Table TABLE;
-constexpr int LANES = kVector;
-constexpr int FULL = 63;  // nibbles, of at most 4 each, that a byte can count
-
-constexpr int NIBBLES = 8;  // of a word of 32 channels
-constexpr int WORD_BYTES = NIBBLES, LOAD_BYTES = 1;
-int depth_of(int channels) { return (channels + 3) / 4; }
-ALWAYS std::uint8_t weight_at(const std::uint32_t* words, int i) { return words[i / NIBBLES] >> (i % NIBBLES * 4) & 15; }
-
-ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) {
-    std::uint64_t wide = word;
-    wide = (wide | wide << 16) & 0x0000ffff0000ffff;
-    wide = (wide | wide << 8) & 0x00ff00ff00ff00ff;
-    wide = (wide << 4 | wide << 8) & 0xf0f0f0f0f0f0f0f0;  // low nibble to the upper half of its byte, high nibble to the next byte's
-    std::memcpy(out, &wide, 8);
-}
+constexpr Table kTable;
+constexpr int kFull = 63;  // nibbles, of at most 4 each, that a byte can count
 
 ALWAYS void widen(std::uint16_t* p, Bytes v, bool first) {  // p[i] = or += v[i]
     store(p, first ? lower(v) : lower(v) + load<Shorts>(p));
-    store(p + LANES / 2, first ? upper(v) : upper(v) + load<Shorts>(p + LANES / 2));
+    store(p + kLanes / 2, first ? upper(v) : upper(v) + load<Shorts>(p + kLanes / 2));
 }
 
 template <int PIXELS, int BLOCKS>
-ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
-    const std::uint8_t* table = TABLE.count[0];
+ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const Tiled& job) {
+    const std::uint8_t* table = kTable.count[0];
     Bytes sum[PIXELS][BLOCKS];
     int held = 0;
     bool first = true;
@@ -87,23 +151,23 @@ ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
     };
     const auto flush = [&]() __attribute__((always_inline)) {
         for (int p = 0; p < PIXELS; ++p)
-            for (int b = 0; b < BLOCKS; ++b) widen(job.counts + p * job.stride + b * LANES, sum[p][b], first);
+            for (int b = 0; b < BLOCKS; ++b) widen(job.counts + p * job.stride + b * kLanes, sum[p][b], first);
         first = false;
         clear();
     };
     clear();
-    for (const Run* run = job.runs; run != job.runs + job.count; ++run) {
-        const std::uint8_t* weights = job.weights + std::size_t(run->weight) * LANES;
+    for (const Run* run = job.run; run != job.end; ++run) {
+        const std::uint8_t* weights = job.weights + std::size_t(run->weight) * kLanes;
         const std::uint8_t* a[PIXELS];
         for (int p = 0; p < PIXELS; ++p) a[p] = job.input[p] + run->offset;
         for (int start = 0; start < run->length;) {
-            if (held == FULL) flush();
-            int end = start + FULL - held;
+            if (held == kFull) flush();
+            int end = start + kFull - held;
             if (end > run->length) end = run->length;
             held += end - start;
             for (; start < end; ++start) {
                 Bytes w[BLOCKS];
-                for (int b = 0; b < BLOCKS; ++b) w[b] = load<Bytes>(weights + b * job.block_bytes + std::size_t(start) * LANES);
+                for (int b = 0; b < BLOCKS; ++b) w[b] = load<Bytes>(weights + b * job.block_bytes + std::size_t(start) * kLanes);
                 for (int p = 0; p < PIXELS; ++p) {
                     const Bytes counts = repeat(table + a[p][start]);
                     for (int b = 0; b < BLOCKS; ++b) sum[p][b] = sum[p][b] + look_up(counts, w[b]);
@@ -114,151 +178,152 @@ ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
     flush();
 }
 #else
-constexpr int LANES = kFloats, WORD_BYTES = 4, LOAD_BYTES = 4;
-int depth_of(int channels) { return (channels + 31) / 32; }
-ALWAYS std::uint32_t weight_at(const std::uint32_t* words, int i) { return words[i]; }
-using Halves = std::uint16_t __attribute__((vector_size(kVector / 2)));
-ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) { std::memcpy(out, &word, 4); }
-
 template <int PIXELS, int BLOCKS>
-ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const BinaryJob& job) {
+ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const Tiled& job) {
     Ints sum[PIXELS][BLOCKS];
     for (int p = 0; p < PIXELS; ++p)
         for (int b = 0; b < BLOCKS; ++b) sum[p][b] = Ints{};
-    for (const Run* run = job.runs; run != job.runs + job.count; ++run) {
-        const std::uint8_t* weights = job.weights + std::size_t(run->weight) * LANES * 4;
+    for (const Run* run = job.run; run != job.end; ++run) {
+        const std::uint8_t* weights = job.weights + std::size_t(run->weight) * kLanes * 4;
         for (int i = 0; i < run->length; ++i)
             for (int p = 0; p < PIXELS; ++p) {
                 std::int32_t word;
                 std::memcpy(&word, job.input[p] + run->offset + 4 * i, 4);
                 const Ints a = Ints{} + word;
                 for (int b = 0; b < BLOCKS; ++b)
-                    sum[p][b] += popcount(a ^ load<Ints>(weights + b * job.block_bytes + std::size_t(i) * LANES * 4));
+                    sum[p][b] += popcount(a ^ load<Ints>(weights + b * job.block_bytes + std::size_t(i) * kLanes * 4));
             }
     }
     for (int p = 0; p < PIXELS; ++p)
-        for (int b = 0; b < BLOCKS; ++b) store(job.counts + p * job.stride + b * LANES, __builtin_convertvector(sum[p][b], Halves));
+        for (int b = 0; b < BLOCKS; ++b) store(job.counts + p * job.stride + b * kLanes, __builtin_convertvector(sum[p][b], Halves));
 }
 #endif
 
 std::size_t pack(const std::uint32_t* words, int outputs, int taps, int channels, std::uint8_t* out) {
-    const int depth = depth_of(channels), per_tap = (channels + 31) / 32, blocks = (outputs + LANES - 1) / LANES;
-    if (out == nullptr) return std::size_t(blocks) * taps * depth * LANES * LOAD_BYTES;
+    const int depth = depth_of(channels), per_tap = (channels + 31) / 32, blocks = (outputs + kLanes - 1) / kLanes;
+    if (out == nullptr) return std::size_t(blocks) * taps * depth * kLanes * kLoadBytes;
     std::uint8_t* to = out;
     for (int block = 0; block < blocks; ++block)
         for (int t = 0; t < taps; ++t)
             for (int i = 0; i < depth; ++i)
-                for (int lane = 0; lane < LANES; ++lane, to += LOAD_BYTES) {
-                    const int o = block * LANES + lane;
+                for (int lane = 0; lane < kLanes; ++lane, to += kLoadBytes) {
+                    const int o = block * kLanes + lane;
                     const auto w = o < outputs ? weight_at(words + (std::size_t(o) * taps + t) * per_tap, i) : 0;
-                    std::memcpy(to, &w, LOAD_BYTES);
+                    std::memcpy(to, &w, kLoadBytes);
                 }
     return std::size_t(to - out);
 }
 
-void binary(const std::uint8_t* weights, int blocks, int length, const std::uint8_t* const* input, int pixels, const Run* runs, int count,
-            std::uint16_t* counts, int stride) {
-    const std::size_t block_bytes = std::size_t(length) * LANES * LOAD_BYTES;
-    for (int block = 0; block < blocks;)
-        block += choose(pixels, blocks - block, [&](auto tile) {
-            sum_binary(tile, {weights + block * block_bytes, block_bytes, input, runs, count, counts + block * LANES, stride});
-        });
-}
-
-// ---- Float sums ------------------------------------------------------------------------------------------------------
-void real(const float* weights, int blocks, int rows, int length, const float* const* input, int pixels, int pitch, float* sums, int stride) {
-    const std::size_t block_size = std::size_t(rows) * length * kFloats;
-    for (int block = 0; block < blocks;)
-        block += choose(pixels, blocks - block, [&]<int PIXELS, int BLOCKS>(Tile<PIXELS, BLOCKS>) {
-            const float* w = weights + block * block_size;
-            Floats sum[PIXELS][BLOCKS];
-            for (int p = 0; p < PIXELS; ++p)
-                for (int b = 0; b < BLOCKS; ++b) sum[p][b] = Floats{};
-            for (int r = 0; r < rows; ++r)
-                for (int i = 0; i < length; ++i, w += kFloats)
-                    for (int p = 0; p < PIXELS; ++p) {
-                        const Floats a = spread(input[p][std::ptrdiff_t(r) * pitch + i]);
-                        for (int b = 0; b < BLOCKS; ++b) sum[p][b] = fused(a, load<Floats>(w + b * block_size), sum[p][b]);
-                    }
-            for (int p = 0; p < PIXELS; ++p)
-                for (int b = 0; b < BLOCKS; ++b) store(sums + p * stride + (block + b) * kFloats, sum[p][b]);
-        });
-}
-
-// ---- What follows a sum ----------------------------------------------------------------------------------------------
-void count_bits(const std::uint16_t* counts, const std::uint16_t* least, int n, std::uint8_t* out) {
-    for (int start = 0; start < n; start += 32, out += WORD_BYTES) {
-        std::uint32_t word = 0;
-#if defined(__AVX2__)
-        const auto at_least = [&](int i) {
-            const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(counts + start + i));
-            const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(least + start + i));
-            return _mm256_cmpeq_epi16(_mm256_max_epu16(c, l), c);
-        };
-        const __m256i bytes = _mm256_packs_epi16(at_least(0), at_least(16));  // in the order 0-7, 16-23, 8-15, 24-31
-        word = std::uint32_t(_mm256_movemask_epi8(_mm256_permute4x64_epi64(bytes, 0b11011000)));
+ALWAYS std::uint32_t at_least(const std::uint16_t* counts, const std::uint16_t* least) {  // a bit for each of 32
+#if VECTOR == 64
+    return _mm512_cmpge_epu16_mask(_mm512_loadu_si512(counts), _mm512_loadu_si512(least));
+#elif VECTOR == 32
+    const auto compare = [&](int i) {
+        const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(counts + i));
+        const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(least + i));
+        return _mm256_cmpeq_epi16(_mm256_max_epu16(c, l), c);
+    };
+    const __m256i bytes = _mm256_packs_epi16(compare(0), compare(16));  // in the order 0-7, 16-23, 8-15, 24-31
+    return std::uint32_t(_mm256_movemask_epi8(_mm256_permute4x64_epi64(bytes, 0b11011000)));
 #else
-        for (int i = 0; i < 32; ++i) word |= std::uint32_t(counts[start + i] >= least[start + i]) << i;
+    std::uint32_t word = 0;
+    for (int i = 0; i < 32; ++i) word |= std::uint32_t(counts[i] >= least[i]) << i;
+    return word;
 #endif
-        put_word(out, word);
+}
+
+ALWAYS void count_bits(const std::uint16_t* counts, const std::uint16_t* least, int n, std::uint8_t* out) {
+    for (int start = 0; start < n; start += 32, out += kWordBytes) put_word(out, at_least(counts + start, least + start));
+}
+
+void binary(const BinaryJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
+    const std::size_t block_bytes = std::size_t(job.length) * kLanes * kLoadBytes;
+    for (const Group* g = job.groups + first; g != job.groups + last; ++g) {
+        const Pattern& pattern = job.patterns[g->pattern];
+        const Run* run = job.runs + pattern.first;
+        const std::uint8_t* input[kPixels];
+        for (int p = 0; p < g->pixels; ++p) input[p] = job.input + g->input[p];
+        for (int block = 0; block < job.blocks;)
+            block += choose(g->pixels, job.blocks - block, [&](auto tile) {
+                sum_binary(tile, {job.weights + block * block_bytes, block_bytes, input, run, run + pattern.count,
+                                  scratch.counts + block * kLanes, job.stride});
+            });
+        for (int p = 0; p < g->pixels; ++p) {
+            const std::uint16_t* counts = scratch.counts + p * job.stride;
+            if (job.least) count_bits(counts, job.least + std::ptrdiff_t(g->pattern) * job.stride, f.channels, f.bits.at(g->y[p], g->x[p]));
+            else finish(f, g->y[p], g->x[p], scratch.past, [&](int i) { return real(pattern.taps - 2 * widened(counts + i)); });
+        }
     }
 }
 
-void float_bits(const float* x, const float* threshold, int n, std::uint8_t* out) {
-    for (int start = 0; start < n; start += 32, out += WORD_BYTES) {
-        std::uint32_t word = 0;
-#if defined(__AVX2__)
-        for (int i = 0; i < 32; i += 8) {
-            const __m256 below = _mm256_cmp_ps(_mm256_loadu_ps(x + start + i), _mm256_loadu_ps(threshold + start + i), _CMP_LT_OQ);
-            word |= std::uint32_t(_mm256_movemask_ps(below)) << i;
+// ---- Float sums ------------------------------------------------------------------------------------------------------
+template <int PIXELS, int BLOCKS>
+ALWAYS void sum_real(Tile<PIXELS, BLOCKS>, const RealJob& job, const float* w, const float* const* input, float* sums) {
+    const std::size_t block_size = std::size_t(job.rows) * job.length * kFloats;
+    Floats sum[PIXELS][BLOCKS] = {};
+    for (int r = 0; r < job.rows; ++r)
+        for (int i = 0; i < job.length; ++i, w += kFloats)
+            for (int p = 0; p < PIXELS; ++p) {
+                const Floats a = spread(input[p][std::ptrdiff_t(r) * job.input.row + i]);
+                for (int b = 0; b < BLOCKS; ++b) sum[p][b] = fused(a, load<Floats>(w + b * block_size), sum[p][b]);
+            }
+    for (int p = 0; p < PIXELS; ++p)
+        for (int b = 0; b < BLOCKS; ++b) store(sums + p * job.sums_stride + b * kFloats, sum[p][b]);
+}
+
+void real_sums(const RealJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
+    const std::size_t block_size = std::size_t(job.rows) * job.length * kFloats;
+    for (int start = first * kPixels; start < last * kPixels && start < job.total; start += kPixels) {
+        const int pixels = job.total - start < kPixels ? job.total - start : kPixels;
+        int y[kPixels], x[kPixels];
+        const float* input[kPixels];
+        for (int p = 0; p < pixels; ++p) {
+            y[p] = (start + p) / job.width, x[p] = (start + p) % job.width;
+            input[p] = job.input.at(y[p] * job.stride - job.padding, x[p] * job.stride - job.padding);
         }
-#else
-        for (int i = 0; i < 32; ++i) word |= std::uint32_t(x[start + i] < threshold[start + i]) << i;
-#endif
-        put_word(out, word);
+        for (int block = 0; block < job.blocks;)
+            block += choose(pixels, job.blocks - block, [&](auto tile) {
+                sum_real(tile, job, job.weights + block * block_size, input, scratch.sums + block * kFloats);
+            });
+        for (int p = 0; p < pixels; ++p) {
+            const float* sums = scratch.sums + p * job.sums_stride;
+            finish(f, y[p], x[p], scratch.past, [&](int i) { return load<Floats>(sums + i); });
+        }
+    }
+}
+
+// ---- Floats of a window ----------------------------------------------------------------------------------------------
+void pool(const PoolJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
+    const Floats area = spread(float(job.size) * float(job.size)), lowest = spread(-__builtin_inff());
+    for (int pixel = first; pixel < last; ++pixel) {
+        const int y = pixel / job.out_width, x = pixel % job.out_width;
+        const int top = y * job.stride - job.padding, left = x * job.stride - job.padding;
+        const int y0 = top > 0 ? top : 0, y1 = top + job.size < job.height ? top + job.size : job.height;
+        const int x0 = left > 0 ? left : 0, x1 = left + job.size < job.width ? left + job.size : job.width;
+        finish(f, y, x, scratch.past, [&](int i) {
+            const int n = f.channels - i;
+            if (job.kind == PoolJob::kSame) return load_part(job.input.at(y, x) + i, n);
+            Floats v = job.kind == PoolJob::kMaximum ? lowest : Floats{};
+            for (int iy = y0; iy < y1; ++iy)
+                for (int ix = x0; ix < x1; ++ix) {
+                    const Floats other = load_part(job.input.at(iy, ix) + i, n);
+                    v = job.kind == PoolJob::kMaximum ? greater(v, other) : v + other;
+                }
+            return job.kind == PoolJob::kMaximum ? v : v / area;
+        });
     }
 }
 
 void bfloat16_bits(const std::uint16_t* x, int n, std::uint8_t* out) {
-    for (int start = 0; start < n; start += 32, out += WORD_BYTES) {
+    for (int start = 0; start < n; start += 32, out += kWordBytes) {
         std::uint32_t word = 0;
-#if defined(__AVX512BW__)
+#if VECTOR == 64
         const __mmask32 inside = n - start < 32 ? (__mmask32(1) << (n - start)) - 1 : ~__mmask32(0);
         word = _mm512_movepi16_mask(_mm512_maskz_loadu_epi16(inside, x + start));
 #else
         for (int i = 0; i < 32 && start + i < n; ++i) word |= std::uint32_t(x[start + i] >> 15) << i;
 #endif
         put_word(out, word);
-    }
-}
-
-void to_bfloat16(const float* x, int n, std::uint16_t* y) {
-    for (int i = 0; i < n; ++i) {
-        std::uint32_t bits;
-        std::memcpy(&bits, x + i, 4);
-        y[i] = std::uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-    }
-}
-
-ALWAYS float after(float x, float scale, float shift, float floor) {
-    const float y = __builtin_fmaf(x, scale, shift);
-    return y < floor ? floor : y;
-}
-
-void count_affine(const std::uint16_t* counts, int taps, const float* scale, const float* shift, bool relu, int n, float* y) {
-    const float floor = relu ? 0.0f : -__builtin_inff();
-    for (int i = 0; i < n; ++i) y[i] = after(float(taps - 2 * int(counts[i])), scale[i], shift[i], floor);
-}
-
-void float_affine(const float* x, const float* scale, const float* shift, bool relu, int n, float* y) {
-    const float floor = relu ? 0.0f : -__builtin_inff();
-    for (int i = 0; i < n; ++i) y[i] = after(x[i], scale[i], shift[i], floor);
-}
-
-void prelu(const float* x, const float* slope, int n, float* y) {
-    for (int i = 0; i < n; ++i) {  // no branch, which would be guessed wrong half the time: this form is vectorized at every level
-        const float below = x[i] < 0 ? x[i] : 0.0f, above = x[i] < 0 ? 0.0f : x[i];
-        y[i] = above + below * slope[i];
     }
 }
 
@@ -273,18 +338,18 @@ void prelu(const float* x, const float* slope, int n, float* y) {
 #endif
 
 double spin(int rounds) {
-    constexpr int SUMS = 8;  // enough for the processor to have always one that is ready
+    constexpr int kSums = 8;  // enough for the processor to have always one that is ready
 #if defined(SHUFFLES)
-    Bytes table = repeat(TABLE.count[0]), w = load<Bytes>(TABLE.count[0]), sum[SUMS];
+    Bytes table = repeat(kTable.count[0]), w = load<Bytes>(kTable.count[0]), sum[kSums];
     for (Bytes& s : sum) s = Bytes{};
-    constexpr double DEPTH = 4;
+    constexpr double kDepth = 4;
 #else
-    Ints bits = Ints{} + 7, w = Ints{} + 5, sum[SUMS] = {};
-    constexpr double DEPTH = 32;
+    Ints bits = Ints{} + 7, w = Ints{} + 5, sum[kSums] = {};
+    constexpr double kDepth = 32;
 #endif
     for (int r = 0; r < rounds; ++r)
 #pragma GCC unroll 8
-        for (int i = 0; i < SUMS; ++i) {
+        for (int i = 0; i < kSums; ++i) {
             OPAQUE(w);
 #if defined(SHUFFLES)
             sum[i] += look_up(table, w);
@@ -293,18 +358,18 @@ double spin(int rounds) {
 #endif
         }
 #pragma GCC unroll 8
-    for (int i = 0; i < SUMS; ++i) OPAQUE(sum[i]);
-    return DEPTH * LANES * SUMS * rounds;
+    for (int i = 0; i < kSums; ++i) OPAQUE(sum[i]);
+    return kDepth * kLanes * kSums * rounds;
 }
 
 }  // namespace
 
-#define XNOR_JOIN(a, b) a##b
-#define XNOR_TEXT(a) #a
-#define XNOR_TABLE(level)                                                                                                          \
-    extern const Kernels XNOR_JOIN(kernels_, level);                                                                               \
-    const Kernels XNOR_JOIN(kernels_, level){XNOR_TEXT(level), WORD_BYTES, LOAD_BYTES, LANES, kFloats, depth_of, pack, binary, real, count_bits, \
-                                             float_bits, count_affine, float_affine, bfloat16_bits, to_bfloat16, prelu, spin};
-XNOR_TABLE(FASTMCD_LEVEL)
+#define NAME2(a, b) a##b
+#define NAME(a, b) NAME2(a, b)
+#define TEXT2(a) #a
+#define TEXT(a) TEXT2(a)
+extern const Kernels NAME(kernels_, FASTMCD_LEVEL);
+const Kernels NAME(kernels_, FASTMCD_LEVEL) = {TEXT(FASTMCD_LEVEL), kWordBytes, kLoadBytes, kLanes, kFloats, depth_of, pack, binary,
+                                               real_sums, pool, bfloat16_bits, spin};
 
 }  // namespace xnor

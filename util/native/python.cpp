@@ -10,7 +10,7 @@
 #include <string>
 #include <thread>
 
-#include "binary_conv.hpp"
+#include "conv.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -1,0 +1,74 @@
+// Convolutions, planned once for maps of one shape.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.hpp"
+#include "xnor.hpp"
+
+namespace xnor {
+
+constexpr int kLargest = 1 << 16;  // window or stride
+
+constexpr int up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+std::string text(const Shape&);
+void check_size(const Shape&);  // throws for a map whose offsets don't fit in 32 bits
+// What a window leaves of a map; throws for one that can't be, or leaves too large a map, before anything is planned for it.
+Shape shape_after(const Shape& in, int channels, int height, int width, int stride, int padding, const char* step);
+
+// `values`, of which there must be n, with a tail.
+template <class T>
+std::vector<T> with_tail(std::span<const T> values, std::size_t n, T tail, const char* name) {
+    if (values.size() != n)
+        throw std::invalid_argument(std::string(name) + " has " + std::to_string(values.size()) + " entries, expected " +
+                                    std::to_string(n));
+    std::vector<T> padded(values.begin(), values.end());
+    padded.resize(n + kTail, tail);
+    return padded;
+}
+
+class BinaryConv {
+public:
+    // negative: see Network::binary_conv; step: the name in an error.
+    BinaryConv(const Kernels&, const Conv&, const Shape& in, std::span<const std::uint8_t> negative, const char* step);
+
+    void keep_signs(std::span<const std::int32_t> threshold);  // bit = sum < threshold
+    BinaryJob job() const;                                     // but for the input
+    int groups() const { return int(groups_.size()); }
+    int counts() const { return kPixels * stride_; }  // entries of scratch memory
+    std::size_t bytes() const { return weights_.size() + least_.size() * sizeof(std::uint16_t); }
+
+    Shape in, out;
+    int pixel;  // bytes of packed bits from one pixel of the input to the next
+
+private:
+    int blocks_, length_, stride_;
+    std::vector<Run> runs_;
+    std::vector<Pattern> patterns_;
+    std::vector<Group> groups_;
+    std::vector<std::uint8_t> weights_;
+    std::vector<std::uint16_t> least_;
+};
+
+class RealConv {
+public:
+    RealConv(const Kernels&, const Conv&, const Shape& in, std::span<const float> weight, const char* step);
+
+    RealJob job() const;  // but for the input
+    int sets() const { return (out.height * out.width + kPixels - 1) / kPixels; }
+    int sums() const { return kPixels * stride_; }
+    std::size_t bytes() const { return weights_.size() * sizeof(float); }
+
+    Conv conv;
+    Shape out;
+
+private:
+    int blocks_, length_, stride_;
+    std::vector<float> weights_;
+};
+
+}  // namespace xnor
