@@ -55,7 +55,8 @@ def small_images(crops: list[np.ndarray], size: int, mean: tuple[float, ...]) ->
 
 
 def _small_image(crop: np.ndarray, size: int, ground: np.ndarray) -> np.ndarray:
-    small = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+    way = cv2.INTER_AREA if max(crop.shape[:2]) > size else cv2.INTER_LINEAR
+    small = cv2.resize(crop, (size, size), interpolation=way)
     image = clear(small[..., :3])
     if small.shape[2] == 3:
         return image
