@@ -5,10 +5,11 @@ The last step is the product's own: `small_images` makes what a network sees in 
 import cv2
 import numpy as np
 
-from util.clips.crops import small_images
+from util.track.crops import small_images
 
 PERSON_WINDOW = (1 / 3, 0.1, 2 / 3, 0.9)  # where the person stands in a pedestrian window: x0, y0, x1, y1 as shares of its sides
-OUTSIDE = (0, 128, 255)
+OUTSIDE = ((0, 128, 255), (0.1, 0.7, 0.2))  # how much of what is outside a mask's hull is kept, of 255, and how often
+SPOILT = 0.7  # share of crops that are spoilt at all
 WINDOW_SHAPE = 96 / 160  # width over height of a pedestrian window, which is squeezed into the square
 
 
@@ -27,9 +28,11 @@ def as_cut(images: np.ndarray, people: np.ndarray, rng: np.random.Generator) -> 
 
 def look(image: np.ndarray, window: bool, rng: np.random.Generator) -> np.ndarray:
     """Return RGBA uint8 (s, s, 4): an image, cut as a detector's boxes are, at a random size s, spoilt; alpha as a mask's hull has it."""
-    size = int(rng.choice([32, 48, 24, 18, 13], p=[0.5, 0.15, 0.2, 0.1, 0.05]))
+    size = int(rng.choice([32, 48, 24, 18, 13], p=[0.55, 0.2, 0.15, 0.07, 0.03]))
     crop = _cut(image, window, size, rng, tight=True)
-    return np.dstack([_spoil(crop, rng), _hull(size, window, rng)])
+    if window and rng.random() < 0.35:  # clothes have all colours, those in the windows few
+        crop = np.ascontiguousarray(crop[..., rng.permutation(3)])
+    return np.dstack([_spoil(crop, rng) if rng.random() < SPOILT else crop, _hull(size, window, rng)])
 
 
 def _cut(image, window, size, rng, tight=False):
@@ -38,19 +41,19 @@ def _cut(image, window, size, rng, tight=False):
         x0, y0, x1, y1 = _person(rng)
     else:
         half = rng.uniform(0.38, 0.52, 2) if tight else rng.uniform(0.44, 0.53, 2)
-        if tight and rng.random() < 0.12:  # part of an object
-            half[rng.integers(2)] *= rng.uniform(0.6, 0.85)
-        slack = np.maximum(0.5 - half, 0.04)
+        if tight and rng.random() < 0.3:  # low and wide, tall and narrow, or part of an object: boxes are tight, photographs are not
+            half[rng.integers(3) % 2 ^ 1] *= rng.uniform(0.55, 0.9)
+        slack = (0.5 - half).clip(0.04, 0.1)
         x, y = 0.5 + rng.uniform(-slack, slack)
         x0, y0, x1, y1 = x - half[0], y - half[1], x + half[0], y + half[1]
     side = image.shape[0]
     if rng.random() < 0.5:
         x0, x1 = x1, x0
     scale_x, scale_y = (x1 - x0) * side / size, (y1 - y0) * side / size
-    turn = np.deg2rad(rng.normal(0, 5)) if tight else 0.0
-    c, s = np.cos(turn), np.sin(turn)
+    turn = np.deg2rad(rng.normal(0, 25 if rng.random() < 0.06 else 10 if window else 5)) if tight else 0.0
+    c, s, lean = np.cos(turn), np.sin(turn), rng.normal(0, 0.2) if tight and window else 0.0
     middle = np.array([(x0 + x1) / 2 * side, (y0 + y1) / 2 * side])
-    matrix = np.array([[c * scale_x, -s * scale_y], [s * scale_x, c * scale_y]])
+    matrix = np.array([[c * scale_x, -s * scale_y], [s * scale_x, c * scale_y]]) @ [[1, lean], [0, 1]]
     offset = middle - matrix @ [size / 2, size / 2] + matrix @ [0.5, 0.5] - 0.5  # of pixels' middles
     if max(abs(scale_x), abs(scale_y)) > 1.2:  # averaged, not picked
         image = cv2.GaussianBlur(image, (0, 0), sigmaX=max(0.3, 0.4 * abs(scale_x)), sigmaY=max(0.3, 0.4 * abs(scale_y)))
@@ -73,7 +76,8 @@ def _person(rng):
         y1 = y0 + height * rng.uniform(0.25, 0.35)
     grown = (y1 - y0) * rng.uniform(-0.04, 0.14, 2)
     y0, y1 = y0 - grown[0], y1 + grown[1]
-    width = max((y1 - y0) / WINDOW_SHAPE * rng.uniform(0.42, 0.85), 0.3 * rng.uniform(0.8, 1.3))
+    shape = rng.uniform(0.36, 0.72) if rng.random() < 0.7 else rng.uniform(0.24, 0.36)  # in a stride, a person is as wide as that makes it
+    width = max((y1 - y0) / WINDOW_SHAPE * shape, 0.3 * rng.uniform(0.7, 1.3))
     x = (x0 + x1) / 2 + rng.normal(0, 0.03)
     return x - width / 2, y0, x + width / 2, y1
 
@@ -81,8 +85,8 @@ def _person(rng):
 def _spoil(image, rng):
     """The crop as a video camera shows it: moved, out of focus, grey, dark, noisy, interlaced, compressed, each now and then."""
     size = len(image)
-    if rng.random() < 0.12:
-        image = _motion(image, rng.uniform(0.04, 0.18) * size, rng.uniform(0, np.pi))
+    if rng.random() < 0.2:
+        image = _motion(image, rng.uniform(0.04, 0.2) * size, rng.uniform(0, np.pi))
     if rng.random() < 0.25:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.025 * size + 0.2))
     if rng.random() < 0.02:
@@ -115,7 +119,7 @@ def _motion(image, length, angle):
 
 def _hull(size, window, rng):
     """uint8 (size, size): a random convex polygon, 255, around the middle of the crop, 0 or more outside; all of it now and then."""
-    low = int(rng.choice(OUTSIDE))
+    low = int(rng.choice(OUTSIDE[0], p=OUTSIDE[1]))
     if rng.random() < 0.08:
         return np.full((size, size), 255, np.uint8)
     angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(8, 15))))
