@@ -185,8 +185,10 @@ RECIPES_ON_GPU = {"nin": ON_GPU | {"epochs": 322}, "vgg": ON_GPU | {"epochs": 35
 def spec_of(name: str) -> Spec:
     """Return what a clip needs to know of the network `name`."""
     temperature, unknown_below = CALIBRATION.get(name, (1.0, 0.0))
-    classes = tuple(CLIP_CLASSES if CLIPS in name else CLASSES)
-    return Spec(name, classes, SHAPE, MEAN, STD, "object", {"automobile": ("truck",)}, temperature, unknown_below)
+    also_right = {"automobile": ("truck",)}
+    if CLIPS in name:  # learnt from crops with what lies around the object, and from small ones
+        return Spec(name, tuple(CLIP_CLASSES), SHAPE, MEAN, STD, "dimmed", also_right, temperature, unknown_below, {"min_crop": 16})
+    return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", also_right, temperature, unknown_below)
 
 
 SPECS = {name: spec_of(name) for name in MODELS}
