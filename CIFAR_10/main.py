@@ -39,12 +39,13 @@ from util.cli import (  # noqa: E402
 )  # fmt: skip
 from util.layers import BinConv2d, anneal_sign, freeze_batch_norm  # noqa: E402
 from util.spec import Spec  # noqa: E402
-from util.train import checkpoint, data, predict, steps  # noqa: E402
+from util.train import checkpoint, data, predict, steps, wild  # noqa: E402
 from util.train.cpu_ops import accelerate  # noqa: E402
 from util.train.recipe import Recipe  # noqa: E402
 from util.train.run import Files, Run, settings_of  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLIP_CLASSES = [*CLASSES, "person", "other"]  # of a network for clips; what it calls other is unknown
 SHAPE = (3, 32, 32)  # channels, height, width
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 HELD_OUT = 2000  # training images that pick the epoch
@@ -119,7 +120,7 @@ class VGG(nn.Module):
     VGG-Small's widths with half its arithmetic: the image is pooled before the first binarized layer.
     """
 
-    def __init__(self, estimator="polynomial"):
+    def __init__(self, estimator="polynomial", classes=len(CLASSES)):
         super().__init__()
         widths = [(128, 128), (128, 128), None, (128, 256), (256, 256), None, (256, 512), (512, 512)]
         self.features = nn.Sequential(
@@ -130,7 +131,7 @@ class VGG(nn.Module):
             nn.BatchNorm2d(512),
             nn.AdaptiveAvgPool2d(1),
         )
-        self.classifier = nn.Linear(512, 10)
+        self.classifier = nn.Linear(512, classes)
 
     def forward(self, x):
         return self.classifier(self.features(x).flatten(1))
@@ -155,7 +156,8 @@ class ResNet20(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
-NETWORKS = {"nin": NIN, "vgg": VGG, "resnet20": ResNet20}
+CLIPS = "_clips"  # ends the names of networks for clips
+NETWORKS = {"nin": NIN, "vgg": VGG, "resnet20": ResNet20, f"vgg{CLIPS}": partial(VGG, classes=len(CLIP_CLASSES))}
 MODELS = NETWORKS | {f"{arch}_bwn": partial(model, estimator="none") for arch, model in NETWORKS.items()}  # activations stay floats
 SMALL_FIRST = ((0.4, 16), (0.75, 24), (1, 32))  # until which share of the training images have how many pixels
 
@@ -172,6 +174,7 @@ RECIPES = {
     "nin": Recipe(60, 0.006, 128, optimizer=fast_adam, sizes=SMALL_FIRST, anneal_until=0.6, freeze_bn_from=0.93),
     "nin_bwn": Recipe(64, 0.004, 128, optimizer=fast_adam, sizes=SMALL_FIRST),
     "vgg": Recipe(50, 0.005, 128, optimizer=fast_adam, sizes=SMALL_FIRST),
+    f"vgg{CLIPS}": Recipe(32, 0.004, 128, optimizer=fast_adam),
     "resnet20": Recipe(50, 0.005, 128, optimizer=fast_adam, sizes=((0.5, 24), (1, 32))),
 }
 # What differs on a GPU, where an epoch takes a second and small images save little of it.
@@ -182,7 +185,10 @@ RECIPES_ON_GPU = {"nin": ON_GPU | {"epochs": 322}, "vgg": ON_GPU | {"epochs": 35
 def spec_of(name: str) -> Spec:
     """Return what a clip needs to know of the network `name`."""
     temperature, unknown_below = CALIBRATION.get(name, (1.0, 0.0))
-    return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", {"automobile": ("truck",)}, temperature, unknown_below)
+    also_right = {"automobile": ("truck",)}
+    if CLIPS in name:  # learnt from crops with what lies around the object, and from small ones
+        return Spec(name, tuple(CLIP_CLASSES), SHAPE, MEAN, STD, "dimmed", also_right, temperature, unknown_below, {"min_crop": 16})
+    return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", also_right, temperature, unknown_below)
 
 
 SPECS = {name: spec_of(name) for name in MODELS}
@@ -191,8 +197,10 @@ SPECS = {name: spec_of(name) for name in MODELS}
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(NETWORKS), CLASSES)
+    add_common_arguments(parser, list(NETWORKS), CLIP_CLASSES)
     add_engine_arguments(parser)
+    text = "train a network for clips (--arch …_clips) on these images, too: DIR/<class>/, DIR/person/, DIR/other/"
+    parser.add_argument("--wild", type=Path, metavar="DIR", help=text)
     parser.add_argument("--bwn", action="store_true", help="binary weights only: activations stay floats")
     add_teacher_argument(parser, more=" (.safetensors), or a network of PyTorch_CIFAR10/state_dicts, asked in each step")
     add_precision_argument(parser)
@@ -250,7 +258,7 @@ def teacher_of(args: Namespace, count: int, kept: torch.Tensor, device: torch.de
 
 def step_of(
     model: nn.Module, step_model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, bin_op: BinOp,
-    teacher: steps.Teacher | None, machine: steps.Machine,
+    teacher: steps.Teacher | None, machine: steps.Machine, loss_of: Callable[..., torch.Tensor],
 ) -> Callable[..., torch.Tensor]:  # fmt: skip
     """Return what takes a training step: (images at full size, images as the network sees them, labels, places, frozen) -> loss.
 
@@ -266,10 +274,7 @@ def step_of(
         with bin_op.binarized():
             with torch.autocast(device, torch.bfloat16, enabled=machine.bf16):
                 logits = step_model(x).float()
-            if teacher and teacher.online:
-                loss = steps.distillation_loss(logits, teacher_logits)
-            else:
-                loss = steps.training_loss(logits, y, teacher_logits)
+            loss = loss_of(logits, y, teacher_logits)
             loss.backward()
         bin_op.updateBinaryGradWeight()
         optimizer.step()
@@ -279,13 +284,26 @@ def step_of(
     return steps.CudaGraphStep(step) if device == "cuda" and machine.processes == 1 else step
 
 
+def photographs(
+    images: torch.Tensor, labels: torch.Tensor, recipe: Recipe, machine: steps.Machine, seed: int
+) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return what makes a step's batch: (epoch, step, places) -> images, augmented as seed, epoch and step fix it, labels, places."""
+
+    def batch_of(epoch, step, places):
+        generator, places = steps.generator(seed, epoch, step + 1, machine.rank), places.to(images.device, non_blocking=True)
+        x = data.random_mirror(data.random_shift(images[places], recipe.shift, generator), generator)
+        return data.cutmix(x, recipe.cutmix, generator) if recipe.cutmix else x, labels[places], places
+
+    return batch_of
+
+
 def train_epoch(
-    model: nn.Module, step: Callable[..., torch.Tensor], optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor,
+    model: nn.Module, step: Callable[..., torch.Tensor], optimizer: torch.optim.Optimizer, batch_of: Callable, count: int,
     frozen: bool, recipe: Recipe, training: Run, seed: int,
 ) -> float:  # fmt: skip
-    """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix; return the last learning rate."""
+    """Take the steps that pass once over `count` images, in an order that seed and epoch fix; return the last learning rate."""
     epoch, machine, lr = training.epoch + 1, training.machine, 0.0
-    batches = steps.batches_of(len(images), seed, epoch, recipe.batch_size, machine.processes)
+    batches = steps.batches_of(count, seed, epoch, recipe.batch_size, machine.processes)
     size = recipe.size(epoch)
     model.train()
     for i in training.steps(len(batches), f"epoch {epoch} at {size} px"):
@@ -293,11 +311,9 @@ def train_epoch(
         lr = recipe.lr * recipe.schedule(progress)
         steps.set_lr(optimizer, lr)
         anneal_sign(model, recipe.clamp_share(progress))
-        generator = steps.generator(seed, epoch, i + 1, machine.rank)
-        places = batches[i][machine.rank :: machine.processes].to(images.device, non_blocking=True)
-        x = data.random_mirror(data.random_shift(images[places], recipe.shift, generator), generator)
-        x = preprocess(data.cutmix(x, recipe.cutmix, generator) if recipe.cutmix else x)
-        training.add(step(x, data.resized(x, size), labels[places], places, frozen), len(batches[i]))
+        x, y, places = batch_of(epoch, i, batches[i][machine.rank :: machine.processes])
+        x = preprocess(x)
+        training.add(step(x, data.resized(x, size), y, places, frozen), len(batches[i]))
     return lr
 
 
@@ -315,9 +331,10 @@ def evaluate(
     """Return (mean loss, share of right answers in [0, 1]); changes nothing."""
     model.eval()
     loss = right = 0.0
+    columns = max(len(CLASSES), int(labels.max()) + 1)  # CIFAR-10's test set asks a network for clips for ten classes
     with bin_op.binarized():
         for x, y in zip(images.split(250), labels.to(device).split(250), strict=True):
-            logits = model(preprocess(x.to(device)))
+            logits = model(preprocess(x.to(device)))[:, :columns]
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             right += (logits.argmax(1) == y).sum().item()
     return loss / len(images), right / len(images)
@@ -327,6 +344,9 @@ def evaluate(
 def start_from(model: nn.Module, args: Namespace, recipe: Recipe) -> Recipe:
     """Put the weights of --pretrained into the model; return the recipe without what they have learnt: small images and, mostly, signs."""
     float_activations = f"{args.arch}_bwn"
+    if CLIPS in args.arch:
+        wild.start_from(model, args.pretrained, network_of(args), args.arch.removesuffix(CLIPS))
+        return recipe
     found = checkpoint.load_into(model, args.pretrained, network_of(args), float_activations).get("arch")
     anneal_until = recipe.anneal_until if found == float_activations else 0.0
     return replace(recipe, sizes=recipe.sizes[1:] or recipe.sizes, anneal_until=anneal_until)
@@ -350,20 +370,26 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe) -> float:
     if machine.compiled and device.type == "cpu":
         accelerate(model, machine.popcount_forward, machine.int8_gradients)
     optimizer = steps.portable(recipe.optimizer(model, recipe.lr))
-    step = step_of(model, steps.step_model(model, machine), ema, optimizer, bin_op, teacher, machine)
+    batch_of, loss_of = photographs(images[kept], labels[kept], recipe, machine, args.seed), steps.loss_for(teacher)
+    recalibrating, judging = images[some], (images[held_out], labels[held_out])
+    if args.wild:
+        mixture = wild.Mixture(images[kept], labels[kept], args.wild, SPECS[name], recipe.batch_size)
+        batch_of, loss_of, judging = mixture.batch_of(args.seed), mixture.loss, mixture.judges(*judging)
+        recalibrating = mixture.many(args.seed, len(some))
+    step = step_of(model, steps.step_model(model, machine), ema, optimizer, bin_op, teacher, machine, loss_of)
     with Run(
         Files.of(HERE / "models", args.name or name), recipe.epochs, {"state_dict": model, "optimizer": optimizer, "ema": ema},
-        settings_of(args, name, recipe), data.fingerprint(images[held_out], labels[held_out]), machine, SPECS[name], args.resume,
+        settings_of(args, name, recipe), data.fingerprint(*judging), machine, SPECS[name], args.resume,
     ) as training:  # fmt: skip
         frozen_from = math.ceil(recipe.freeze_bn_from * recipe.epochs)
         while training.epoch < recipe.epochs:
             frozen = training.epoch >= frozen_from
             if training.epoch == frozen_from and training.step == 0:
-                recalibrate_batch_norm(model, images[some], device, bin_op)
-            lr = train_epoch(model, step, optimizer, images[kept], labels[kept], frozen, recipe, training, args.seed)
+                recalibrate_batch_norm(model, recalibrating, device, bin_op)
+            lr = train_epoch(model, step, optimizer, batch_of, len(kept), frozen, recipe, training, args.seed)
             if not frozen and recipe.size(training.epoch + 1) == SHAPE[-1]:
-                recalibrate_batch_norm(averaged, images[some], device, averaged_op)
-            _, accuracy = evaluate(averaged, images[held_out], labels[held_out], device, averaged_op)
+                recalibrate_batch_norm(averaged, recalibrating, device, averaged_op)
+            _, accuracy = evaluate(averaged, *judging, device, averaged_op)
             training.end_epoch(lr, accuracy, averaged)
         averaged.load_state_dict(training.best.state_dict)
         _, accuracy = evaluate(averaged, *load_data(args, train=False), device, averaged_op)

@@ -11,6 +11,7 @@ TAIL = 0.01  # of the values, left out at both ends when contrast is measured
 LEAST_RANGE = 40  # grey levels: less contrast than that is not stretched to the full range, it may be noise
 DETAIL = 12  # grey levels, mean difference from the blurred image; CIFAR-10's images: 9.6 (median), 11.9 (third quartile)
 MOST_SHARPENING = 1.5
+DIMMED = 0.5  # of what lies around the object, where a network wants it dimmed instead of blank
 GROWN = 0.03  # of the square root of a box's area: how far around what moves a crop shows its ground
 
 
@@ -18,7 +19,8 @@ def prepare(crops: list[np.ndarray], spec: Spec) -> np.ndarray:
     """uint8 (N, C, H, W) of the spec's shape, made as its `crop` says of RGB or RGBA crops uint8 (h, w, 3 or 4) of any size."""
     if spec.crop == "digit":
         return digits(crops)[:, None]
-    return np.ascontiguousarray(small_images(crops, spec.shape[1], spec.mean).transpose(0, 3, 1, 2))
+    around = DIMMED if spec.crop == "dimmed" else 0.0
+    return np.ascontiguousarray(small_images(crops, spec.shape[1], spec.mean, around).transpose(0, 3, 1, 2))
 
 
 def cut_out(frame: np.ndarray, crop: tuple[int, ...], box: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
@@ -45,21 +47,24 @@ def moving(crop: tuple[int, ...], box: tuple[int, ...], mask: np.ndarray) -> np.
     return cv2.polylines(alpha, [hull], True, 255, 1 + 2 * round(GROWN * math.sqrt(box_width * box_height)))
 
 
-def small_images(crops: list[np.ndarray], size: int, mean: tuple[float, ...]) -> np.ndarray:
+def small_images(crops: list[np.ndarray], size: int, mean: tuple[float, ...], around: float = 0.0) -> np.ndarray:
     """uint8 (N, size, size, 3) from RGB or RGBA crops uint8 (h, w, 3 or 4) of any size: squeezed into the square, cleared, alone.
 
     Things in a clip are greyer and softer than photographs made for their sake; without clearing, networks trained on CIFAR-10
-    call a grey car on a grey road a ship. Alone: where alpha is 0 all is `mean` (RGB, 0..1), which a network standardises to 0.
+    call a grey car on a grey road a ship. Alone: where alpha is 0 all is `mean` (RGB, 0..1), which a network standardises to 0; but
+    for a share `around` (0..1) of what lies there.
     """
-    return np.stack([_small_image(crop, size, 255 * np.array(mean, np.float32)) for crop in crops])
+    return np.stack([_small_image(crop, size, 255 * np.array(mean, np.float32), around) for crop in crops])
 
 
-def _small_image(crop: np.ndarray, size: int, ground: np.ndarray) -> np.ndarray:
-    small = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+def _small_image(crop: np.ndarray, size: int, ground: np.ndarray, around: float) -> np.ndarray:
+    way = cv2.INTER_AREA if max(crop.shape[:2]) > size else cv2.INTER_LINEAR
+    small = cv2.resize(crop, (size, size), interpolation=way)
     image = clear(small[..., :3])
     if small.shape[2] == 3:
         return image
-    return (ground + small[..., 3:] / np.float32(255) * (image - ground)).round().astype(np.uint8)
+    shown = np.maximum(small[..., 3:] / np.float32(255), np.float32(around))
+    return (ground + shown * (image - ground)).round().astype(np.uint8)
 
 
 def clear(image: np.ndarray) -> np.ndarray:

@@ -188,13 +188,23 @@ def training_loss(logits: torch.Tensor, labels: torch.Tensor, teacher_logits: to
     return loss if teacher_logits is None else 0.1 * loss + 0.9 * distillation_loss(logits, teacher_logits)
 
 
+def loss_for(teacher: Teacher | None) -> Callable[..., torch.Tensor]:
+    """Return the loss of (logits, labels, teacher's logits or None): the distillation loss alone where the teacher sees what its pupil sees."""
+    return (lambda logits, _, taught: distillation_loss(logits, taught)) if teacher and teacher.online else training_loss
+
+
 def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """Return T^2 KL(softmax(teacher_logits / T) || softmax(logits / T)), T = TEMPERATURE, mean of N; float logits (N, C).
+    """Return the mean of `distillation_losses`."""
+    return distillation_losses(logits, teacher_logits).mean()
+
+
+def distillation_losses(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """Return T^2 KL(softmax(teacher_logits / T) || softmax(logits / T)), T = TEMPERATURE, (N,); float logits (N, C).
 
     Hinton et al. 2015, arXiv:1503.02531.
     """
     log_p, q = (logits / TEMPERATURE).log_softmax(1), (teacher_logits / TEMPERATURE).softmax(1)
-    return TEMPERATURE**2 * F.kl_div(log_p, q, reduction="batchmean")
+    return TEMPERATURE**2 * F.kl_div(log_p, q, reduction="none").sum(1)
 
 
 # ---- CUDA graphs -----------------------------------------------------------------------------------------------------

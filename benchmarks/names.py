@@ -1,0 +1,267 @@
+"""Prints how often what moves in clips bears its right name, and how often a silly one.
+
+    python benchmarks/names.py CLIP... [--network FILE] [--sheet FILE.png] [--wild DIR] [--crops DIR] [--empty CLIP]...
+
+CLIP is a directory with input/ (frames) or input.* (a video), with or without truth (see util.score.truth). What its main object may be
+called says names.toml, or another file with --objects. Per clip, and as the mean over clips:
+
+    right    share of frames in which some box bears a right name; where there is truth, of the frames with a true box
+    absurd   named boxes per frame whose name is neither right nor automobile, truck or person
+    found    share of true boxes met by a box at IoU >= 0.5 (CDnet: connected regions of at least 300 pixels)
+    named    and rightly named
+
+--sheet draws boxes of every clip and what they were called. On images: --wild, a directory as CIFAR_10/main.py --wild learns from, of
+which what was held out is named, as it is and made to look like crops; the share of images of foreign kinds that get a name where 95 % of
+the known ones keep one. --crops DIR/<class>/*: how crops of clips, RGBA, are called. --empty: windows of clips with no object.
+"""
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.unknown import textures, windows  # noqa: E402
+from tests.scripts import load_script  # noqa: E402
+from util import packed  # noqa: E402
+from util.cli import InputError, Parser, run  # noqa: E402
+from util.outputs.pictures import contact_sheet  # noqa: E402
+from util.packed.freeze import freeze  # noqa: E402
+from util.score.metrics import MOVING, components, match  # noqa: E402
+from util.score.truth import read_truth  # noqa: E402
+from util.source.images import list_images  # noqa: E402
+from util.spec import OTHER, Network  # noqa: E402
+from util.track.crops import prepare  # noqa: E402
+from util.track.evidence import softmax  # noqa: E402
+from util.track.tracking import UNKNOWN  # noqa: E402
+from util.train import augment, checkpoint, wild  # noqa: E402
+from util.watch import watch  # noqa: E402
+
+COMMON = {"automobile", "truck", "person"}  # their names are never absurd: most clips have one somewhere
+REGION = 300  # pixels of a CDnet mask that make a true object
+KEPT = 0.95  # share of known images that keep a name where foreign ones are counted
+SAMPLES = 16  # boxes of a clip on the sheet
+
+
+@dataclass
+class Clip:
+    """Counts of one clip."""
+
+    name: str
+    right_names: list[str]
+    frames: int = 0
+    with_object: int = 0
+    right: int = 0
+    absurd: int = 0
+    true: int = 0
+    found: int = 0
+    named: int = 0
+    samples: list = field(default_factory=list)  # (RGB crop, caption)
+
+    def scores(self) -> dict[str, float]:
+        """right, absurd, found and named; NaN where there is nothing to divide by."""
+        share = lambda a, b: a / b if b else float("nan")  # noqa: E731
+        right = share(self.right, self.with_object) if self.right_names else float("nan")
+        named = share(self.named, self.true) if self.right_names else float("nan")
+        return {"right": right, "absurd": share(self.absurd, self.frames), "found": share(self.found, self.true), "named": named}
+
+
+# ---- Clips -----------------------------------------------------------------------------------------------------------
+def source_of(directory: Path) -> Path:
+    """The frames or the video of a clip."""
+    videos = [directory / "input"] if (directory / "input").is_dir() else sorted(directory.glob("input.*"))
+    if not videos:
+        raise InputError(f"{directory}: holds neither input/ nor input.*")
+    return videos[0]
+
+
+def true_boxes(directory: Path) -> dict[int, np.ndarray] | None:
+    """Frame -> true boxes, float (N, 4), of the frames that count; None for a clip without truth."""
+    if not any((directory / part).exists() for part in ("groundtruth", "gt", "annotations.json")):
+        return None
+    truth = read_truth(directory)
+    if truth.cdnet:
+        levels = {frame: truth.levels(frame) for frame in truth.masks}
+        return {frame: _regions(mask, truth.inside(mask.shape)) for frame, mask in levels.items() if mask is not None}
+    boxes, frames = (truth.boxes, truth.frames) if truth.boxes is not None else truth.mask_boxes()
+    frames = set(boxes.frame.tolist()) if frames is None else frames
+    return {frame: boxes.box[(boxes.frame == frame) & ~boxes.ignored] for frame in frames}
+
+
+def _regions(levels: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
+    moving = levels == MOVING if inside is None else (levels == MOVING) & inside
+    return components(moving.astype(np.uint8), REGION).astype(float)
+
+
+def measure(directory: Path, network: Network, right_names: list[str], settings: str | None) -> Clip:
+    """Run on one clip and count."""
+    truth, clip = true_boxes(directory), Clip(directory.name, right_names)
+    rng = np.random.default_rng(0)
+    for moment in watch(source_of(directory), network, settings):
+        labels = [sighting.label for sighting in moment.sightings]
+        clip.frames += 1
+        clip.absurd += sum(label not in right_names and label not in COMMON and label != UNKNOWN for label in labels)
+        true = None if truth is None else truth.get(moment.number)
+        if truth is None or true is not None and len(true):
+            clip.with_object += 1
+            clip.right += any(label in right_names for label in labels)
+        if true is not None and len(true):
+            clip.true += len(true)
+            boxes = np.array([sighting.box for sighting in moment.sightings], float).reshape(-1, 4)
+            pairs = match(true, boxes)
+            clip.found += len(pairs)
+            clip.named += sum(labels[j] in right_names for _, j in pairs)
+        for sighting in moment.sightings:  # an even sample of unknown size
+            place = len(clip.samples) if len(clip.samples) < SAMPLES else int(rng.integers(0, 50 * SAMPLES))
+            if place < SAMPLES:
+                x, y, w, h = sighting.crop
+                sample = moment.frame[y : y + h, x : x + w, ::-1].copy(), f"{sighting.label} {sighting.probability:.0%}"
+                clip.samples[place : place + 1] = [sample]
+    return clip
+
+
+def report_clips(clips: list[Clip]) -> None:
+    """Print a line per clip and their means."""
+    print(f"{'clip':<28}{'right':>9}{'absurd':>9}{'found':>9}{'named':>9}")
+    rows = [clip.scores() for clip in clips]
+    for clip, row in zip(clips, rows, strict=True):
+        print(_line(clip.name, row))
+    print(_line(f"mean of {len(clips)}", {key: np.nanmean([row[key] for row in rows] or [np.nan]) for key in rows[0]}), flush=True)
+
+
+def _line(name, row):
+    cell = lambda key, value: "-" if np.isnan(value) else f"{value:.2f}" if key == "absurd" else f"{value:.1%}"  # noqa: E731
+    return f"{name:<28}" + "".join(f"{cell(key, value):>9}" for key, value in row.items())
+
+
+# ---- Images ----------------------------------------------------------------------------------------------------------
+def probabilities(network: Network, crops: list[np.ndarray], temperature: float | None = None) -> np.ndarray:
+    """(N, classes) for RGB or RGBA crops, prepared as the network wants them."""
+    images = prepare(crops, network.spec)
+    logits = np.concatenate([network(images[i : i + 128]) for i in range(0, len(images), 128)])
+    return softmax(logits / (temperature or network.spec.temperature))
+
+
+def sureness(p: np.ndarray, network: Network) -> np.ndarray:
+    """(N,) the largest probability of a class that can be a name."""
+    return p[:, [name != OTHER for name in network.spec.classes]].max(1)
+
+
+def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
+    """Print how held-out images are named, and how many foreign ones get a name."""
+    classes = list(network.spec.classes)
+    more = [name for name in ("person", OTHER) if name not in classes]
+    images, labels, sources = wild.load(root, classes + more, network.spec.shape[1])
+    labels, person, other = labels.numpy(), (classes + more).index("person"), (classes + more).index(OTHER)
+    _, held = wild.split(torch.from_numpy(labels), sources, other)
+    held = held.numpy()
+    pixels, labels, is_window = images.permute(0, 2, 3, 1).numpy()[held], labels[held], sources[held] == wild.WINDOWS
+    for look in ("as they are", "as crops"):
+        rng = np.random.default_rng(0)
+        crops = list(pixels) if look == "as they are" else [augment.look(i, w, rng) for i, w in zip(pixels, is_window, strict=True)]
+        if look == "as they are":  # photographs are not cleared
+            p = softmax(np.concatenate([network(x) for x in np.split(pixels.transpose(0, 3, 1, 2), range(128, len(pixels), 128))]) / network.spec.temperature)
+        else:
+            p = probabilities(network, crops)
+        report_images(look, network, p, labels, person, other, is_window)
+        known = sureness(p, network)[(labels != other) & ((labels != person) | ("person" in classes))]
+        least = np.quantile(known, 1 - KEPT)
+        foreign = {f"kept-out classes, {look}": sureness(p[labels == other], network)}
+        if look == "as crops":
+            foreign["made textures"] = sureness(probabilities(network, textures()), network)
+            foreign |= {f"windows of {clip.name}": sureness(probabilities(network, windows(source_of(clip))), network) for clip in empty}
+        for kind, sure in foreign.items():
+            print(f"  named where {KEPT:.0%} of the known keep a name (probability {least:.2f}): {(sure >= least).mean():.1%} of {len(sure)}, {kind}")
+
+
+def report_images(look: str, network: Network, p: np.ndarray, labels: np.ndarray, person: int, other: int, is_window: np.ndarray) -> None:
+    """Print the share of right answers, per class."""
+    called, classes = p.argmax(1), list(network.spec.classes)
+    right = called == labels
+    known = (labels != person) & (labels != other)
+    each = ", ".join(f"{classes[k]} {right[labels == k].mean():.0%}" for k in np.unique(labels[known]))
+    print(f"held-out wild images, {look}: {right[known].mean():.1%} of {known.sum()} right ({each})")
+    people = "" if "person" not in classes else f", people {right[labels == person].mean():.1%}, pedestrians {right[is_window].mean():.1%}"
+    unknown = "" if OTHER not in classes else f", kept-out classes called other {right[labels == other].mean():.1%}"
+    if people or unknown:
+        print(f"  {people + unknown}".replace("  , ", "  "))
+
+
+def report_crops(root: Path, network: Network) -> None:
+    """Print how the crops in root/<class>/ are called: a row per true class."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    print(f"{'crops called':<14}" + "".join(f"{name[:8]:>9}" for name in (*network.spec.classes, UNKNOWN)))
+    for folder in folders:
+        paths = list_images(folder)
+        p = probabilities(network, [_rgba(path) for path in paths])
+        sure, called = sureness(p, network) >= network.spec.unknown_below, p.argmax(1)
+        shares = [((called == k) & sure).mean() for k in range(len(network.spec.classes))]
+        print(f"{folder.name:<14}" + "".join(f"{share:>9.0%}" for share in (*shares, (~sure).mean())) + f"   of {len(paths)}")
+
+
+def _rgba(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None or image.ndim != 3:
+        raise InputError(f"{path}: not a readable colour image")
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+# ---- The story -------------------------------------------------------------------------------------------------------
+def load_network(path: Path) -> Network:
+    """A packed network, or a checkpoint of CIFAR_10/main.py, packed."""
+    if packed.is_packed(path):
+        return packed.load(path)
+    script, saved = load_script("CIFAR_10/main.py"), checkpoint.load(path)
+    if (arch := saved.get("arch")) not in script.MODELS:
+        raise InputError(f"{path}: holds {arch}, expected one of {' '.join(script.MODELS)}")
+    model = script.MODELS[arch]().eval()
+    checkpoint.load_into(model, path, arch)
+    return freeze(model, checkpoint.spec_of(saved, path, script.SPECS[arch]))
+
+
+def parse_args(argv):
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", nargs="*", type=Path, metavar="CLIP", help="directories with input/ or input.*")
+    default = ROOT / "CIFAR_10" / "models" / "vgg_clips.best.pth.tar"
+    parser.add_argument("--network", type=Path, default=default, metavar="FILE", help=f"packed, or a checkpoint (default: {default.name})")
+    parser.add_argument("--objects", type=Path, default=ROOT / "benchmarks" / "names.toml", metavar="FILE", help="clip -> right names")
+    parser.add_argument("--settings", metavar="NAME|FILE", help="as of --video")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw what was called how")
+    parser.add_argument("--wild", type=Path, metavar="DIR", help="images that the network learnt from and held-out ones")
+    parser.add_argument("--crops", type=Path, metavar="DIR", help="DIR/<class>/ crops of clips, for judging")
+    parser.add_argument("--empty", action="append", default=[], type=Path, metavar="CLIP", help="with --wild: clips with no object in view")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> list[Clip]:
+    args = parse_args(argv)
+    torch.set_num_threads(1)
+    network, objects = load_network(args.network), tomllib.loads(args.objects.read_text())
+    clips = []
+    for directory in args.clips:
+        if directory.name not in objects:
+            raise InputError(f"{directory}: {args.objects} does not say what moves in {directory.name}")
+        clips.append(measure(directory, network, objects[directory.name], args.settings))
+    if clips:
+        report_clips(clips)
+    if args.sheet and (samples := list(_samples(clips))):
+        contact_sheet(*zip(*samples, strict=True), args.sheet, f"{args.network.name}: {len(clips)} clips")
+    if args.wild:
+        report_wild(args.wild, network, args.empty)
+    if args.crops:
+        report_crops(args.crops, network)
+    return clips
+
+
+def _samples(clips: list[Clip]) -> Iterator[tuple[np.ndarray, str]]:
+    for clip in clips:
+        yield from clip.samples
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,183 @@
+"""What CIFAR-10 lacks: images of the same classes from another source, people, and what is none of the classes.
+
+    DIR/<class>/<source>_NNNNN.png    32x32; <class> is one of a network's names, or `other`
+"""
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from util.cli import InputError
+from util.train import augment, checkpoint
+from util.spec import Spec
+from util.train.steps import distillation_losses
+
+# Sources of `other` in Tiny ImageNet that mostly show people, which are learnt as such, and those that do often, which are not learnt at all.
+PEOPLE = "academic_gown basketball bikini bow_tie fur_coat kimono military_uniform neck_brace swimming_trunks volleyball".split()
+UNSURE = """apron backpack barbershop brass broom drumstick flagpole maypole oboe plunger pole poncho punching_bag rugby_ball snorkel sombrero
+    sunglasses umbrella vestment""".split()
+WINDOWS = "people"  # the source of `person` whose images are pedestrian windows, of which the person is a part
+KEPT_OUT = 6  # one in so many sources of `other` judges how much of what is foreign gets a name
+HELD_OUT = 10  # one in so many images of what has a name judges, too
+
+
+def load(root: Path, classes: list[str], size: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Return (images, labels, sources): uint8 (N, 3, size, size), int64 (N,) indices into `classes`, str (N,).
+
+    Raises InputError where a folder has another name, or an image another size.
+    """
+    images, labels, sources = [], [], []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []:
+        if folder.name not in classes:
+            raise InputError(f"{folder}: no class of this network; expected folders named {' '.join(classes)}")
+        for path in sorted(folder.glob("*.png")):
+            source = path.stem.rpartition("_")[0]
+            name = "person" if folder.name == "other" and source in PEOPLE else folder.name
+            if name == "other" and source in UNSURE:
+                continue
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            if pixels.shape[:2] != (size, size):
+                raise InputError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {size}x{size}")
+            images.append(pixels)
+            labels.append(classes.index(name))
+            sources.append(source)
+    if not images:
+        raise InputError(f"{root}: holds no <class>/*.png")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels), np.array(sources)
+
+
+def split(labels: torch.Tensor, sources: np.ndarray, other: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (train, held-out) index tensors: of what has a name every tenth image is held out, of `other` every sixth source."""
+    foreign = np.unique(sources[labels.numpy() == other])
+    apart = np.isin(sources, foreign[::KEPT_OUT]) & (labels.numpy() == other)
+    place = np.zeros(len(labels), int)
+    for label in labels.unique().tolist():
+        of = np.flatnonzero(labels.numpy() == label)
+        place[of] = np.arange(len(of))
+    held = torch.from_numpy(np.where(labels.numpy() == other, apart, place % HELD_OUT == 0))
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+class Mixture:
+    """Batches for a network that names what moves: photographs as they are, and they and `wild` images as crops of a clip look.
+
+    images, labels: the photographs, uint8 (N, 3, size, size), int64 (N,). root: see `load`. spec: the network's; its last two classes
+    are person and other.
+    """
+
+    # Shares of a batch, in this order; of the last three some are not made to look like crops.
+    SHARES = {"photographs": 0.24, "photographs as crops": 0.14, "known": 0.25, "people": 0.18, "other": 0.16, "grounds": 0.03}
+    PLAIN = {"known": 0.3, "people": 0.25, "other": 0.2}
+    # What a teacher of the photographs counts beside their labels: (cross-entropy, distance), as they are and as crops.
+    TAUGHT = {"photographs": (0.3, 0.9), "photographs as crops": (0.6, 0.5)}
+    # Classes that there are few of in the wild, or that are mixed up in clips, are drawn more often than others.
+    OFTEN = {"automobile": 1.3, "bird": 1.2, "dog": 1.2, "horse": 1.5, "truck": 1.4}
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, root: Path, spec: Spec, batch_size: int):
+        self.classes, self.mean, self.size = list(spec.classes), spec.mean, images.shape[-1]
+        self.photographs, self.names = _last_channel(images), labels.numpy()
+        found, self.labels, self.sources = load(root, self.classes, self.size)
+        self.images, person, other = _last_channel(found), self.classes.index("person"), self.classes.index("other")
+        self.kept, self.held_out = (part.numpy() for part in split(self.labels, self.sources, other))
+        self.labels = self.labels.numpy()
+        kept = self.labels[self.kept]
+        self.places = {
+            "photographs": np.arange(len(self.names)), "photographs as crops": np.arange(len(self.names)),
+            "known": self.kept[(kept != person) & (kept != other)], "people": self.kept[kept == person], "other": self.kept[kept == other],
+        }  # fmt: skip
+        self.counts = {kind: round(share * batch_size) for kind, share in self.SHARES.items()}
+        self.counts["photographs"] += batch_size - sum(self.counts.values())
+        self.chances = {"photographs as crops": self._chances(self.names), "known": self._chances(self.labels[self.places["known"]])}
+        windows = self.sources[self.places["people"]] == WINDOWS
+        self.chances["people"] = np.where(windows, 0.55 / max(1, windows.sum()), 0.45 / max(1, (~windows).sum()))
+        self.chances["people"] /= self.chances["people"].sum()
+
+    def _chances(self, labels: np.ndarray) -> np.ndarray:
+        """Each image's chance to be drawn: every class as often as OFTEN says."""
+        often = np.array([self.OFTEN.get(name, 1.0) for name in self.classes])
+        chances = often[labels] / np.bincount(labels)[labels]
+        return chances / chances.sum()
+
+    def batch(self, *numbers: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (images, labels, places): uint8 (N, 3, size, size), (N,), and the places of the photographs, which come first.
+
+        `numbers` (such as seed, epoch and step) fix the batch.
+        """
+        rng = np.random.default_rng(numbers)
+        drawn = {kind: rng.choice(at, self.counts[kind], p=self.chances.get(kind)) for kind, at in self.places.items()}
+        plain, crops = drawn["photographs"], drawn["photographs as crops"]
+        nobody = np.zeros(len(self.photographs), bool)
+        images = [augment.as_cut(self.photographs[plain], nobody[plain], rng), self._crops(self.photographs[crops], nobody[crops], rng)]
+        for kind in self.PLAIN:
+            at, windows = drawn[kind], self.sources[drawn[kind]] == WINDOWS
+            some = round(self.PLAIN[kind] * len(at))
+            images.append(augment.as_cut(self.images[at[:some]], windows[:some], rng))
+            images.append(self._crops(self.images[at[some:]], windows[some:], rng))
+        count = self.counts["grounds"]
+        images.append(self._crops(augment.grounds(count, self.size, rng), np.zeros(count, bool), rng))
+        labels = [self.names[plain], self.names[crops], *(self.labels[drawn[kind]] for kind in self.PLAIN), [len(self.classes) - 1] * count]
+        return _first_channel(np.concatenate(images)), torch.from_numpy(np.concatenate(labels)), torch.from_numpy(np.r_[plain, crops])
+
+    def _crops(self, images, windows, rng):
+        return augment.as_crops(images, windows, self.size, self.mean, rng)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None) -> torch.Tensor:
+        """Return the mean loss of a batch's float logits (N, C): cross-entropy, and the distance to a teacher of the photographs' classes.
+
+        taught: logits (n, fewer than C) for the n photographs, or None.
+        """
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        if taught is None:
+            return losses.mean()
+        weights = [self.TAUGHT[kind] for kind in self.TAUGHT for _ in range(self.counts[kind])]
+        alone, beside = torch.tensor(weights, device=logits.device).T
+        known = taught.shape[1]
+        away = distillation_losses(logits[: len(taught), :known], taught)
+        return torch.cat([alone * losses[: len(taught)] + beside * away, losses[len(taught) :]]).mean()
+
+    def batch_of(self, seed: int):
+        """Return a function from (epoch, step, whatever) to that step's batch."""
+        return lambda epoch, step, _: self.batch(seed, epoch, step)
+
+    def many(self, seed: int, count: int) -> torch.Tensor:
+        """Return the images of as many batches as make `count`, always the same."""
+        return torch.cat([self.batch(seed, i)[0] for i in range(-(-count // sum(self.counts.values())))])
+
+    def judges(self, images: torch.Tensor, labels: torch.Tensor, most: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (images, labels), always the same: photographs, and up to `most` held-out images of what is known, people, and other.
+
+        images, labels: the photographs that were not learnt. The others are made to look like crops.
+        """
+        rng, at, of = np.random.default_rng(0), [], self.labels[self.held_out]
+        person, other = (self.classes.index(name) for name in ("person", "other"))
+        for some in ((of != person) & (of != other), of == person, of == other):
+            some = self.held_out[some]
+            at.append(some[np.linspace(0, len(some) - 1, min(most, len(some))).astype(int)])
+        at = np.concatenate(at)
+        crops = _first_channel(self._crops(self.images[at], self.sources[at] == WINDOWS, rng))
+        some = torch.linspace(0, len(images) - 1, min(most, len(images))).long()  # a folder's images come class by class
+        return torch.cat([images[some], crops]), torch.cat([labels[some], torch.from_numpy(self.labels[at])])
+
+
+def start_from(model: torch.nn.Module, path: Path, *archs: str) -> None:
+    """Put the weights at `path`, of one of `archs`, into a model that may have more classes; those begin with small random weights."""
+    saved = checkpoint.load(path)
+    if saved.get("arch") not in archs:
+        raise InputError(f"{path}: holds {saved.get('arch')}, expected {' or '.join(archs)}; give another file")
+    state, fresh = saved["state_dict"], model.state_dict()
+    for key in ("classifier.weight", "classifier.bias"):
+        rows = min(len(state[key]), len(fresh[key]))
+        fresh[key][rows:] *= 0.2
+        state[key] = torch.cat([state[key][:rows], fresh[key][rows:]])
+    model.load_state_dict(state)
+
+
+def _last_channel(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _first_channel(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
