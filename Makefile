@@ -12,7 +12,8 @@
 #                       begins with), train-lenet; float: train-airbench, train-mobilenet
 # make native           only the build: the Python module, and build/fastMCD where OpenCV's C++ files are found
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan
-# Each sets up what it needs (a virtual environment, the native build) once.
+# Each sets up what it needs (a virtual environment, the native build) once: demo and native what watches, the others PyTorch as well.
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there: without what GPUs need, a tenth of the size.
 
 PYTHON ?= python3
 CXX ?= c++
@@ -28,13 +29,13 @@ TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) tr
 
 demo: native
 ifdef CLIP
-	$(PY) CIFAR_10/main.py --video "$(CLIP)" --save "$(OUT)/clip"
+	$(PY) -m util.watch "$(CLIP)" --save "$(OUT)/clip"
 else
 	$(PY) MNIST/demo.py
 endif
 
-score: native $(OUT)/truth/gt/gt.txt
-	$(PY) MNIST/main.py --video $(OUT)/truth --save $(OUT)/run
+score: $(VENV)/.requirements $(OUT)/truth/gt/gt.txt
+	$(PY) -m util.watch $(OUT)/truth --network MNIST/models/LeNet_5.xnor --save $(OUT)/run
 	$(PY) -m util.score.evaluate $(OUT)/run $(OUT)/truth
 
 $(OUT)/truth/gt/gt.txt: | native
@@ -44,25 +45,25 @@ test: native $(VENV)/.tests
 	$(VENV)/bin/ctest --test-dir build --output-on-failure
 	$(PY) -m pytest -q tests
 
-bench: native
+bench: native $(VENV)/.requirements
 	$(PY) benchmarks/detection.py $(SEQUENCES)
 
-bench-speed: native
+bench-speed: native $(VENV)/.requirements
 	$(PY) benchmarks/detection.py --speed
 
-bench-xnor: native
+bench-xnor: native $(VENV)/.requirements
 	$(PY) benchmarks/xnor.py --plot $(OUT)
 
-bench-cost: native
+bench-cost: native $(VENV)/.requirements
 	$(PY) benchmarks/binarization_cost.py $(CLIPS) --plot $(OUT)/binarization_cost.png
 
-bench-unknown: native
+bench-unknown: native $(VENV)/.requirements
 	$(PY) benchmarks/unknown.py
 
-soak: native
+soak: native $(VENV)/.requirements
 	$(PY) benchmarks/soak.py --plot $(OUT)/soak.png
 
-bench-training: native
+bench-training: native $(VENV)/.requirements
 	$(TRAIN) benchmarks/training.py
 
 # Trainings reuse their memory in large pages: a fifth faster on Linux. Ctrl-C at any time; RESUME=--resume goes on.
@@ -76,13 +77,13 @@ COUNTING := $(if $(GPU),,--popcount-forward)
 
 START :=
 train-nin: START := --pretrained CIFAR_10/models/nin_bwn.best.pth.tar
-train-nin train-vgg train-resnet20: train-%: $(TEACHER) native
+train-nin train-vgg train-resnet20: train-%: $(TEACHER) native $(VENV)/.requirements
 	$(TRAIN) CIFAR_10/main.py --arch $* --compile $(COUNTING) --teacher $< $(START) $(RESUME)
 
 train-nin_bwn train-vgg_bwn train-resnet20_bwn: train-%_bwn: $(TEACHER)
 	$(TRAIN) CIFAR_10/main.py --arch $* --bwn --compile --teacher $< $(RESUME)
 
-train-lenet: native
+train-lenet: native $(VENV)/.requirements
 	$(TRAIN) MNIST/main.py --compile $(RESUME)
 
 $(LOGITS): $(VENV)/.requirements
@@ -97,7 +98,7 @@ train-mobilenet: $(LOGITS)
 lint: $(VENV)/.tests
 	$(VENV)/bin/ruff check .
 
-sanitize: $(VENV)/.requirements compiler
+sanitize: $(VENV)/.watch compiler
 	$(CMAKE) -S . -B build/sanitize -DSANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	$(VENV)/bin/cmake --build build/sanitize
 	$(VENV)/bin/ctest --test-dir build/sanitize --output-on-failure
@@ -106,14 +107,19 @@ sanitize: $(VENV)/.requirements compiler
 native: build/build.ninja
 	@$(VENV)/bin/cmake --build build
 
-build/build.ninja: CMakeLists.txt fastmcd/CMakeLists.txt $(VENV)/.requirements | compiler
+build/build.ninja: CMakeLists.txt fastmcd/CMakeLists.txt $(VENV)/.watch | compiler
 	$(CMAKE) -S . -B build -DPython_EXECUTABLE=$(CURDIR)/$(PY)
 	@touch $@
 
-$(VENV)/.requirements: requirements.txt
+$(VENV)/.watch: util/watch/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is missing or older than 3.11; give another with PYTHON=..." >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: $(PYTHON) has no venv module (Debian: apt-get install python3-venv)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -r util/watch/requirements.txt
+	@touch $@
+
+$(VENV)/.requirements: requirements.txt $(VENV)/.watch
+	$(if $(TORCH_INDEX),$(PY) -m pip install --index-url $(TORCH_INDEX) torch torchvision)
 	$(PY) -m pip install -r requirements.txt
 	@touch $@
 

@@ -24,7 +24,8 @@ ALLOWED = {
     "util/source": {"numpy", "cv2", "av", "tqdm"} | BASE,
     "util/track": {"numpy", "cv2", "lap", "util/source"} | BASE,
     "util/outputs": {"numpy", "cv2", "av", "PIL", "jinja2", "fastmcd", "util/source", "util/track"} | BASE,
-    "util/score": {"numpy", "cv2", "PIL", "tqdm", "tabulate", "pycocotools", "trackeval"} | {"util/source", "util/track", "util/outputs"} | BASE,
+    "util/score": {"numpy", "cv2", "PIL", "tqdm", "tabulate", "pycocotools", "trackeval"}
+    | {"util/source", "util/track", "util/outputs"} | BASE,
     "util/watch": {"numpy", "tqdm", "tabulate", "ray", "fastmcd", "util/packed", "util/source", "util/track", "util/outputs"} | BASE,
 }
 TRAINING = {"torch", "torchvision", "numpy", "tqdm", "safetensors", "util/binop", "util/packed", "util/train", "util/watch"} | BASE
