@@ -27,12 +27,12 @@ from tqdm import tqdm  # noqa: E402
 import fastmcd  # noqa: E402
 from util import packed  # noqa: E402
 from util.cli import Parser, add_engine_arguments, run  # noqa: E402
+from util.crops import prepare  # noqa: E402
+from util.digits import to_mnist  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.outputs.pictures import VideoWriter, annotate, colour_of  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, match, texture  # noqa: E402
 from util.score.truth import IN_VIEW, write_truth  # noqa: E402
-from util.track.crops import prepare  # noqa: E402
-from util.track.digits import to_mnist  # noqa: E402
 from util.track.evidence import softmax  # noqa: E402
 
 WIDTH, HEIGHT, FPS = 480, 360, 25

@@ -31,11 +31,11 @@ from tests.scripts import load_script  # noqa: E402
 from util import packed  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
+from util.crops import cut_out, prepare  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.outputs.results import TABLE, read_results  # noqa: E402
 from util.packed.freeze import freeze  # noqa: E402
 from util.source.video import open_video  # noqa: E402
-from util.track.crops import cut_out, prepare  # noqa: E402
 from util.train import checkpoint, data, steps  # noqa: E402
 
 BATCHES = (1, 8)

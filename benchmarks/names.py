@@ -30,13 +30,13 @@ from benchmarks.unknown import textures, windows  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import packed  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
+from util.crops import prepare  # noqa: E402
 from util.outputs.pictures import contact_sheet  # noqa: E402
 from util.packed.freeze import freeze  # noqa: E402
 from util.score.metrics import MOVING, components, match  # noqa: E402
 from util.score.truth import read_truth  # noqa: E402
 from util.source.images import list_images  # noqa: E402
 from util.spec import OTHER, Network  # noqa: E402
-from util.track.crops import prepare  # noqa: E402
 from util.track.evidence import softmax  # noqa: E402
 from util.track.tracking import UNKNOWN  # noqa: E402
 from util.train import augment, checkpoint, wild  # noqa: E402

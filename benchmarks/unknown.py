@@ -24,12 +24,12 @@ import cv2  # noqa: E402
 
 from tests.scripts import load_script  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
+from util.crops import prepare  # noqa: E402
 from util.packed.freeze import freeze  # noqa: E402
 from util.score import metrics  # noqa: E402
 from util.score.scenes import texture  # noqa: E402
 from util.source.video import open_video  # noqa: E402
 from util.spec import Network, Spec  # noqa: E402
-from util.track.crops import prepare  # noqa: E402
 from util.track.evidence import softmax  # noqa: E402
 from util.train import checkpoint, data  # noqa: E402
 from util.train.predict import TorchNetwork  # noqa: E402

@@ -2,8 +2,8 @@
 import cv2
 import numpy as np
 
+from util.crops import DETAIL, GROWN, clear, cut_out, small_images
 from util.score.scenes import texture
-from util.track.crops import DETAIL, GROWN, clear, cut_out, small_images
 
 
 def picture(size=32, seed=3):

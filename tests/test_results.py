@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from util.cli import InputError
+from util.crops import cut_out
 from util.outputs.results import ResultsWriter, read_results
-from util.track.crops import cut_out
 
 HEADER = "frame,object,x,y,width,height,score,crop\n"
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 OTHER = "other"  # a class of this name is evidence for "unknown"; nothing is ever called so
-CROPS = ("object", "dimmed", "digit")  # how a crop of a frame becomes an image of `shape`: see util.track.crops
+CROPS = ("object", "dimmed", "digit")  # how a crop of a frame becomes an image of `shape`: see util.crops
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 
 from util.cli import InputError
+from util.crops import cut_out, moving
 from util.files import GrowingFile, uninterrupted
 from util.outputs.pictures import CONTACT_SHEET, encode_png
 from util.outputs.sink import Sink
 from util.outputs.staging import Staging
 from util.source.images import list_images, read_image
 from util.source.video import MAX_SIDE
-from util.track.crops import cut_out, moving
 from util.track.tracking import Moment
 
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "score", "crop"]
@@ -37,7 +37,7 @@ CONTEXT, SMALLEST_CROP = 0.15, 32  # of a pair: margin / longer side of the box;
 class Detection:
     """One object in one frame: its box in whole pixels, score 0..1 and crop.
 
-    The crop: RGB uint8 (h, w, 3), where there is a mask with what moves in it as its alpha (h, w, 4), see util.track.crops.
+    The crop: RGB uint8 (h, w, 3), where there is a mask with what moves in it as its alpha (h, w, 4), see util.crops.
     """
 
     frame: int

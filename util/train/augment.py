@@ -5,7 +5,7 @@ The last step is the product's own: `small_images` makes what a network sees in 
 import cv2
 import numpy as np
 
-from util.track.crops import small_images
+from util.crops import small_images
 
 PERSON_WINDOW = (1 / 3, 0.1, 2 / 3, 0.9)  # where the person stands in a pedestrian window: x0, y0, x1, y1 as shares of its sides
 OUTSIDE = ((0, 128, 255), (0.1, 0.7, 0.2))  # how much of what is outside a mask's hull is kept, of 255, and how often

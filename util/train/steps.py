@@ -189,7 +189,7 @@ def training_loss(logits: torch.Tensor, labels: torch.Tensor, teacher_logits: to
 
 
 def loss_for(teacher: Teacher | None) -> Callable[..., torch.Tensor]:
-    """Return the loss of (logits, labels, teacher's logits or None): the distillation loss alone where the teacher sees what its pupil sees."""
+    """Return the loss of (logits, labels, teacher's logits or None): of an online teacher the distillation loss alone."""
     return (lambda logits, _, taught: distillation_loss(logits, taught)) if teacher and teacher.online else training_loss
 
 

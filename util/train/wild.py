@@ -10,8 +10,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from util.cli import InputError
-from util.train import augment, checkpoint
 from util.spec import Spec
+from util.train import augment, checkpoint
 from util.train.steps import distillation_losses
 
 # Sources of `other` in Tiny ImageNet that mostly show people, which are learnt as such, and those that do often, which are not learnt at all.

@@ -7,11 +7,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from util.cli import InputError
+from util.crops import prepare
 from util.files import atomic_write
 from util.outputs.pictures import contact_sheet
 from util.outputs.results import read_results
 from util.spec import Network
-from util.track.crops import prepare
 from util.track.evidence import softmax
 
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "label", "probability"]

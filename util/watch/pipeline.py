@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 import fastmcd
 from util.cli import InputError
+from util.crops import cut_out, prepare
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
 from util.source.video import Video, open_video
 from util.spec import Network
-from util.track.crops import cut_out, prepare
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
 from util.track.zones import make_zones

@@ -4,8 +4,8 @@ import math
 import cv2
 import numpy as np
 
+from util.digits import digits
 from util.spec import Spec
-from util.track.digits import digits
 
 TAIL = 0.01  # of the values, left out at both ends when contrast is measured
 LEAST_RANGE = 40  # grey levels: less contrast than that is not stretched to the full range, it may be noise
