@@ -95,7 +95,7 @@ def test_nothing_is_held_of_what_has_ended():
     tracker = Tracker(CLASSES, fps=25)
     for t in range(3000):
         boxes = [(t % 50 * 4, 50, 40, 30)] if t % 80 < 50 else []
-        moment = Moment(t + 1, t / fps, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(b, (0, 0, 32, 32), 0.9) for b in boxes])
+        moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(b, (0, 0, 32, 32), 0.9) for b in boxes])
         tracker.name(moment, tracker.associate(moment), np.zeros((len(boxes), 3)))
         assert len(tracker._lives) < 5 and len(tracker._association) < 5
 
@@ -109,7 +109,7 @@ def views_of(boxes, logits, schedule):
     """Return the frames, from 0, in which an object with these boxes was looked at."""
     tracker, frames = Tracker(CLASSES, fps=25, schedule=schedule), []
     for t, box in enumerate(boxes):
-        moment = Moment(t + 1, t / fps, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(box, (0, 0, 32, 32), 0.9)])
+        moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(box, (0, 0, 32, 32), 0.9)])
         viewed = tracker.associate(moment)
         tracker.name(moment, viewed, np.tile(np.array(logits, float), (len(viewed), 1)))
         frames += [t] * len(viewed)
@@ -138,7 +138,7 @@ def test_of_too_many_objects_all_have_their_turn():
     tracker, seen = Tracker(CLASSES, fps=25, schedule=Schedule(budget=2)), set()
     for t in range(12):
         sightings = [Sighting((50 * i, 100, 30, 30), (0, 0, 32, 32), 0.9) for i in range(5)]
-        moment = Moment(t + 1, t / fps, FRAME, SimpleNamespace(homography=np.eye(3)), sightings)
+        moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), sightings)
         viewed = tracker.associate(moment)
         assert len(viewed) <= 2
         tracker.name(moment, viewed, np.tile([9.0, 0, 0], (len(viewed), 1)))
