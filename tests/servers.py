@@ -87,12 +87,18 @@ import sys
 from util import cli
 from util.source import video
 
-cli.run(lambda: print(sum(1 for _ in video.open_video(sys.argv[1]))))
+def count():
+    frames = iter(video.open_video(sys.argv[1]))
+    next(frames)
+    print("reading", flush=True)
+    print(1 + sum(1 for _ in frames))
+
+cli.run(count)
 """
 
 
 def start_program(source, **options):
-    """Return the process of a program that prints how many frames `source` has."""
+    """Return the process of a program that prints "reading" when it has a frame of `source`, and in the end how many there were."""
     return subprocess.Popen([sys.executable, "-c", PROGRAM, source], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # fmt: skip
 

@@ -59,7 +59,7 @@ def test_a_live_stream_goes_on_after_its_server_was_away(capfd):
     assert all(np.diff(times) > 0) and 0.5 < times[-1] - before[-1][1] < gone + 0.1, "the time away counts"
     assert clip.reconnects == 1
     lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 2 and "lost (" in lines[0] and re.search(r"back after 0\.[4-9] s", lines[1]), lines
+    assert len(lines) == 2 and "lost (" in lines[0] and re.search(r"back after [0-9.]+ s", lines[1]), lines
     frames.close()
     assert not reading_threads()
 
@@ -114,7 +114,7 @@ def test_a_stream_that_changes_its_size_ends_in_one_line(capfd):
 def test_ctrl_c_ends_a_live_source_at_once(capfd):
     with serve_stream(lambda: multipart(count(), 0.02)) as port:
         process = start_program(f"http://127.0.0.1:{port}/")
-        time.sleep(2)
+        assert process.stdout.readline() == b"reading\n"
         process.send_signal(signal.SIGINT)
         error = process.communicate(timeout=5)[1]
     assert process.returncode == 2 and error.count(b"\n") == 1 and b"interrupted" in error, error

@@ -117,7 +117,7 @@ def test_a_stream_starts_before_its_end_and_can_be_interrupted(monkeypatch):
     process = start_program("-", stdin=subprocess.PIPE)
     process.stdin.write(video_bytes("matroska", "mjpeg", STEADY, "yuvj420p"))
     process.stdin.flush()
-    time.sleep(1.5)
+    assert process.stdout.readline() == b"reading\n"
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=10)[1]
     assert process.returncode == 2 and error.count(b"\n") == 1 and b"interrupted" in error, error
