@@ -4,6 +4,8 @@
 //     OUT_DIR/crops/000123_00.png      the region with context, cut from the colour frame
 //     OUT_DIR/masks/000123.png         0 or 255
 //     OUT_DIR/frames/000123.png        with --frames
+//
+// It is written in OUT_DIR.part and takes its place at the end, see results.hpp.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -240,22 +242,26 @@ void run(const Options& options) {
                                                      : std::max(options.limit, source.count);
     Progress progress(total, options.quiet);
     long frames = 0, objects = 0;
-    do {
-        fastmcd::grey_from_bgr(frame.data, std::ptrdiff_t(frame.step), frame.cols, frame.rows, grey.data());
-        const fastmcd::Result found = detector->detect({grey.data(), frame.cols, frame.rows, frame.cols});
-        write_frame(results, ++frames, frame, found, options.frames);
-        objects += long(found.objects.size());
-        progress.show(frames, objects);
-    } while (!interrupted && frames != options.limit && source.next(frame));
+    try {
+        do {
+            fastmcd::grey_from_bgr(frame.data, std::ptrdiff_t(frame.step), frame.cols, frame.rows, grey.data());
+            const fastmcd::Result found = detector->detect({grey.data(), frame.cols, frame.rows, frame.cols});
+            write_frame(results, ++frames, frame, found, options.frames);
+            objects += long(found.objects.size());
+            progress.show(frames, objects);
+        } while (!interrupted && frames != options.limit && source.next(frame));
+        if (source.short_of_frames)
+            throw Failure(source.name + ": only " + std::to_string(source.read) + " of the " + std::to_string(source.count) +
+                          " announced frames could be read (and were kept); is the file cut off?");
+    } catch (const Failure& failure) {
+        throw Failure(failure.what() + results.kept());
+    }
     results.finish();
     progress.clear();
     if (!options.quiet)
         std::printf("%s: %ld objects in %ld frames, %.1f frames/s\n", options.out.c_str(), objects, frames,
                     double(frames) / progress.seconds());
     if (interrupted) throw Failure("interrupted; what was finished has been kept");
-    if (source.short_of_frames)
-        throw Failure(source.name + ": only " + std::to_string(source.read) + " of the " + std::to_string(source.count) +
-                      " announced frames could be read (and were kept); is the file cut off?");
 }
 
 int complain(std::string line) {
@@ -275,6 +281,9 @@ int main(int argc, char** argv) {
     action.sa_flags = int(SA_RESETHAND);  // the second Ctrl-C ends at once
     sigaction(SIGINT, &action, nullptr);
     sigaction(SIGTERM, &action, nullptr);
+    struct sigaction hangup {};
+    sigaction(SIGHUP, nullptr, &hangup);
+    if (hangup.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // nohup stays
     try {
         if (const auto options = fastmcd::parse(argc, argv)) run(*options);
         return 0;

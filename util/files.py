@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from util.cli import InputError
+from util.cli import STOPS, InputError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
-SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -58,13 +56,13 @@ def refuse_special(path: Path) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C, SIGTERM and SIGHUP back until the block ends, then let the first that came act.
+    """Hold Ctrl-C and what else interrupts (util.cli.STOPS) back until the block ends, then let the first that came act.
 
     Those that have no handler in Python act as ever, and so do all outside the main thread.
     """
     came, before = [], {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in SIGNALS if callable(signal.getsignal(number))}
+        before = {number: signal.getsignal(number) for number in STOPS if callable(signal.getsignal(number))}
     try:
         for number in before:
             signal.signal(number, lambda number, frame: came.append(number))

@@ -103,8 +103,9 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
             rest = pipeline.tracker.finish()
             summary.end(rest)
             sinks.finish(rest, clock)
-        counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
-        sinks.summarize(arguments=args.command[1], **counts, labels=dict(summary.tracks.most_common()), ms_per_frame=clock.ms())
+        if args.save:
+            counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
+            sinks.summarize(arguments=args.command[1], **counts, labels=dict(summary.tracks.most_common()), ms_per_frame=clock.ms())
     print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {clock.frames} frames")
     if video.dropped or video.reconnects:
         print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
