@@ -48,7 +48,7 @@ def reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what is written to the process's stderr meanwhile, as libtiff, libpng, libjpeg and FFmpeg do by themselves."""
+    """Drop what is written to the process's stderr meanwhile, as libtiff, libjpeg and FFmpeg do by themselves; for the main thread."""
     try:
         saved = os.dup(2)
     except OSError:  # there is none
