@@ -11,7 +11,7 @@
 # make train-nin        train a network with its recipe, as those that ship were: train-vgg, train-resnet20, train-nin_bwn (which nin
 #                       begins with), train-lenet; float: train-airbench, train-mobilenet
 # make native           only the build: the Python module, and build/fastMCD where OpenCV's C++ files are found
-# make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan
+# make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan, then under ThreadSanitizer
 # Each sets up what it needs (a virtual environment, the native build) once: demo and native what watches, the others PyTorch as well.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there: without what GPUs need, a tenth of the size.
 
@@ -98,10 +98,12 @@ train-mobilenet: $(LOGITS)
 lint: $(VENV)/.tests
 	$(VENV)/bin/ruff check .
 
-sanitize: $(VENV)/.watch compiler
-	$(CMAKE) -S . -B build/sanitize -DSANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
-	$(VENV)/bin/cmake --build build/sanitize
-	$(VENV)/bin/ctest --test-dir build/sanitize --output-on-failure
+sanitize: sanitize-address sanitize-thread
+
+sanitize-%: $(VENV)/.watch compiler
+	$(CMAKE) -S . -B build/sanitize-$* -DSANITIZE=$* -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(VENV)/bin/cmake --build build/sanitize-$*
+	$(VENV)/bin/ctest --test-dir build/sanitize-$* --output-on-failure
 
 # ---- Set-up ----
 native: build/build.ninja

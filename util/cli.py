@@ -32,10 +32,10 @@ def printable(text: object) -> str:
 def reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
     """A reader's one guard: whatever a parser raises on the file `path`, be it RecursionError, is the InputError that it is no `kind`.
 
-    What a parser warns of is not shown: it would stand there as a second line.
+    What a parser says on stderr, warnings too, is not shown: it would stand there as a second line.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), quiet():
             yield
     except InputError:
         raise
@@ -44,6 +44,23 @@ def reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
             raise InputError(f"{error.filename or path}: {error.strerror}") from error
         reason = f"{type(error).__name__} {error}".strip().partition("\n")[0]
         raise InputError(f"{path} is no {kind}: {reason[:200]}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what is written to the process's stderr meanwhile, as libtiff, libjpeg and FFmpeg do by themselves; for the main thread."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved), os.close(null)
 
 
 def read_text(path: str | os.PathLike, kind: str, most: int = MOST_TEXT, errors: str = "strict") -> str:

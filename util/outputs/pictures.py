@@ -13,9 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from util.cli import InputError
+from util.cli import InputError, quiet
 from util.files import atomic_write, create, refuse_special, write_all
-from util.source.images import quiet
 from util.track.tracking import UNKNOWN
 
 # RGB, far apart in hue and lightness, all readable with a dark text on them or a light one.

@@ -12,7 +12,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from util.cli import InputError  # noqa: E402
+from util.cli import InputError, quiet  # noqa: E402
 from util.files import IMAGE_SUFFIXES  # noqa: E402
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -96,17 +96,3 @@ def _stretch(image: np.ndarray, black: float, white: float) -> np.ndarray:
     if image.dtype == np.uint8:  # one among the 16-bit ones
         return image
     return np.clip(image * np.float32(scale) + np.float32(0.5 - black * scale), 0, 255).astype(np.uint8)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Drop what is written to the process's stderr meanwhile, as libpng, libjpeg and FFmpeg do by themselves; for the main thread."""
-    sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
