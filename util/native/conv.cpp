@@ -125,7 +125,7 @@ RealConv::RealConv(const Kernels& k, const Conv& c, const Shape& in, std::span<c
 }
 
 RealJob RealConv::job() const {
-    return {weights_.data(), blocks_, conv.height, length_, conv.stride, conv.padding, stride_, out.width, out.height * out.width, {}};
+    return {weights_.data(), blocks_, conv.height, length_, conv.stride, conv.padding, stride_, out.width, out.height * out.width};
 }
 
 // ---- One layer -------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
         std::vector<std::uint16_t> counts(plan.counts());
         BinaryJob job = plan.job();
         job.input = map.data();
-        Finish finish{outputs, scales.data(), shifts.data(), ones.data(), -std::numeric_limits<float>::infinity()};
+        Finish finish{outputs, true, scales.data(), shifts.data(), ones.data(), -std::numeric_limits<float>::infinity()};
         for (int n; (n = next++) < count;) {
             const std::uint16_t* from = x + n * pixels * in.channels;
             for (std::size_t i = 0; i < pixels; ++i)

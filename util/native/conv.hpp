@@ -59,7 +59,6 @@ public:
     RealConv(const Kernels&, const Conv&, const Shape& in, std::span<const float> weight, const char* step);
 
     RealJob job() const;  // but for the input
-    int sets() const { return (out.height * out.width + kPixels - 1) / kPixels; }
     int sums() const { return kPixels * stride_; }
     std::size_t bytes() const { return weights_.size() * sizeof(float); }
 

@@ -53,17 +53,15 @@ ALWAYS int choose(int pixels, int blocks, F f) {
 }
 
 // ---- What follows a sum ----------------------------------------------------------------------------------------------
-ALWAYS Floats load_part(const float* p, int count) {
-    if (count >= kFloats) return load<Floats>(p);
-    Floats v{};
-    std::memcpy(&v, p, sizeof(float) * unsigned(count));
-    return v;
-}
-
 template <class V, class T>
 ALWAYS void store_part(T* p, V v, int count) {
     if (count >= kFloats) store(p, v);
     else std::memcpy(p, &v, sizeof(T) * unsigned(count));
+}
+
+ALWAYS Floats scaled(const Affine& affine, int i, Floats v, Floats floor) {
+    if (affine.scale == nullptr) return v;
+    return greater(fused(v, load<Floats>(affine.scale + i), load<Floats>(affine.shift + i)), floor);
 }
 
 // The shortcut's channels at a pixel: where they lie, or in `line`.
@@ -81,30 +79,64 @@ ALWAYS const float* shortcut(const Finish& f, int y, int x, float* line) {
     return line;
 }
 
-template <class Sum>  // sum(i): of kFloats channels from i on
-ALWAYS void finish(const Finish& f, int y, int x, float* line, Sum sum) {
-    const float* past = shortcut(f, y, x, line);
-    float* floats = f.floats.data ? f.floats.at(y, x) : nullptr;
-    std::uint16_t* halves = f.halves.data ? f.halves.at(y, x) : nullptr;
-    std::uint8_t* bits = f.bits.data ? f.bits.at(y, x) : nullptr;
+enum Kept { kFloatsOnly, kBitsOnly, kBoth };
+
+struct Sums {
+    const float* sums;
+    ALWAYS Floats operator()(int i) const { return load<Floats>(sums + i); }
+};
+struct Counts {
+    const std::uint16_t* counts;
+    int taps;
+    ALWAYS Floats operator()(int i) const { return real(taps - 2 * widened(counts + i)); }
+};
+
+// A loop for each thing that can be asked for, as a branch per vector would cost a third.
+template <bool SCALED, bool PAST, Kept KEPT, class Source>
+__attribute__((noinline)) void finish_pixel(const Finish& f, int y, int x, float* line, Source source) {
+    const float* past = PAST ? shortcut(f, y, x, line) : nullptr;
+    float* floats = KEPT != kBitsOnly && f.floats.data ? f.floats.at(y, x) : nullptr;
+    std::uint16_t* halves = KEPT == kFloatsOnly && f.halves.data ? f.halves.at(y, x) : nullptr;
+    std::uint8_t* bits = KEPT != kFloatsOnly ? f.bits.at(y, x) : nullptr;
     const Floats floor = spread(f.floor);
-    for (int start = 0; start < f.channels; start += 32, bits += bits ? kWordBytes : 0) {
-        const int end = start + 32 < f.channels ? start + 32 : f.channels;
-        std::uint32_t word = 0;
-        for (int i = start; i < end; i += kFloats) {
-            Floats v = fused(sum(i), load<Floats>(f.scale + i), load<Floats>(f.shift + i));
-            v = greater(v, floor);
+    const auto vector = [&](int i, int count) __attribute__((always_inline)) {  // returns bits
+        Floats v = source(i);
+        if (SCALED) {
+            v = greater(fused(v, load<Floats>(f.scale + i), load<Floats>(f.shift + i)), floor);
             v = v < 0 ? v * load<Floats>(f.slope + i) : v;
-            if (past) v += load_part(past + i, f.channels - i);
-            if (floats) store_part(floats + i, v, f.channels - i);
-            if (halves) {
-                const Ints rounded = (Ints(v) + 0x7fff + (Ints(v) >> 16 & 1)) >> 16;
-                store_part(halves + i, __builtin_convertvector(rounded, Halves), f.channels - i);
-            }
-            if (bits) word |= below(v * load<Floats>(f.turn + i), load<Floats>(f.threshold + i)) << (i - start);
         }
-        if (bits) put_word(bits, word);
+        if (PAST) v += load<Floats>(past + i);
+        if (KEPT == kBoth || (KEPT == kFloatsOnly && floats)) store_part(floats + i, v, count);
+        if (KEPT == kFloatsOnly && halves) {
+            const Ints rounded = (Ints(v) + 0x7fff + (Ints(v) >> 16 & 1)) >> 16;
+            store_part(halves + i, __builtin_convertvector(rounded, Halves), count);
+        }
+        if (KEPT == kFloatsOnly) return 0u;
+        return below(f.turn ? v * load<Floats>(f.turn + i) : v, load<Floats>(f.threshold + i));
+    };
+    int start = 0;
+    for (; start + 32 <= f.channels; start += 32) {
+        std::uint32_t word = 0;
+        for (int i = 0; i < 32; i += kFloats) word |= vector(start + i, kFloats) << i;
+        if (KEPT != kFloatsOnly) put_word(bits, word), bits += kWordBytes;
     }
+    if (start == f.channels) return;
+    std::uint32_t word = 0;
+    for (int i = 0; start + i < f.channels; i += kFloats) word |= vector(start + i, f.channels - start - i) << i;
+    if (KEPT != kFloatsOnly) put_word(bits, word);
+}
+
+template <class Source>
+using FinishPixel = void (*)(const Finish&, int y, int x, float* line, Source);
+
+template <class Source>
+FinishPixel<Source> finish_for(const Finish& f) {
+    static constexpr FinishPixel<Source> kAll[2][2][3] = {
+        {{finish_pixel<false, false, kFloatsOnly, Source>, finish_pixel<false, false, kBitsOnly, Source>, finish_pixel<false, false, kBoth, Source>},
+         {finish_pixel<false, true, kFloatsOnly, Source>, finish_pixel<false, true, kBitsOnly, Source>, finish_pixel<false, true, kBoth, Source>}},
+        {{finish_pixel<true, false, kFloatsOnly, Source>, finish_pixel<true, false, kBitsOnly, Source>, finish_pixel<true, false, kBoth, Source>},
+         {finish_pixel<true, true, kFloatsOnly, Source>, finish_pixel<true, true, kBitsOnly, Source>, finish_pixel<true, true, kBoth, Source>}}};
+    return kAll[f.scaled][f.past.data != nullptr][!f.bits.data ? kFloatsOnly : f.floats.data ? kBoth : kBitsOnly];
 }
 
 // ---- Binary sums -----------------------------------------------------------------------------------------------------
@@ -238,6 +270,7 @@ ALWAYS void count_bits(const std::uint16_t* counts, const std::uint16_t* least, 
 
 void binary(const BinaryJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
     const std::size_t block_bytes = std::size_t(job.length) * kLanes * kLoadBytes;
+    const auto finish = finish_for<Counts>(f);
     for (const Group* g = job.groups + first; g != job.groups + last; ++g) {
         const Pattern& pattern = job.patterns[g->pattern];
         const Run* run = job.runs + pattern.first;
@@ -251,7 +284,7 @@ void binary(const BinaryJob& job, const Finish& f, int first, int last, const Sc
         for (int p = 0; p < g->pixels; ++p) {
             const std::uint16_t* counts = scratch.counts + p * job.stride;
             if (job.least) count_bits(counts, job.least + std::ptrdiff_t(g->pattern) * job.stride, f.channels, f.bits.at(g->y[p], g->x[p]));
-            else finish(f, g->y[p], g->x[p], scratch.past, [&](int i) { return real(pattern.taps - 2 * widened(counts + i)); });
+            else finish(f, g->y[p], g->x[p], scratch.past, Counts{counts, pattern.taps});
         }
     }
 }
@@ -273,21 +306,34 @@ ALWAYS void sum_real(Tile<PIXELS, BLOCKS>, const RealJob& job, const float* w, c
 
 void real_sums(const RealJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
     const std::size_t block_size = std::size_t(job.rows) * job.length * kFloats;
-    for (int start = first * kPixels; start < last * kPixels && start < job.total; start += kPixels) {
-        const int pixels = job.total - start < kPixels ? job.total - start : kPixels;
+    const int side = job.pool, step = side > 1 ? 1 : kPixels;  // a set is a window, or as many pixels
+    const Floats floor = spread(job.before.floor);
+    const auto finish = finish_for<Sums>(f);
+    for (int start = first * step; start < last * step && start < job.total; start += step) {
+        const int pixels = side > 1 ? side * side : job.total - start < kPixels ? job.total - start : kPixels;
         int y[kPixels], x[kPixels];
         const float* input[kPixels];
         for (int p = 0; p < pixels; ++p) {
-            y[p] = (start + p) / job.width, x[p] = (start + p) % job.width;
-            input[p] = job.input.at(y[p] * job.stride - job.padding, x[p] * job.stride - job.padding);
+            const int pixel = side > 1 ? start : start + p;
+            y[p] = pixel / job.width, x[p] = pixel % job.width;
+            const int iy = side > 1 ? y[p] * side + p / side : y[p], ix = side > 1 ? x[p] * side + p % side : x[p];
+            input[p] = job.input.at(iy * job.stride - job.padding, ix * job.stride - job.padding);
         }
         for (int block = 0; block < job.blocks;)
             block += choose(pixels, job.blocks - block, [&](auto tile) {
                 sum_real(tile, job, job.weights + block * block_size, input, scratch.sums + block * kFloats);
             });
-        for (int p = 0; p < pixels; ++p) {
-            const float* sums = scratch.sums + p * job.sums_stride;
-            finish(f, y[p], x[p], scratch.past, [&](int i) { return load<Floats>(sums + i); });
+        if (side > 1) {
+            float* sums = scratch.sums;
+            for (int i = 0; i < f.channels; i += kFloats) {
+                Floats v = spread(-__builtin_inff());
+                for (int p = 0; p < pixels; ++p)
+                    v = greater(v, scaled(job.before, i, load<Floats>(sums + p * job.sums_stride + i), floor));
+                store(sums + i, v);
+            }
+            finish(f, y[0], x[0], scratch.past, Sums{sums});
+        } else {
+            for (int p = 0; p < pixels; ++p) finish(f, y[p], x[p], scratch.past, Sums{scratch.sums + p * job.sums_stride});
         }
     }
 }
@@ -295,22 +341,28 @@ void real_sums(const RealJob& job, const Finish& f, int first, int last, const S
 // ---- Floats of a window ----------------------------------------------------------------------------------------------
 void pool(const PoolJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
     const Floats area = spread(float(job.size) * float(job.size)), lowest = spread(-__builtin_inff());
+    const Floats floor = spread(job.before.floor);
+    const auto finish = finish_for<Sums>(f);
     for (int pixel = first; pixel < last; ++pixel) {
         const int y = pixel / job.out_width, x = pixel % job.out_width;
+        if (job.kind == PoolJob::kSame) {
+            finish(f, y, x, scratch.past, Sums{job.input.at(y, x)});
+            continue;
+        }
         const int top = y * job.stride - job.padding, left = x * job.stride - job.padding;
         const int y0 = top > 0 ? top : 0, y1 = top + job.size < job.height ? top + job.size : job.height;
         const int x0 = left > 0 ? left : 0, x1 = left + job.size < job.width ? left + job.size : job.width;
-        finish(f, y, x, scratch.past, [&](int i) {
-            const int n = f.channels - i;
-            if (job.kind == PoolJob::kSame) return load_part(job.input.at(y, x) + i, n);
-            Floats v = job.kind == PoolJob::kMaximum ? lowest : Floats{};
+        const auto window = [&](int i, Floats v, auto add) __attribute__((always_inline)) {
             for (int iy = y0; iy < y1; ++iy)
-                for (int ix = x0; ix < x1; ++ix) {
-                    const Floats other = load_part(job.input.at(iy, ix) + i, n);
-                    v = job.kind == PoolJob::kMaximum ? greater(v, other) : v + other;
-                }
-            return job.kind == PoolJob::kMaximum ? v : v / area;
-        });
+                for (int ix = x0; ix < x1; ++ix)
+                    v = add(v, scaled(job.before, i, load<Floats>(job.input.at(iy, ix) + i), floor));
+            return v;
+        };
+        for (int i = 0; i < f.channels; i += kFloats)
+            store(scratch.sums + i, job.kind == PoolJob::kMaximum
+                                        ? window(i, lowest, [](Floats a, Floats b) { return greater(a, b); })
+                                        : window(i, Floats{}, [](Floats a, Floats b) { return a + b; }) / area);
+        finish(f, y, x, scratch.past, Sums{scratch.sums});
     }
 }
 

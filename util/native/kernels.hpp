@@ -26,6 +26,7 @@ struct Plane {
 // of each byte, which is the offset of the nibble's row in a table.
 struct Finish {
     int channels;
+    bool scaled;  // else s is taken as it is
     const float *scale, *shift, *slope;
     float floor;
     Plane<const float> past = {};  // the shortcut's: averaged over size x size pixels, its channels repeated
@@ -56,6 +57,11 @@ struct Group {  // output pixels of one pattern, wherever they lie, are summed t
     std::int32_t y[kPixels], x[kPixels];
 };
 
+struct Affine {  // of each pixel of a window, before it is pooled; scale null: none
+    const float *scale = nullptr, *shift = nullptr;
+    float floor = 0;
+};
+
 struct BinaryJob {
     const std::uint8_t* weights;  // (block, length, lanes), length = taps * depth
     int blocks, length;
@@ -72,7 +78,9 @@ struct RealJob {
     int blocks, rows, length;  // length: width * channels
     int stride, padding;       // pixels
     int sums_stride, width, total;  // of the output
-    Plane<const float> input;  // with a margin of zeros, so that no window leaves it
+    Plane<const float> input = {};  // with a margin of zeros, so that no window leaves it
+    int pool = 1;                   // the output is the maximum over squares of so many pixels
+    Affine before = {};
 };
 
 struct PoolJob {
@@ -81,6 +89,7 @@ struct PoolJob {
     int height, width;  // of the input
     int out_width;
     Plane<const float> input;
+    Affine before = {};
 };
 
 struct Kernels {

@@ -42,6 +42,10 @@ struct Step {
 struct Pass : Step {
     int step;                      // the first of those joined
     int from, floats, packed = -1;  // maps: of the input, and of the output as floats and as bits; -1: none
+    // What happens to each pixel of a window before it is pooled, and whether sums are pooled (2 x 2) as they come.
+    std::vector<float> scale_before = {}, shift_before = {};
+    float floor_before = kLowest;
+    bool pools = false;
 };
 
 // Map i is what step i - 1 left; map 0 are the images. Floats have a margin of zeros for a convolution that pads.
@@ -64,7 +68,7 @@ struct Map {
     void allocate(int word_bytes) {
         const std::size_t pixels = std::size_t(shape.height + 2 * margin) * (shape.width + 2 * margin);
         if (bits) packed.assign(pixels * plane(word_bytes).pixel, 0);
-        else memory.assign(pixels * shape.channels, 0.0f);
+        else memory.assign(pixels * shape.channels + kTail, 0.0f);
     }
 };
 
@@ -121,6 +125,14 @@ struct Network::Impl {
     void run(const Pixel* images, int count, float* result, bool timed);
 };
 
+// Whether a pool can take a pass's pixels as they come: sums that are at most scaled, window by window.
+static bool pool_joins(const Pass& pass, const Step& step) {
+    if (!step.window || step.bits || pass.window || pass.binary || pass.past >= 0 || !pass.slope.empty() || pass.bits) return false;
+    const auto [size, stride, padding] = *step.window;
+    const bool once = stride >= size || (step.out.height == 1 && step.out.width == 1);  // no pixel is in two windows
+    return once && (!pass.real || (!step.average && size == 2 && stride == 2 && padding == 0));
+}
+
 // ---- The plan --------------------------------------------------------------------------------------------------------
 void Network::Impl::join() {
     std::vector<bool> shortcut(maps.size(), false);  // starts at this map
@@ -129,6 +141,14 @@ void Network::Impl::join() {
     passes.clear();
     for (int i = 0; i < int(steps.size()); ++i) {
         const Step& step = steps[i];
+        if (i > 0 && !shortcut[i] && pool_joins(passes.back(), step)) {
+            Pass& pass = passes.back();
+            pass.scale_before = std::exchange(pass.scale, {}), pass.shift_before = std::exchange(pass.shift, {});
+            pass.floor_before = std::exchange(pass.relu, false) ? 0.0f : kLowest;
+            pass.pools = pass.real != nullptr;
+            pass.window = step.window, pass.average = step.average, pass.out = step.out, pass.floats = i + 1;
+            continue;
+        }
         const bool joins = i > 0 && step.alone() && passes.back().last() < step.first() && (step.bits || !shortcut[i]);
         if (!joins) {
             passes.push_back({step, i, i, step.bits ? -1 : i + 1, step.bits ? i + 1 : -1});
@@ -154,6 +174,7 @@ void Network::Impl::plan() {
         if (pass.real) maps[pass.from].margin = pass.real->conv.padding, sums = std::max(sums, pass.real->sums());
         if (pass.binary) counts = std::max(counts, pass.binary->counts());
     }
+    sums = std::max(sums, channels + kTail);
     zeros.assign(channels + kTail, 0.0f), ones.assign(channels + kTail, 1.0f);
     memory.assign(workers.count(), {std::vector<std::uint16_t>(counts), std::vector<float>(sums), std::vector<float>(channels + kTail)});
     maps.front().allocate(k.word_bytes);
@@ -170,17 +191,19 @@ Finish Network::Impl::finish(const Pass& pass) {
     const auto array = [](const std::vector<float>& values, const std::vector<float>& neutral) {
         return values.empty() ? neutral.data() : values.data();
     };
-    Finish f{pass.out.channels, array(pass.scale, ones), array(pass.shift, zeros), array(pass.slope, ones), pass.relu ? 0.0f : kLowest};
+    const bool scaled = !pass.scale.empty() || !pass.slope.empty();
+    Finish f{pass.out.channels, scaled, array(pass.scale, ones), array(pass.shift, zeros), array(pass.slope, ones), pass.relu ? 0.0f : kLowest};
     if (pass.past >= 0) f.past = maps[pass.past].read(), f.past_channels = maps[pass.past].shape.channels, f.size = pass.size;
     if (pass.floats >= 0) f.floats = maps[pass.floats].floats();
     if (pass.packed >= 0) f.bits = maps[pass.packed].plane(k.word_bytes);
-    f.turn = array(pass.turn, ones), f.threshold = array(pass.threshold, zeros);
+    f.turn = pass.turn.empty() ? nullptr : pass.turn.data(), f.threshold = array(pass.threshold, zeros);
     return f;
 }
 
 Stage Network::Impl::stage(const Pass& pass) {
     const Finish f = finish(pass);
     Map& in = maps[pass.from];
+    const Affine before{pass.scale_before.empty() ? nullptr : pass.scale_before.data(), pass.shift_before.data(), pass.floor_before};
     const auto with = [&](auto kernel, const auto& job, int total) {
         return Stage{total, [=, this](int thread, int first, int last) {
             Memory& own = memory[thread];
@@ -194,13 +217,14 @@ Stage Network::Impl::stage(const Pass& pass) {
     }
     if (pass.real) {
         RealJob job = pass.real->job();
-        job.input = in.read();
-        return with(k.real, job, pass.real->sets());
+        job.input = in.read(), job.before = before;
+        if (pass.pools) job.pool = 2, job.width = pass.out.width, job.total = pass.out.height * pass.out.width;
+        return with(k.real, job, pass.pools ? job.total : (job.total + kPixels - 1) / kPixels);
     }
     if (in.bits) return pool_bits(pass);
     const Pool window = pass.window.value_or(Pool{1, 1, 0});
     const auto kind = !pass.window ? PoolJob::kSame : pass.average ? PoolJob::kAverage : PoolJob::kMaximum;
-    const PoolJob job{kind, window.size, window.stride, window.padding, in.shape.height, in.shape.width, pass.out.width, in.read()};
+    const PoolJob job{kind, window.size, window.stride, window.padding, in.shape.height, in.shape.width, pass.out.width, in.read(), before};
     return with(k.pool, job, pass.out.height * pass.out.width);
 }
 
