@@ -39,7 +39,7 @@ from util.cli import (  # noqa: E402
 )  # fmt: skip
 from util.layers import BinConv2d, anneal_sign, freeze_batch_norm  # noqa: E402
 from util.spec import Spec  # noqa: E402
-from util.train import checkpoint, data, predict, steps, wild  # noqa: E402
+from util.train import checkpoint, data, predict, steps  # noqa: E402
 from util.train.cpu_ops import accelerate  # noqa: E402
 from util.train.recipe import Recipe  # noqa: E402
 from util.train.run import Files, Run, settings_of  # noqa: E402
@@ -120,7 +120,7 @@ class VGG(nn.Module):
     VGG-Small's widths with half its arithmetic: the image is pooled before the first binarized layer.
     """
 
-    def __init__(self, estimator="polynomial", classes=len(CLASSES)):
+    def __init__(self, estimator="polynomial", classes=10):
         super().__init__()
         widths = [(128, 128), (128, 128), None, (128, 256), (256, 256), None, (256, 512), (512, 512)]
         self.features = nn.Sequential(
@@ -345,6 +345,8 @@ def start_from(model: nn.Module, args: Namespace, recipe: Recipe) -> Recipe:
     """Put the weights of --pretrained into the model; return the recipe without what they have learnt: small images and, mostly, signs."""
     float_activations = f"{args.arch}_bwn"
     if CLIPS in args.arch:
+        from util.train import wild  # here: it loads OpenCV
+
         wild.start_from(model, args.pretrained, network_of(args), args.arch.removesuffix(CLIPS))
         return recipe
     found = checkpoint.load_into(model, args.pretrained, network_of(args), float_activations).get("arch")
@@ -373,6 +375,8 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe) -> float:
     batch_of, loss_of = photographs(images[kept], labels[kept], recipe, machine, args.seed), steps.loss_for(teacher)
     recalibrating, judging = images[some], (images[held_out], labels[held_out])
     if args.wild:
+        from util.train import wild
+
         mixture = wild.Mixture(images[kept], labels[kept], args.wild, SPECS[name], recipe.batch_size)
         batch_of, loss_of, judging = mixture.batch_of(args.seed), mixture.loss, mixture.judges(*judging)
         recalibrating = mixture.many(args.seed, len(some))

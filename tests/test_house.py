@@ -20,7 +20,7 @@ ALLOWED = {
     "util/binop": {"torch"} | BASE,  # with util/layers
     "util/packed": {"numpy", "safetensors"} | BASE,
     "util/packed/freeze": {"torch", "numpy", "util/binop", "util/packed"} | BASE,
-    "util/train": {"torch", "numpy", "cv2", "PIL", "tqdm", "matplotlib", "safetensors", "util/binop", "util/packed", "util/packed/freeze", "util"},
+    "util/train": {"torch", "numpy", "cv2", "PIL", "tqdm", "matplotlib", "safetensors"} | {"util/binop", "util/packed", "util/packed/freeze"} | BASE,
     "util/source": {"numpy", "cv2", "av", "tqdm"} | BASE,
     "util/track": {"numpy", "cv2", "lap", "util/source"} | BASE,
     "util/outputs": {"numpy", "cv2", "av", "PIL", "jinja2", "fastmcd", "util/source", "util/track"} | BASE,

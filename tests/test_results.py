@@ -188,7 +188,7 @@ def test_directories_without_results_are_refused(tmp_path):
         ("0,0,5,6,8,9,0.9,crops/000001_00.png", "frames count from 1"),
         ("1,0,-5,6,8,9,0.9,crops/000001_00.png", "x is '-5'"),
         ("1,0,5,6,0,9,0.9,crops/000001_00.png", "is empty"),
-        ("1,0,5,6,8,2155,0.9,crops/000001_00.png", "leaves any frame"),
+        ("1,0,5,6,8,4095,0.9,crops/000001_00.png", "leaves any frame"),
         ("1,0,5,6,8,9,nan,crops/000001_00.png", "score is 'nan'"),
         ("1,0,5,6,8,9,1.5,crops/000001_00.png", "score is '1.5'"),
         ("1,0,5,6,8,9,0.9,crops/000009_00.png", "no file inside"),
