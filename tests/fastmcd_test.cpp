@@ -297,7 +297,7 @@ void bad_arguments_throw() {
     CHECK(throws([] { Detector(31, 240); }, "31x240"));
     CHECK(throws([] { Detector(4097, 240); }, "4097x240"));
     CHECK(throws([] { Detector(2976, 2976); }, "2976x2976"));
-    CHECK(Detector(2160, 4096).bytes() == Detector(4096, 2160).bytes());
+    CHECK(Detector(2160, 4096).bytes() < std::size_t(24) * 4096 * 2160);
     CHECK(throws([] { Detector(320, -1); }, "320x-1"));
     CHECK(throws([] { Params p; p.threshold = 0; Detector(320, 240, p); }, "threshold is 0"));
     CHECK(throws([] { Params p; p.match = std::nan(""); Detector(320, 240, p); }, "match is nan"));
