@@ -46,6 +46,10 @@ from util.train.run import Files, Run, settings_of  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CLIP_CLASSES = [*CLASSES, "person", "other"]  # of a network for clips; what it calls other is unknown
+KINDS = {
+    "vehicle": ("airplane", "automobile", "ship", "truck"), "animal": ("bird", "cat", "deer", "dog", "frog", "horse"),
+    "person": ("person",),
+}  # fmt: skip
 SHAPE = (3, 32, 32)  # channels, height, width
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 HELD_OUT = 2000  # training images that pick the epoch
@@ -187,7 +191,8 @@ def spec_of(name: str) -> Spec:
     temperature, unknown_below = CALIBRATION.get(name, (1.0, 0.0))
     also_right = {"automobile": ("truck",)}
     if CLIPS in name:  # learnt from crops with what lies around the object, and from small ones
-        return Spec(name, tuple(CLIP_CLASSES), SHAPE, MEAN, STD, "dimmed", also_right, temperature, unknown_below, {"min_crop": 16})
+        more = {"detector": {"min_crop": 16}, "kinds": KINDS}
+        return Spec(name, tuple(CLIP_CLASSES), SHAPE, MEAN, STD, "dimmed", also_right, temperature, unknown_below, **more)
     return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", also_right, temperature, unknown_below)
 
 
@@ -197,7 +202,7 @@ SPECS = {name: spec_of(name) for name in MODELS}
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(NETWORKS), CLIP_CLASSES)
+    add_common_arguments(parser, list(NETWORKS), CLIP_CLASSES[:-1])
     add_engine_arguments(parser)
     text = "train a network for clips (--arch …_clips) on these images, too: DIR/<class>/, DIR/person/, DIR/other/"
     parser.add_argument("--wild", type=Path, metavar="DIR", help=text)
@@ -379,7 +384,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe) -> float:
 
         mixture = wild.Mixture(images[kept], labels[kept], args.wild, SPECS[name], recipe.batch_size)
         batch_of, loss_of, judging = mixture.batch_of(args.seed), mixture.loss, mixture.judges(*judging)
-        recalibrating = mixture.many(args.seed, len(some))
+        recalibrating = mixture.many(args.seed, len(some) // 2)
     step = step_of(model, steps.step_model(model, machine), ema, optimizer, bin_op, teacher, machine, loss_of)
     with Run(
         Files.of(HERE / "models", args.name or name), recipe.epochs, {"state_dict": model, "optimizer": optimizer, "ema": ema},

@@ -160,10 +160,11 @@ def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
     labels, person, other = labels.numpy(), (classes + more).index("person"), (classes + more).index(OTHER)
     _, held = wild.split(torch.from_numpy(labels), sources, other)
     held = held.numpy()
-    pixels, labels, is_window = images.permute(0, 2, 3, 1).numpy()[held], labels[held], sources[held] == wild.WINDOWS
+    kinds = wild.kinds_of(labels, sources, other)[held]
+    pixels, labels, is_window = images.permute(0, 2, 3, 1).numpy()[held], labels[held], kinds == augment.WINDOW
     for look in ("as they are", "as crops"):
         rng = np.random.default_rng(0)
-        crops = list(pixels) if look == "as they are" else [augment.look(i, w, rng) for i, w in zip(pixels, is_window, strict=True)]
+        crops = list(pixels) if look == "as they are" else [augment.look(image, kind, rng) for image, kind in zip(pixels, kinds, strict=True)]
         if look == "as they are":  # photographs are not cleared
             p = softmax(np.concatenate([network(x) for x in np.split(pixels.transpose(0, 3, 1, 2), range(128, len(pixels), 128))]) / network.spec.temperature)
         else:

@@ -27,6 +27,7 @@ class Spec:
     temperature: float = 1.0  # softmax(logits / temperature) says how often it is right
     unknown_below: float = 0.0  # probability below which a name is "unknown"
     detector: Mapping[str, float] = field(default_factory=dict)  # parameters of fastmcd that the network wants
+    kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what a thing is where its class is in doubt -> classes
 
     def __post_init__(self):
         channels, height, width = self.shape
@@ -46,6 +47,7 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain dicts, lists, strings and numbers, which JSON and `torch.load(weights_only=True)` take."""
         plain = asdict(self)
+        plain["kinds"] = {kind: list(names) for kind, names in self.kinds.items()}
         plain["also_right"] = {name: list(others) for name, others in self.also_right.items()}
         plain["detector"] = {name: float(value) for name, value in self.detector.items()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
@@ -61,6 +63,7 @@ class Spec:
             for name, kind in (("classes", str), ("shape", int), ("mean", float), ("std", float)):
                 values[name] = tuple(map(kind, values[name]))
             values["also_right"] = {str(name): tuple(map(str, others)) for name, others in values.get("also_right", {}).items()}
+            values["kinds"] = {str(kind): tuple(map(str, names)) for kind, names in values.get("kinds", {}).items()}
             values["detector"] = {str(name): float(value) for name, value in values.get("detector", {}).items()}
             return cls(**values)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:

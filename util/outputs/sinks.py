@@ -154,7 +154,7 @@ class Events(Sink):
                 "track": track.number, "label": track.label, "confidence": round(float(track.probability), 4),
                 "start": round(track.start, 3), "end": round(track.end, 3), "first_frame": track.first, "last_frame": track.last,
                 "sightings": track.sightings, "box": [int(length) for length in track.best_box], "best_frame": track.best_frame,
-                "best_crop": name,
+                "best_crop": name, "kind": track.kind, "kind_confidence": round(float(track.kind_probability), 4),
             }  # fmt: skip
             try:
                 self._file.append(json.dumps(event) + "\n")

@@ -1,5 +1,6 @@
 """One dependable name from many looks at the same object."""
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,25 +14,30 @@ class Evidence:
 
         p = sum_i w_i softmax(z_i / T) / sum_i w_i
 
-    The name is the class of the largest p, or unknown if that is below `unknown_below`. Averaging probabilities, not logits,
-    keeps one wild answer from outvoting the others. Memory and time per answer do not depend on how many there were.
+    The name is the class of the largest p, or unknown if that is below `unknown_below` or the class is `other`: what none of the names
+    fits. Averaging probabilities, not logits, keeps one wild answer from outvoting the others. An answer's weight halves every
+    `half_life` sightings, so no wrong start holds for ever. Memory and time per answer do not depend on how many there were.
     Temperature: Guo et al. 2017, arXiv:1706.04599; the largest probability as the sign of a foreign object: Hendrycks and
-    Gimpel 2017, arXiv:1610.02136.
+    Gimpel 2017, arXiv:1610.02136; a class for foreign objects beside it: Zhang and LeCun 2017, arXiv:1703.08774.
     """
 
-    def __init__(self, temperature: float = 1.0, unknown_below: float = 0.0):
+    def __init__(self, temperature: float = 1.0, unknown_below: float = 0.0, other: int | None = None, half_life: float = math.inf):
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature}; it has to be above 0")
-        self.temperature, self.unknown_below = temperature, unknown_below
+        self.temperature, self.unknown_below, self.other, self.half_life = temperature, unknown_below, other, half_life
         self.weight, self._sum = 0.0, 0.0
 
-    def add(self, logits: np.ndarray, weight: float = 1.0) -> None:
-        """Nothing; counts one answer, floats (classes,), `weight` times (see `weight_of`). ValueError if either is not finite."""
+    def add(self, logits: np.ndarray, weight: float = 1.0, sightings: int = 1) -> None:
+        """Count one answer, floats (classes,), `weight` times (see `weight_of`) for each of the sightings that it stands for.
+
+        Raises ValueError if logits or weight are not finite.
+        """
         logits = np.asarray(logits, np.float64)
         if not (np.isfinite(logits).all() and 0 <= weight < math.inf):
             raise ValueError(f"evidence has to be finite, its weight 0 or more; found {logits} at {weight}")
-        self._sum = self._sum + weight * softmax(logits / self.temperature)
-        self.weight += weight
+        kept = 0.5 ** (sightings / self.half_life)
+        self._sum = kept * self._sum + weight * sightings * softmax(logits / self.temperature)
+        self.weight = kept * self.weight + weight * sightings
 
     def probabilities(self) -> np.ndarray:
         """p, float64 (classes,), which sums to 1; ValueError before anything of a weight above 0 was added."""
@@ -45,7 +51,16 @@ class Evidence:
             return None, 0.0
         p = self.probabilities()
         best = int(p.argmax())
-        return (best if p[best] >= self.unknown_below else None), float(p[best])
+        return (best if p[best] >= self.unknown_below and best != self.other else None), float(p[best])
+
+    def kind(self, kinds: Mapping[str, Sequence[int]]) -> tuple[str | None, float]:
+        """(name of the kind, the sum of its classes' probabilities): the largest one, or None where that is below unknown_below or `other`'s."""
+        if self.weight <= 0 or not kinds:
+            return None, 0.0
+        p = self.probabilities()
+        name, sure = max(((name, float(p[list(members)].sum())) for name, members in kinds.items()), key=lambda kind: kind[1])
+        other = 0.0 if self.other is None else p[self.other]
+        return (name if sure >= max(self.unknown_below, other) else None), sure
 
     def lead(self) -> float:
         """Return how far the probability of the name is from the next one's and from unknown_below, 0..1."""

@@ -1,13 +1,15 @@
 """Objects with an identity: sightings of one frame joined into tracks, each with one dependable name."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from util.spec import OTHER
 from util.track.association import Association
 from util.track.evidence import Evidence, weight_of
 from util.track.views import Schedule, Views, chosen
 
+HALF_LIFE = 25  # sightings until a view counts half
 LOST_FRAMES = 3  # a second is less than the time between two frames of a time lapse
 UNKNOWN = "unknown"  # the name of what none of the classes fits
 
@@ -39,6 +41,8 @@ class Track:
     best: np.ndarray  # RGB uint8 (h, w, 3), the crop to show
     best_frame: int
     best_box: tuple[int, int, int, int]
+    kind: str = UNKNOWN  # what the label is one of, such as vehicle; may be known where the label isn't
+    kind_probability: float = 0.0
 
 
 @dataclass(eq=False)
@@ -61,12 +65,12 @@ class Moment:
 class Life:
     """What is known so far of an object that may become a track."""
 
-    def __init__(self, moment: Moment, calibration: tuple[float, float]):
+    def __init__(self, moment: Moment, evidence: Evidence):
         self.number = 0  # until it is confirmed
         self.first, self.start, self.sightings = moment.number, moment.seconds, 0
-        self.evidence, self.views = Evidence(*calibration), Views()
-        self.label, self.probability = None, 0.0
-        self.best = {}  # class, or None for unknown -> (worth, crop, frame, box): the name may still change
+        self.evidence, self.views = evidence, Views()
+        self.label, self.probability = UNKNOWN, 0.0
+        self.best = {}  # label -> (worth, crop, frame, box): the name may still change
 
     def see(self, moment: Moment, sighting: Sighting) -> None:
         """Count the sighting; its crop is kept where it shows the name better than those before."""
@@ -78,31 +82,33 @@ class Life:
             crop = np.ascontiguousarray(moment.frame[y : y + height, x : x + width, ::-1])
             self.best[self.label] = worth, crop, moment.number, sighting.box
 
-    def track(self, classes: Sequence[str]) -> Track:
+    def track(self, kinds: Mapping[str, Sequence[int]]) -> Track:
         _, crop, frame, box = self.best[self.label]
         ages = self.first, self.last, self.start, self.end
-        return Track(self.number, called(self.label, classes), self.probability, *ages, self.sightings, crop, frame, box)
-
-
-def called(label: int | None, classes: Sequence[str]) -> str:
-    """Return the class's name, or UNKNOWN."""
-    return UNKNOWN if label is None else classes[label]
+        kind, sure = self.evidence.kind(kinds)
+        return Track(self.number, self.label, self.probability, *ages, self.sightings, crop, frame, box, kind or UNKNOWN, sure)
 
 
 class Tracker:
     """Joins sightings into tracks, frame by frame, and asks for a view of an object only where that can change its name.
 
-    For each moment first `associate`, then `name`. classes: names. calibration: (temperature, unknown_below), see util.track.evidence.
+    For each moment first `associate`, then `name`. classes: names; what is called `other` is unknown. calibration: (temperature, unknown_below), see util.track.evidence.
     min_sightings: a track counts, and gets its number, from so many on; less is flicker. lost_seconds: an object unseen for longer, and
     for more than LOST_FRAMES frames, has ended. fps: frames per second. schedule: which sightings are looked at; None: all.
+    kinds: kind -> names of its classes; with `name_kinds` a track is called by its kind where its own name is in doubt. drop_other: what
+    looks most like none of the classes is left out of the tracks that end.
     """
 
     def __init__(
         self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, overlap=0.2,
-        schedule: Schedule | None = None,
+        schedule: Schedule | None = None, kinds: Mapping[str, Sequence[str]] | None = None, name_kinds=False, drop_other=False,
     ):  # fmt: skip
         lost_seconds = max(lost_seconds, LOST_FRAMES / fps)
-        self.classes, self.calibration, self.min_sightings, self.lost_seconds = classes, calibration, min_sightings, lost_seconds
+        self.classes, self.calibration, self.min_sightings, self.lost_seconds = list(classes), calibration, min_sightings, lost_seconds
+        self.other = self.classes.index(OTHER) if OTHER in self.classes else None
+        members = {kind: [self.classes.index(name) for name in names if name in self.classes] for kind, names in (kinds or {}).items()}
+        self.kinds = {kind: places for kind, places in members.items() if places}
+        self.name_kinds, self.drop_other = name_kinds, drop_other
         self.schedule = schedule or Schedule(longest=1, budget=10**9)
         self._association = Association(fps, lost_seconds, overlap)
         self._lives: dict[int, Life] = {}
@@ -117,7 +123,7 @@ class Tracker:
         for sighting, identity in zip(moment.sightings, identities, strict=True):
             life = self._lives.get(identity) if identity else None
             if life is None:
-                life = Life(moment, self.calibration)
+                life = Life(moment, Evidence(*self.calibration, self.other, HALF_LIFE))
                 if identity:
                     self._lives[identity] = life
             weight = weight_of(sighting.box, *moment.frame.shape[1::-1])
@@ -130,14 +136,14 @@ class Tracker:
         for i, row in zip(viewed, logits, strict=True):
             life, sighting = self._seen[i], moment.sightings[i]
             weight = weight_of(sighting.box, *moment.frame.shape[1::-1])
-            life.evidence.add(row, weight * life.views.add(self.schedule, weight))
-            life.label, life.probability = life.evidence.name()
+            life.evidence.add(row, weight, life.views.add(self.schedule, weight))
+            life.label, life.probability = self._called(life.evidence)
         for sighting, life in zip(moment.sightings, self._seen, strict=True):
             life.see(moment, sighting)
             if not life.number and life.sightings >= self.min_sightings:
                 self._count += 1
                 life.number = self._count
-            sighting.track, sighting.label, sighting.probability = life.number, called(life.label, self.classes), life.probability
+            sighting.track, sighting.label, sighting.probability = life.number, life.label, life.probability
         ended = [i for i, life in self._lives.items() if moment.seconds - life.end > self.lost_seconds]
         moment.ended = self._end(ended)
 
@@ -147,4 +153,14 @@ class Tracker:
 
     def _end(self, identities: list[int]) -> list[Track]:
         lives = [self._lives.pop(i) for i in identities]
-        return [life.track(self.classes) for life in lives if life.number]
+        if self.drop_other and self.other is not None:
+            lives = [life for life in lives if life.evidence.weight <= 0 or life.evidence.probabilities().argmax() != self.other]
+        return [life.track(self.kinds) for life in lives if life.number]
+
+    def _called(self, evidence: Evidence) -> tuple[str, float]:
+        """Return the name and its probability."""
+        label, sure = evidence.name()
+        if label is not None:
+            return self.classes[label], sure
+        kind, of_kind = evidence.kind(self.kinds) if self.name_kinds else (None, 0.0)
+        return (kind, of_kind) if kind else (UNKNOWN, sure)

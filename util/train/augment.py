@@ -2,46 +2,53 @@
 
 The last step is the product's own: `small_images` makes what a network sees in training as it makes what it sees in a clip.
 """
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from util.crops import small_images
 
 PERSON_WINDOW = (1 / 3, 0.1, 2 / 3, 0.9)  # where the person stands in a pedestrian window: x0, y0, x1, y1 as shares of its sides
+PHOTOGRAPH, WINDOW, FOREIGN = "photograph", "window", "foreign"
+SIZES = (32, 48, 24, 18, 13)  # pixels along a crop's side; a person in a window has few already
+CHANCES = ((0.35, 0.15, 0.25, 0.15, 0.1), (0.6, 0.25, 0.15, 0, 0))
 OUTSIDE = ((0, 128, 255), (0.1, 0.7, 0.2))  # how much of what is outside a mask's hull is kept, of 255, and how often
 SPOILT = 0.7  # share of crops that are spoilt at all
 WINDOW_SHAPE = 96 / 160  # width over height of a pedestrian window, which is squeezed into the square
 
 
-def as_crops(images: np.ndarray, people: np.ndarray, size: int, mean: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
+def as_crops(images: np.ndarray, kinds: Sequence[str], size: int, mean: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
     """Return uint8 (N, size, size, 3): RGB images uint8 (N, H, W, 3) as crops of a clip, spoilt as those are; see `look`.
 
-    people: bool (N,), which of them are pedestrian windows, of which the person is cut out first.
+    kinds: of each image, PHOTOGRAPH, WINDOW (of a pedestrian, who is cut out first) or FOREIGN (any part of it is as foreign as all).
     """
-    return small_images([look(image, window, rng) for image, window in zip(images, people, strict=True)], size, mean)
+    return small_images([look(image, kind, rng) for image, kind in zip(images, kinds, strict=True)], size, mean)
 
 
-def as_cut(images: np.ndarray, people: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def as_cut(images: np.ndarray, kinds: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     """Return the images, uint8 (N, H, W, 3), cut a little tighter or wider, mirrored, people cut out of their windows; else as they are."""
-    return np.stack([_cut(image, window, len(image), rng) for image, window in zip(images, people, strict=True)])
+    return np.stack([_cut(image, kind, len(image), rng) for image, kind in zip(images, kinds, strict=True)])
 
 
-def look(image: np.ndarray, window: bool, rng: np.random.Generator) -> np.ndarray:
+def look(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
     """Return RGBA uint8 (s, s, 4): an image, cut as a detector's boxes are, at a random size s, spoilt; alpha as a mask's hull has it."""
-    size = int(rng.choice([32, 48, 24, 18, 13], p=[0.55, 0.2, 0.15, 0.07, 0.03]))
-    crop = _cut(image, window, size, rng, tight=True)
-    if window and rng.random() < 0.35:  # clothes have all colours, those in the windows few
+    size = int(rng.choice(SIZES, p=CHANCES[kind == WINDOW]))
+    crop = _cut(image, kind, size, rng, tight=True)
+    if kind == WINDOW and rng.random() < 0.35:  # clothes have all colours, those in the windows few
         crop = np.ascontiguousarray(crop[..., rng.permutation(3)])
-    return np.dstack([_spoil(crop, rng) if rng.random() < SPOILT else crop, _hull(size, window, rng)])
+    return np.dstack([_spoil(crop, rng) if rng.random() < SPOILT else crop, _hull(size, kind, rng)])
 
 
-def _cut(image, window, size, rng, tight=False):
+def _cut(image, kind, size, rng, tight=False):
     """A region of the image, resized to size x size; outside it is mirrored."""
-    if window:
+    if kind == WINDOW:
         x0, y0, x1, y1 = _person(rng)
     else:
         half = rng.uniform(0.38, 0.52, 2) if tight else rng.uniform(0.44, 0.53, 2)
-        if tight and rng.random() < 0.3:  # low and wide, tall and narrow, or part of an object: boxes are tight, photographs are not
+        if tight and kind == FOREIGN and rng.random() < 0.3:
+            half *= rng.uniform(0.35, 0.8)
+        elif tight and rng.random() < 0.3:  # low and wide, tall and narrow, or part of an object: boxes are tight, photographs are not
             half[rng.integers(3) % 2 ^ 1] *= rng.uniform(0.55, 0.9)
         slack = (0.5 - half).clip(0.04, 0.1)
         x, y = 0.5 + rng.uniform(-slack, slack)
@@ -50,8 +57,8 @@ def _cut(image, window, size, rng, tight=False):
     if rng.random() < 0.5:
         x0, x1 = x1, x0
     scale_x, scale_y = (x1 - x0) * side / size, (y1 - y0) * side / size
-    turn = np.deg2rad(rng.normal(0, 25 if rng.random() < 0.06 else 10 if window else 5)) if tight else 0.0
-    c, s, lean = np.cos(turn), np.sin(turn), rng.normal(0, 0.2) if tight and window else 0.0
+    turn = np.deg2rad(rng.normal(0, 25 if rng.random() < 0.06 else 10 if kind == WINDOW else 5)) if tight else 0.0
+    c, s, lean = np.cos(turn), np.sin(turn), rng.normal(0, 0.2) if tight and kind == WINDOW else 0.0
     middle = np.array([(x0 + x1) / 2 * side, (y0 + y1) / 2 * side])
     matrix = np.array([[c * scale_x, -s * scale_y], [s * scale_x, c * scale_y]]) @ [[1, lean], [0, 1]]
     offset = middle - matrix @ [size / 2, size / 2] + matrix @ [0.5, 0.5] - 0.5  # of pixels' middles
@@ -117,13 +124,13 @@ def _motion(image, length, angle):
     return cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1e-6), borderType=cv2.BORDER_REFLECT_101) if kernel.sum() > 0 else image
 
 
-def _hull(size, window, rng):
+def _hull(size, kind, rng):
     """uint8 (size, size): a random convex polygon, 255, around the middle of the crop, 0 or more outside; all of it now and then."""
     low = int(rng.choice(OUTSIDE[0], p=OUTSIDE[1]))
     if rng.random() < 0.08:
         return np.full((size, size), 255, np.uint8)
     angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(8, 15))))
-    axes = rng.uniform([0.3 if window else 0.4, 0.42], 0.52)[:, None]
+    axes = rng.uniform([0.3 if kind == WINDOW else 0.4, 0.42], 0.52)[:, None]
     points = size * (0.5 + rng.uniform(0.9, 1.15, len(angles)) * axes * np.stack([np.cos(angles), np.sin(angles)]) + rng.uniform(-0.04, 0.04, (2, 1)))
     alpha = np.full((size, size), low, np.uint8)
     return cv2.fillConvexPoly(alpha, cv2.convexHull(points.T.round().astype(np.int32)), 255)

@@ -61,6 +61,11 @@ def split(labels: torch.Tensor, sources: np.ndarray, other: int) -> tuple[torch.
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
+def kinds_of(labels: np.ndarray, sources: np.ndarray, other: int) -> np.ndarray:
+    """Return how each image is cut, str (N,): see util.train.augment."""
+    return np.where(sources == WINDOWS, augment.WINDOW, np.where(labels == other, augment.FOREIGN, augment.PHOTOGRAPH))
+
+
 class Mixture:
     """Batches for a network that names what moves: photographs as they are, and they and `wild` images as crops of a clip look.
 
@@ -83,6 +88,7 @@ class Mixture:
         self.images, person, other = _last_channel(found), self.classes.index("person"), self.classes.index("other")
         self.kept, self.held_out = (part.numpy() for part in split(self.labels, self.sources, other))
         self.labels = self.labels.numpy()
+        self.kinds = kinds_of(self.labels, self.sources, other)
         kept = self.labels[self.kept]
         self.places = {
             "photographs": np.arange(len(self.names)), "photographs as crops": np.arange(len(self.names)),
@@ -109,20 +115,20 @@ class Mixture:
         rng = np.random.default_rng(numbers)
         drawn = {kind: rng.choice(at, self.counts[kind], p=self.chances.get(kind)) for kind, at in self.places.items()}
         plain, crops = drawn["photographs"], drawn["photographs as crops"]
-        nobody = np.zeros(len(self.photographs), bool)
-        images = [augment.as_cut(self.photographs[plain], nobody[plain], rng), self._crops(self.photographs[crops], nobody[crops], rng)]
+        images = [augment.as_cut(self.photographs[plain], [augment.PHOTOGRAPH] * len(plain), rng)]
+        images.append(self._crops(self.photographs[crops], [augment.PHOTOGRAPH] * len(crops), rng))
         for kind in self.PLAIN:
-            at, windows = drawn[kind], self.sources[drawn[kind]] == WINDOWS
+            at, kinds = drawn[kind], self.kinds[drawn[kind]]
             some = round(self.PLAIN[kind] * len(at))
-            images.append(augment.as_cut(self.images[at[:some]], windows[:some], rng))
-            images.append(self._crops(self.images[at[some:]], windows[some:], rng))
+            images.append(augment.as_cut(self.images[at[:some]], kinds[:some], rng))
+            images.append(self._crops(self.images[at[some:]], kinds[some:], rng))
         count = self.counts["grounds"]
-        images.append(self._crops(augment.grounds(count, self.size, rng), np.zeros(count, bool), rng))
+        images.append(self._crops(augment.grounds(count, self.size, rng), [augment.FOREIGN] * count, rng))
         labels = [self.names[plain], self.names[crops], *(self.labels[drawn[kind]] for kind in self.PLAIN), [len(self.classes) - 1] * count]
         return _first_channel(np.concatenate(images)), torch.from_numpy(np.concatenate(labels)), torch.from_numpy(np.r_[plain, crops])
 
-    def _crops(self, images, windows, rng):
-        return augment.as_crops(images, windows, self.size, self.mean, rng)
+    def _crops(self, images, kinds, rng):
+        return augment.as_crops(images, kinds, self.size, self.mean, rng)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None) -> torch.Tensor:
         """Return the mean loss of a batch's float logits (N, C): cross-entropy, and the distance to a teacher of the photographs' classes.
@@ -146,7 +152,7 @@ class Mixture:
         """Return the images of as many batches as make `count`, always the same."""
         return torch.cat([self.batch(seed, i)[0] for i in range(-(-count // sum(self.counts.values())))])
 
-    def judges(self, images: torch.Tensor, labels: torch.Tensor, most: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
+    def judges(self, images: torch.Tensor, labels: torch.Tensor, most: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (images, labels), always the same: photographs, and up to `most` held-out images of what is known, people, and other.
 
         images, labels: the photographs that were not learnt. The others are made to look like crops.
@@ -157,7 +163,7 @@ class Mixture:
             some = self.held_out[some]
             at.append(some[np.linspace(0, len(some) - 1, min(most, len(some))).astype(int)])
         at = np.concatenate(at)
-        crops = _first_channel(self._crops(self.images[at], self.sources[at] == WINDOWS, rng))
+        crops = _first_channel(self._crops(self.images[at], self.kinds[at], rng))
         some = torch.linspace(0, len(images) - 1, min(most, len(images))).long()  # a folder's images come class by class
         return torch.cat([images[some], crops]), torch.cat([labels[some], torch.from_numpy(self.labels[at])])
 

@@ -14,7 +14,7 @@ from util.crops import cut_out, prepare
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
 from util.source.video import Video, open_video
-from util.spec import Network
+from util.spec import OTHER, Network
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
 from util.track.zones import make_zones
@@ -138,10 +138,14 @@ class Pipeline:
         except (TypeError, ValueError) as error:
             raise InputError(f"detector: {error}") from None
         names = settings["names"]
-        self.columns = [i for i, name in enumerate(spec.classes) if name in names["only"]] or list(range(len(spec.classes)))
+        only = {*names["only"], OTHER} if names["only"] else spec.classes
+        self.columns = [i for i, name in enumerate(spec.classes) if name in only]
         unknown_below = spec.unknown_below if names["unknown_below"] is None else names["unknown_below"]
         calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
-        self.tracker = Tracker([spec.classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"], schedule=schedule)
+        self.tracker = Tracker(
+            [spec.classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"], schedule=schedule,
+            kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"],
+        )  # fmt: skip
 
     def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:
         with clock("detect"):
