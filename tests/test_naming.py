@@ -9,6 +9,7 @@ import pytest
 
 from tests.networks import RedOrGrey
 from util import watch
+from util.cli import InputError
 from util.outputs.results import ResultsWriter
 from util.watch import naming
 
@@ -73,3 +74,25 @@ def test_interruption_keeps_what_was_done(results, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(Interrupted(), multi_fastMCD=results)
     assert sum(1 for _ in open(results / "predictions.csv")) == 5
+
+
+def test_a_table_from_elsewhere_stays(results, tmp_path):
+    run(multi_fastMCD=results)
+    run(fastMCD=results)  # its own is replaced
+    assert sum(1 for _ in open(results / "predictions.csv")) == 4
+    for text in ("frame,object,x,y,width,height,label,probability,track\n", "mine\n"):  # a video's run, somebody
+        (results / "predictions.csv").write_text(text)
+        with pytest.raises(InputError, match="predictions.csv is not of a run like this one; move it, or write elsewhere with --save DIR"):
+            run(fastMCD=results)
+        assert (results / "predictions.csv").read_text() == text
+    run(fastMCD=results, save=tmp_path / "names")
+    (tmp_path / "names" / "mine").write_text("mine")
+    with pytest.raises(InputError, match="holds 'mine'"):
+        run(fastMCD=results, save=tmp_path / "names")
+
+
+def test_results_that_were_named_can_be_replaced(results):
+    run(fastMCD=results)
+    with ResultsWriter(results):
+        pass
+    assert not (results / "predictions.csv").exists()

@@ -359,9 +359,9 @@ def test_a_table_that_is_none_of_ours_stays(tmp_path, monkeypatch):
     assert (tmp_path / "predictions.csv").read_text() == before
     predict()  # ours, and so is the part
     assert names(tmp_path) == ["predictions.csv"]
-    for name, kind in (("predictions.csv", "written by a run"), ("predictions.csv.part", "written by a run")):
+    for name in ("predictions.csv", "predictions.csv.part"):
         (tmp_path / name).write_text("a week of work\n")
-        with pytest.raises(InputError, match=f"{name} was not {kind}"):
+        with pytest.raises(InputError, match=f"{name} is not of a run like this one"):
             predict()
         assert (tmp_path / name).read_text() == "a week of work\n"
         (tmp_path / name).unlink()

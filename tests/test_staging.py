@@ -11,7 +11,7 @@ from tests.scripts import ROOT, load_script
 from util.cli import InputError
 from util.files import atomic_write, uninterrupted
 from util.outputs import staging
-from util.outputs.staging import MANIFEST, Staging, adopt, recorded
+from util.outputs.staging import MANIFEST, Staging, adopted, recorded
 
 
 def made(out, text="first", names=("a.txt", "crops/1.png", "crops/2.png")):
@@ -150,12 +150,13 @@ def test_where_names_cannot_be_exchanged_at_once_a_kill_between_is_mended(tmp_pa
 
 def test_a_file_that_is_added_later_can_be_recorded(tmp_path):
     out = made(tmp_path / "out")
-    adopt(out, "predictions.csv")
-    (out / "predictions.csv").write_text("ours")
-    os.utime(out / MANIFEST)
+    with adopted(out, "predictions.csv"):
+        (out / "predictions.csv").write_text("ours")
     made(out)
+    assert "predictions.csv" not in recorded(out)
     (out / "notes").write_text("mine")
-    adopt(out, "notes")  # somebody's: it does not become ours
+    with adopted(out, "notes"):  # somebody's: it does not become ours
+        pass
     with pytest.raises(InputError, match="notes"):
         made(out)
 

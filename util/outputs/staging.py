@@ -96,30 +96,32 @@ class StagedTable(Staged):
         super().__init__(place)
         self._first_line = first_line
         try:
-            self._refuse_other(place)
+            refuse_other_table(place, first_line)
             part = self._lock(self.path, os.O_RDWR | os.O_CREAT)
-            self._refuse_other(self.path)
+            refuse_other_table(self.path, first_line)
             os.ftruncate(part, 0)
             self.file = GrowingFile(self.path, first_line, descriptor=os.dup(part))
         except BaseException:
             self._unlock()
             raise
 
-    def _refuse_other(self, path: Path) -> None:
-        refuse_special(path)
-        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-            if file.read(len(self._first_line)) not in (b"", self._first_line.encode()):
-                raise InputError(f"{path} was not written by a run; move it, or write elsewhere with --save DIR")
-
     def _earlier(self) -> bool:
         return os.path.lexists(self.place)
 
     def _publish(self, earlier: bool) -> None:
-        self._refuse_other(self.place)
+        refuse_other_table(self.place, self._first_line)
         os.replace(self.path, self.place)
 
     def _discard(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def refuse_other_table(path: Path, first_line: str) -> None:
+    """Raise InputError if there is a file at `path` that doesn't begin with `first_line`, so that who wrote it is another."""
+    refuse_special(path)
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        if file.read(len(first_line)) not in (b"", first_line.encode()):
+            raise InputError(f"{path} is not of a run like this one; move it, or write elsewhere with --save DIR")
 
 
 class Staging(Staged):
@@ -278,14 +280,20 @@ def recorded(directory: Path) -> list[str]:
     return [*names, MANIFEST]
 
 
-def adopt(directory: Path, name: str) -> None:
-    """Record a file that is going to be written into finished results, if there is a manifest and nothing foreign yet."""
-    with contextlib.suppress(InputError):
+@contextlib.contextmanager
+def adopted(directory: Path, name: str) -> Iterator[None]:
+    """Let the block make a file in a directory, recorded as one of its own if that holds finished results and nothing foreign."""
+    try:
         names = recorded(directory)
         refuse_foreign(directory, changed=True)
-        if names and name not in names:
-            with open(directory / MANIFEST, "a") as file:
-                file.write(f"{name}\n")
+    except (InputError, OSError):
+        names = []
+    if names and name not in names:
+        with open(directory / MANIFEST, "a") as file:
+            file.write(f"{name}\n")
+    yield
+    if names:
+        os.utime(directory / MANIFEST)  # nothing of theirs is younger
 
 
 def refuse_foreign(directory: Path, changed: bool = False) -> None:

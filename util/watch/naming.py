@@ -1,20 +1,24 @@
 """From a directory of the detector's results to names: what `--fastMCD` and `--multi_fastMCD` do."""
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from util.cli import InputError
 from util.crops import prepare
 from util.files import atomic_write
-from util.outputs.pictures import contact_sheet
+from util.outputs.pictures import CONTACT_SHEET, draw_sheet, encode_png
 from util.outputs.results import read_results
+from util.outputs.staging import Staging, adopted, refuse_other_table
 from util.spec import Network
 from util.track.evidence import softmax
 
+TABLE = "predictions.csv"
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "label", "probability"]
+HEAD = ",".join(COLUMNS) + "\n"  # a video's run has one column more
 BATCH = 128  # crops classified at once
 
 
@@ -30,12 +34,12 @@ class Predictions:
         self.rows.append((frame, number, *map(int, box), self.classes[label], probability))
         return f"{self.classes[label]} {probability:.0%}"
 
-    def write(self, path: Path) -> None:
-        """Write the rows as CSV; the file is whole or the earlier one stays."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
-            csv.writer(file).writerow(COLUMNS)
-            csv.writer(file).writerows([*row[:7], f"{row[7]:.4f}"] for row in self.rows)
+    def csv(self) -> bytes:
+        """Return the rows as a table."""
+        lines = io.StringIO(HEAD)
+        lines.seek(0, io.SEEK_END)
+        csv.writer(lines, lineterminator="\n").writerows([*row[:7], f"{row[7]:.4f}"] for row in self.rows)
+        return lines.getvalue().encode()
 
     def table(self) -> str:
         """Return one line per label, most frequent first: objects, share, mean probability."""
@@ -54,35 +58,45 @@ class Predictions:
 def name_directory(args, network: Network, right: Sequence[str] = ()) -> Predictions:
     """Return the Predictions for the objects in a directory of results, that of --fastMCD or --multi_fastMCD (see util.cli).
 
-    Prints a table, with the share of `right` names if there are any, and writes predictions.csv: into --save, else into the directory.
+    Prints a table, with the share of `right` names if there are any, and writes predictions.csv: with a contact sheet into --save (see
+    util.outputs.staging), else into the directory. Raises InputError if that holds a predictions.csv from elsewhere, such as a video's run.
     """
     directory = args.fastMCD or args.multi_fastMCD
-    path = (args.save or directory) / "predictions.csv"
     predictions = Predictions(network.spec.classes)
-    try:
+    if args.save:
+        with Staging(args.save, source=directory) as staging:
+            _name_all(args, directory, predictions, network, staging)
+    else:
+        refuse_other_table(directory / TABLE, HEAD)
         _name_all(args, directory, predictions, network)
-    except (KeyboardInterrupt, InputError):  # what could be read is kept
-        if predictions.rows:
-            predictions.write(path)
-        raise
     if predictions.rows:
         print(predictions.table())
     if right:
         print(predictions.share_right(right))
-    predictions.write(path)
-    print(f"written: {path}")
+    print(f"written: {(args.save or directory) / TABLE}")
     return predictions
 
 
-def _name_all(args, directory: Path, predictions: Predictions, network: Network) -> None:
+def _name_all(args, directory: Path, predictions: Predictions, network: Network, staging: Staging | None = None) -> None:
     detections = read_results(directory, best_only=bool(args.fastMCD))[: args.limit]
     captions = []
-    for start in tqdm(range(0, len(detections), BATCH), "naming", unit="batch", leave=False, disable=None):
-        some = detections[start : start + BATCH]
-        probabilities = softmax(network(prepare([d.image for d in some], network.spec)))
-        for d, label, probability in zip(some, probabilities.argmax(1).tolist(), probabilities.max(1).tolist(), strict=True):
-            captions.append(predictions.add(d.frame, d.object, (d.x, d.y, d.width, d.height), label, probability))
+    try:
+        for start in tqdm(range(0, len(detections), BATCH), "naming", unit="batch", leave=False, disable=None):
+            some = detections[start : start + BATCH]
+            probabilities = softmax(network(prepare([d.image for d in some], network.spec)))
+            for d, label, probability in zip(some, probabilities.argmax(1).tolist(), probabilities.max(1).tolist(), strict=True):
+                captions.append(predictions.add(d.frame, d.object, (d.x, d.y, d.width, d.height), label, probability))
+    finally:
+        if captions or not detections:  # what could be named is kept
+            _write(directory, predictions, [d.image[..., :3] for d in detections[: len(captions)]], captions, staging)
     print(f"{directory}: {len(detections)} objects in {len({d.frame for d in detections})} frames")
-    if args.save and detections:
-        args.save.mkdir(parents=True, exist_ok=True)
-        contact_sheet([d.image[..., :3] for d in detections], captions, args.save / "contact_sheet.png", directory.name)
+
+
+def _write(directory: Path, predictions: Predictions, images: list[np.ndarray], captions: list[str], staging: Staging | None) -> None:
+    if staging:
+        sheet = {CONTACT_SHEET: encode_png(draw_sheet(images, captions, directory.name))} if images else {}
+        staging.write({TABLE: predictions.csv(), **sheet})
+        staging.frames = len(images)
+    else:
+        with adopted(directory, TABLE), atomic_write(directory / TABLE) as temporary:
+            temporary.write_bytes(predictions.csv())
