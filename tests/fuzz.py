@@ -48,6 +48,7 @@ from util.track.zones import make_zones  # noqa: E402
 from util.watch.settings import load_settings  # noqa: E402
 
 SECONDS, MEBIBYTES, FRAMES = 30, 1024, 40  # of CPU, of memory beyond what the parent has, of a video
+NOTE = r": \d+ of \d+ frames are damaged and were left out$"  # what may be said of a file that is read
 
 
 @cache
@@ -303,7 +304,8 @@ class Outcome(NamedTuple):
         lines = self.text.splitlines()
         if self.code not in (0, 2):
             return f"exit code {self.code}: {lines[-1][:200] if lines else ''}"
-        if self.code == 2 and (len(lines) != 1 or ": error: " not in self.text) or self.code == 0 and lines:
+        wrong = len(lines) != 1 or ": error: " not in self.text if self.code else not all(re.search(NOTE, line) for line in lines)
+        if wrong:
             return f"exit code {self.code} with {len(lines)} lines: {self.text[:200]!r}"
         return f"took {self.mebibytes:.0f} MiB" if self.mebibytes > MEBIBYTES else None
 

@@ -4,13 +4,15 @@ import subprocess
 import sys
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from tests.scripts import ROOT
-from tests.servers import number_of, stdin_of, video_bytes
+from tests.servers import number_of, numbered, stdin_of, video_bytes
 from util.cli import InputError
 from util.source import stream
+from util.source.images import read_image
 from util.source.video import open_video
 
 STEADY = [i / 25 for i in range(60)]
@@ -184,3 +186,14 @@ def test_a_file_names_no_other_files(tmp_path):
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.4,café\npart.ts\n#EXT-X-ENDLIST\n", encoding="utf-8")
     assert "is a text file" in read(tmp_path / "list.mp4")[1]
     assert stream.is_text("é".encode() * 300) and not stream.is_text(b"\xff\xd8\xff\xe0abc") and not stream.is_text(b"abc\0")
+
+
+def test_a_picture_that_claims_to_hold_more_than_there_is_gets_no_room_for_it(tmp_path):
+    data = bytearray(cv2.imencode(".png", numbered(5))[1].tobytes())
+    path = tmp_path / "a.png"
+    path.write_bytes(data + b"more after its end")
+    assert number_of(read_image(path)) == 5
+    data[data.index(b"IDAT") - 4 : data.index(b"IDAT")] = b"\x7f\xff\xff\xff"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.png is cut off"):
+        read_image(path)

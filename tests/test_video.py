@@ -173,7 +173,7 @@ def broken_inputs(tmp_path):
         "no image": (tmp_path / "other", "has no image"),
         "single image": (odd / "0000.png", "is a single image"),
         "sizes": (odd, "0001.png is 64x40 pixels, but 0000.png is 64x48"),
-        "torn png": (torn, "0001.png cannot be read"),
+        "torn png": (torn, "0001.png is cut off"),
         "cut jpeg": (cut, "0001.jpg is cut off"),
         "empty image": (gone, "0001.png is empty"),
         "1x1": (write_images(tmp_path / "one", [frames[0][:1, :1]]), "frames of 1x1 pixels"),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+LONGEST_LINE = 2000  # characters: a file may hold a name of any length
 MOST_TEXT = 1 << 26  # bytes of a text file that is read whole
 # What a disk or a limit of the system raises in the middle of writing, without a file's name.
 OF_THE_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE}
@@ -288,5 +289,6 @@ def _drop_output() -> None:
 
 def _say(line: object) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # the terminal may be gone
-        print(f"{Path(sys.argv[0]).name}: error: {printable(' '.join(str(line).split()))}", file=sys.stderr, flush=True)
+        text = " ".join(str(line)[:LONGEST_LINE].split())
+        print(f"{Path(sys.argv[0]).name}: error: {printable(text)}", file=sys.stderr, flush=True)
     return 2

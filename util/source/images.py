@@ -39,9 +39,7 @@ def _read(path: Path, flags: int) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    # OpenCV fills the missing part of a JPEG with grey. Neither marker can occur inside the compressed data.
-    cut_off = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    image = None
+    cut_off, image = _is_cut_off(data), None
     if data and not cut_off:
         with quiet(), contextlib.suppress(cv2.error, MemoryError):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -49,6 +47,16 @@ def _read(path: Path, flags: int) -> np.ndarray:
         problem = "is empty" if not data else "is cut off" if cut_off else "cannot be read as an image"
         raise InputError(f"{path} {problem}")
     return image
+
+
+def _is_cut_off(data: bytes) -> bool:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):  # OpenCV makes room for as much as a chunk says that it holds: 2 GiB
+        at = 8
+        while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+            at += 12 + int.from_bytes(data[at : at + 4])
+        return at > len(data)
+    # OpenCV fills the missing part of a JPEG with grey. Neither marker can occur inside the compressed data.
+    return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
