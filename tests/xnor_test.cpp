@@ -168,6 +168,85 @@ static void test_shortcuts() {
     }
 }
 
+// A network of one step, which nothing can join; `sign` goes with the layer that reads it.
+static Plain one_step(const Plain& in, const std::function<void(Network&)>& add) {
+    Network network(in.shape.channels, in.shape.height, in.shape.width, "scalar");
+    add(network);
+    Plain out{network.output(), {}};
+    out.values.resize(std::size_t(out.shape.channels) * out.shape.height * out.shape.width);
+    network.run(in.values.data(), 1, out.values.data());
+    return out;
+}
+
+static Plain added(Plain to, Plain past, int size) {
+    for (int y = 0; y < to.shape.height; ++y)
+        for (int x = 0; x < to.shape.width; ++x)
+            for (int c = 0; c < to.shape.channels; ++c) {
+                float sum = past.at(y * size, x * size, c % past.shape.channels);
+                for (int i = 1; i < size * size; ++i) sum += past.at(y * size + i / size, x * size + i % size, c % past.shape.channels);
+                to.at(y, x, c) += size > 1 ? sum / float(size * size) : sum;
+            }
+    return to;
+}
+
+// Steps in any order, with shortcuts from any map: joined into passes, they leave the bits that they leave one by one.
+static void test_joined_steps() {
+    for (int trial = 0; trial < 120; ++trial) {
+        const int sizes[] = {1, 7, 16, 32, 48, 70};
+        const Shape in{sizes[draw(0, 5)], draw(4, 9), draw(4, 9)};
+        std::vector<Plain> maps{{in, floats(std::size_t(in.channels) * in.height * in.width)}};
+        std::vector<std::function<void(Network&)>> steps;
+        const auto then = [&](const std::function<void(Network&)>& add) {
+            maps.push_back(one_step(maps.back(), add));
+            steps.push_back(add);
+        };
+        for (int i = 0; i < 12; ++i) {
+            const Shape now = maps.back().shape;
+            const int n = now.channels, pick = draw(0, 7);
+            const int side = std::min({now.height, now.width, draw(1, 3)});
+            if (pick == 0) {
+                then([slope = floats(n)](Network& net) { net.prelu(slope); });
+            } else if (pick == 1) {
+                then([scale = floats(n), shift = floats(n), relu = draw(0, 1) == 1](Network& net) { net.affine(scale, shift, relu); });
+            } else if (pick == 2) {
+                then([pool = Pool{side, draw(1, 2), draw(0, side - 1)}](Network& net) { net.max_pool(pool); });
+            } else if (pick == 3) {
+                then([pool = Pool{side, draw(1, 2), draw(0, side - 1)}](Network& net) { net.average_pool(pool); });
+            } else if (pick == 4) {
+                const Conv conv{sizes[draw(0, 5)], side, side, 1, draw(0, side - 1)};
+                then([conv, weight = floats(std::size_t(conv.outputs) * n * side * side), scale = floats(conv.outputs), shift = floats(conv.outputs),
+                      relu = draw(0, 1) == 1](Network& net) { net.conv(conv, weight, scale, shift, relu); });
+                if (maps.back().shape.height > 1 && maps.back().shape.width > 1 && draw(0, 1))
+                    then([](Network& net) { net.max_pool({2, 2, 0}); });
+            } else if (pick == 5) {
+                const int map = draw(0, int(maps.size()) - 1);
+                const Shape& past = maps[map].shape;
+                const int size = std::max(1, past.height / now.height);
+                if (past.channels == 0 || n % past.channels || past.height / size != now.height || past.width / size != now.width) continue;
+                maps.push_back(added(maps.back(), maps[map], size));
+                steps.push_back([map, size](Network& net) { net.add(map, size); });
+            } else {
+                const Conv conv{draw(0, 1) ? n : sizes[draw(0, 5)], side, side, 1, draw(0, side - 1)};
+                const auto sign = [turn = floats(n), threshold = floats(n)](Network& net) { net.sign(turn, threshold); };
+                const auto layer = [conv, negative = flags(std::size_t(conv.outputs) * n * side * side), scale = floats(conv.outputs),
+                                    shift = floats(conv.outputs)](Network& net) { net.binary_conv(conv, negative, scale, shift, false); };
+                const Plain out = one_step(maps.back(), [&](Network& net) { sign(net), layer(net); });
+                maps.push_back({{0, 1, 1}, {}});  // bits
+                maps.push_back(out);
+                steps.push_back(sign), steps.push_back(layer);
+            }
+        }
+        const std::vector<float>& expected = maps.back().values;
+        for (const auto& kernel : kernels()) {
+            Network network(in.channels, in.height, in.width, kernel, kernel == kernels()[trial % kernels().size()] ? 2 : 1);
+            for (const auto& add : steps) add(network);
+            std::vector<float> result(expected.size());
+            network.run(maps[0].values.data(), 1, result.data());
+            CHECK(result == expected);
+        }
+    }
+}
+
 static void test_long_sums() {  // more than a byte can count, and as many as 16 bits can
     for (const int channels : {64, 252, 253, 4100, 65534}) {
         const std::vector<std::uint8_t> negative(3 * std::size_t(channels), 1);
@@ -290,6 +369,7 @@ static void test_bad_input_is_refused() {
 int main() {
     test_against_loops();
     test_shortcuts();
+    test_joined_steps();
     test_long_sums();
     test_one_layer();
     test_bad_input_is_refused();

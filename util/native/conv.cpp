@@ -60,7 +60,7 @@ BinaryConv::BinaryConv(const Kernels& k, const Conv& conv, const Shape& shape, s
                 bits[(std::size_t(o) * taps + t) * words + c / 32] |= std::uint32_t(*flag++ != 0) << c % 32;
     weights_.resize(k.pack(bits.data(), conv.outputs, taps, in.channels, nullptr));
     k.pack(bits.data(), conv.outputs, taps, in.channels, weights_.data());
-    blocks_ = (conv.outputs + k.lanes - 1) / k.lanes, length_ = taps * depth, stride_ = up(blocks_ * k.lanes, 32) + kTail;
+    blocks_ = (conv.outputs + k.lanes - 1) / k.lanes, length_ = taps * depth, stride_ = up(blocks_ * k.lanes, 32) + kTail / 2;
     pixel = words * k.word_bytes;
     const bool seamless = depth * k.load_bytes == pixel;  // one pixel's bits end where the next one's begin
 
@@ -140,15 +140,14 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
     const BinaryConv plan(k, conv, in, negative, "binary_conv");
     const int outputs = conv.outputs, row = plan.out.width * outputs;
     const auto scales = with_tail(scale, outputs, 0.0f, "scale"), shifts = with_tail(shift, outputs, 0.0f, "shift");
-    const std::vector<float> ones(outputs + kTail, 1.0f);
     const std::size_t pixels = std::size_t(in.height) * in.width, results = std::size_t(plan.out.height) * row;
     std::atomic<int> next = 0;  // image: whoever is ready takes it
     everywhere([&] {
-        std::vector<std::uint8_t> map(pixels * plan.pixel);
-        std::vector<std::uint16_t> counts(plan.counts());
+        Aligned<std::uint8_t> map(pixels * plan.pixel);
+        Aligned<std::uint16_t> counts(plan.counts());
         BinaryJob job = plan.job();
         job.input = map.data();
-        Finish finish{outputs, true, scales.data(), shifts.data(), ones.data(), -std::numeric_limits<float>::infinity()};
+        Finish finish{outputs, true, scales.data(), shifts.data(), nullptr, -std::numeric_limits<float>::infinity()};
         for (int n; (n = next++) < count;) {
             const std::uint16_t* from = x + n * pixels * in.channels;
             for (std::size_t i = 0; i < pixels; ++i)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <new>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -20,13 +21,27 @@ void check_size(const Shape&);  // throws for a map whose offsets don't fit in 3
 // What a window leaves of a map; throws for one that can't be, or leaves too large a map, before anything is planned for it.
 Shape shape_after(const Shape& in, int channels, int height, int width, int stride, int padding, const char* step);
 
+// Memory that begins with a cache line, so that no vector lies in two.
+template <class T>
+struct LineAllocator {
+    using value_type = T;
+    LineAllocator() = default;
+    template <class U>
+    LineAllocator(const LineAllocator<U>&) {}
+    T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))); }
+    void deallocate(T* p, std::size_t) { ::operator delete(p, std::align_val_t(64)); }
+    bool operator==(const LineAllocator&) const { return true; }
+};
+template <class T>
+using Aligned = std::vector<T, LineAllocator<T>>;
+
 // `values`, of which there must be n, with a tail.
 template <class T>
-std::vector<T> with_tail(std::span<const T> values, std::size_t n, T tail, const char* name) {
+Aligned<T> with_tail(std::span<const T> values, std::size_t n, T tail, const char* name) {
     if (values.size() != n)
         throw std::invalid_argument(std::string(name) + " has " + std::to_string(values.size()) + " entries, expected " +
                                     std::to_string(n));
-    std::vector<T> padded(values.begin(), values.end());
+    Aligned<T> padded(values.begin(), values.end());
     padded.resize(n + kTail, tail);
     return padded;
 }
@@ -50,8 +65,8 @@ private:
     std::vector<Run> runs_;
     std::vector<Pattern> patterns_;
     std::vector<Group> groups_;
-    std::vector<std::uint8_t> weights_;
-    std::vector<std::uint16_t> least_;
+    Aligned<std::uint8_t> weights_;
+    Aligned<std::uint16_t> least_;
 };
 
 class RealConv {
@@ -67,7 +82,7 @@ public:
 
 private:
     int blocks_, length_, stride_;
-    std::vector<float> weights_;
+    Aligned<float> weights_;
 };
 
 }  // namespace xnor

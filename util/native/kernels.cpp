@@ -103,7 +103,7 @@ __attribute__((noinline)) void finish_pixel(const Finish& f, int y, int x, float
         Floats v = source(i);
         if (SCALED) {
             v = greater(fused(v, load<Floats>(f.scale + i), load<Floats>(f.shift + i)), floor);
-            v = v < 0 ? v * load<Floats>(f.slope + i) : v;
+            if (f.slope) v = v < 0 ? v * load<Floats>(f.slope + i) : v;
         }
         if (PAST) v += load<Floats>(past + i);
         if (KEPT == kBoth || (KEPT == kFloatsOnly && floats)) store_part(floats + i, v, count);
@@ -292,12 +292,13 @@ void binary(const BinaryJob& job, const Finish& f, int first, int last, const Sc
 // ---- Float sums ------------------------------------------------------------------------------------------------------
 template <int PIXELS, int BLOCKS>
 ALWAYS void sum_real(Tile<PIXELS, BLOCKS>, const RealJob& job, const float* w, const float* const* input, float* sums) {
-    const std::size_t block_size = std::size_t(job.rows) * job.length * kFloats;
+    const int rows = job.rows, length = job.length;
+    const std::size_t block_size = std::size_t(rows) * length * kFloats, pitch = job.input.row;
     Floats sum[PIXELS][BLOCKS] = {};
-    for (int r = 0; r < job.rows; ++r)
-        for (int i = 0; i < job.length; ++i, w += kFloats)
+    for (int r = 0; r < rows; ++r)
+        for (int i = 0; i < length; ++i, w += kFloats)
             for (int p = 0; p < PIXELS; ++p) {
-                const Floats a = spread(input[p][std::ptrdiff_t(r) * job.input.row + i]);
+                const Floats a = spread(input[p][r * pitch + i]);
                 for (int b = 0; b < BLOCKS; ++b) sum[p][b] = fused(a, load<Floats>(w + b * block_size), sum[p][b]);
             }
     for (int p = 0; p < PIXELS; ++p)

@@ -27,14 +27,14 @@ struct Plane {
 struct Finish {
     int channels;
     bool scaled;  // else s is taken as it is
-    const float *scale, *shift, *slope;
+    const float *scale, *shift, *slope;  // slope may be null
     float floor;
     Plane<const float> past = {};  // the shortcut's: averaged over size x size pixels, its channels repeated
     int past_channels = 0, size = 1;
     Plane<float> floats = {};
     Plane<std::uint16_t> halves = {};
     Plane<std::uint8_t> bits = {};
-    const float *turn = nullptr, *threshold = nullptr;
+    const float *turn = nullptr, *threshold = nullptr;  // turn may be null
 };
 
 struct Scratch {  // memory of one thread

@@ -34,7 +34,7 @@ struct Step {
     std::optional<Pool> window = {};
     bool average = false;
     std::vector<std::uint32_t> any = {};  // pooling of bits: all ones in channels where any 1 will do
-    std::vector<float> scale = {}, shift = {}, slope = {}, turn = {}, threshold = {};
+    Aligned<float> scale = {}, shift = {}, slope = {}, turn = {}, threshold = {};
     bool relu = false;
     int past = -1, size = 1;  // map, and pixels that it is averaged over
 };
@@ -43,7 +43,7 @@ struct Pass : Step {
     int step;                      // the first of those joined
     int from, floats, packed = -1;  // maps: of the input, and of the output as floats and as bits; -1: none
     // What happens to each pixel of a window before it is pooled, and whether sums are pooled (2 x 2) as they come.
-    std::vector<float> scale_before = {}, shift_before = {};
+    Aligned<float> scale_before = {}, shift_before = {};
     float floor_before = kLowest;
     bool pools = false;
 };
@@ -53,8 +53,8 @@ struct Map {
     Shape shape;
     bool bits;
     int margin = 0;
-    std::vector<float> memory = {};
-    std::vector<std::uint8_t> packed = {};
+    Aligned<float> memory = {};
+    Aligned<std::uint8_t> packed = {};
 
     Plane<float> floats() {
         const int row = (shape.width + 2 * margin) * shape.channels;
@@ -92,10 +92,10 @@ struct Network::Impl {
     bool planned = false;
     std::vector<Pass> passes;
     std::vector<Stage> stages;
-    std::vector<float> zeros, ones;
+    Aligned<float> zeros, ones;
     struct Memory {
-        std::vector<std::uint16_t> counts;
-        std::vector<float> sums, past;
+        Aligned<std::uint16_t> counts;
+        Aligned<float> sums, past;
     };
     std::vector<Memory> memory;  // per thread
 
@@ -176,7 +176,7 @@ void Network::Impl::plan() {
     }
     sums = std::max(sums, channels + kTail);
     zeros.assign(channels + kTail, 0.0f), ones.assign(channels + kTail, 1.0f);
-    memory.assign(workers.count(), {std::vector<std::uint16_t>(counts), std::vector<float>(sums), std::vector<float>(channels + kTail)});
+    memory.assign(workers.count(), {Aligned<std::uint16_t>(counts), Aligned<float>(sums), Aligned<float>(channels + kTail)});
     maps.front().allocate(k.word_bytes);
     stages.clear();
     for (const Pass& pass : passes) {
@@ -188,11 +188,11 @@ void Network::Impl::plan() {
 }
 
 Finish Network::Impl::finish(const Pass& pass) {
-    const auto array = [](const std::vector<float>& values, const std::vector<float>& neutral) {
+    const auto array = [](const Aligned<float>& values, const Aligned<float>& neutral) {
         return values.empty() ? neutral.data() : values.data();
     };
     const bool scaled = !pass.scale.empty() || !pass.slope.empty();
-    Finish f{pass.out.channels, scaled, array(pass.scale, ones), array(pass.shift, zeros), array(pass.slope, ones), pass.relu ? 0.0f : kLowest};
+    Finish f{pass.out.channels, scaled, array(pass.scale, ones), array(pass.shift, zeros), pass.slope.empty() ? nullptr : pass.slope.data(), pass.relu ? 0.0f : kLowest};
     if (pass.past >= 0) f.past = maps[pass.past].read(), f.past_channels = maps[pass.past].shape.channels, f.size = pass.size;
     if (pass.floats >= 0) f.floats = maps[pass.floats].floats();
     if (pass.packed >= 0) f.bits = maps[pass.packed].plane(k.word_bytes);
@@ -368,7 +368,7 @@ void Network::binary_conv_sign(const Conv& c, std::span<const std::uint8_t> nega
 void Network::max_pool_bits(const Pool& pool, std::span<const std::uint8_t> any) {
     const Shape& in = impl_->need(true, "max_pool_bits");
     const Shape out = shape_after(in, in.channels, pool.size, pool.size, pool.stride, pool.padding, "max_pool_bits");
-    const std::vector<std::uint8_t> flags = with_tail(any, in.channels, std::uint8_t(0), "any");
+    const auto flags = with_tail(any, in.channels, std::uint8_t(0), "any");
     std::vector<std::uint16_t> signs(flags.size());
     std::transform(flags.begin(), flags.end(), signs.begin(), [](std::uint8_t flag) { return flag ? 0x8000 : 0; });
     std::vector<std::uint32_t> words(up(in.channels, 32) / 32 * impl_->k.word_bytes / 4);
