@@ -84,7 +84,7 @@ public:
             if (exists(place_)) place_lock_.take(place_, place_);
             const fs::path aside = beside(".old");  // a run was killed while it exchanged the two
             if (exists(aside) && !exists(place_)) fs::rename(aside, place_);
-            if (exists(place_)) refuse_foreign(place_, true);
+            if (earlier()) refuse_foreign(place_, true);
             for (const fs::path& leftover : {part_, aside})
                 if (exists(leftover)) refuse_foreign(leftover, false), remove(leftover, leftover != part_);
             manifest_ = open(kManifest);
@@ -112,8 +112,8 @@ public:
             if (finished_) return;
             if (!frames_)
                 remove(part_);
-            else if (!exists(place_) || fs::is_empty(place_))
-                fs::rename(part_, place_);
+            else if (!earlier())
+                remove_empty(place_), fs::rename(part_, place_);
         } catch (const std::exception&) {  // it stays in OUT.part
         }
     }
@@ -139,8 +139,7 @@ public:
 
     // What a message about a failure has to add.
     std::string kept() const {
-        const bool beside = frames_ && exists(place_) && !fs::is_empty(place_);
-        return beside ? "; " + place_.string() + " is as it was, and what was finished is in " + part_.string() : "";
+        return frames_ && earlier() ? "; " + place_.string() + " is as it was, and what was finished is in " + part_.string() : "";
     }
 
     // Puts the results in their place; Failure if that goes wrong.
@@ -148,7 +147,7 @@ public:
         if (!close()) fail(part_);
         finished_ = true;
         fs::last_write_time(part_ / kManifest, fs::file_time_type::clock::now());  // nothing of ours is younger
-        if (!exists(place_) || fs::is_empty(place_)) return fs::rename(part_, place_);
+        if (!earlier()) return remove_empty(place_), fs::rename(part_, place_);
         try {
             refuse_foreign(place_, true);
         } catch (const Failure& failure) {
@@ -187,6 +186,19 @@ private:
             if (std::mismatch(out.begin(), out.end(), in.begin(), in.end()).first == out.end())
                 throw Failure(input.string() + " lies in " + ours.string() + ", which would be replaced; choose another directory");
         }
+    }
+
+    // Whether anything but directories is in OUT.
+    bool earlier() const {
+        if (!exists(place_)) return false;
+        const auto is_dir = [](const fs::directory_entry& entry) { return entry.symlink_status().type() == fs::file_type::directory; };
+        return !std::all_of(fs::recursive_directory_iterator(place_), {}, is_dir);
+    }
+
+    static void remove_empty(const fs::path& directory) {
+        if (!exists(directory)) return;
+        for (const auto& entry : fs::directory_iterator(directory)) remove_empty(entry.path());
+        fs::remove(directory);
     }
 
     // ---- What is ours

@@ -89,6 +89,12 @@ def test_others_directories_are_refused(tmp_path):
         Staging(tmp_path / "new")
 
 
+def test_directories_without_a_file_are_as_good_as_none(tmp_path):
+    (tmp_path / "out" / "masks" / "deep").mkdir(parents=True)
+    made(tmp_path / "out")
+    assert "out/masks" not in tree(tmp_path) and "out/a.txt" in tree(tmp_path)
+
+
 def test_places_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

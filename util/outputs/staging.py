@@ -169,6 +169,7 @@ class Staging(Staged):
             os.rename(self._aside, self.place)  # a run was killed in the middle of _exchange
         if os.path.lexists(self.place):
             self._lock(self.place, os.O_DIRECTORY)
+        if self._earlier():
             refuse_foreign(self.place, changed=True)
         for leftover in (self.path, self._aside):
             if os.path.lexists(leftover):
@@ -212,11 +213,13 @@ class Staging(Staged):
     # The end
 
     def _earlier(self) -> bool:
-        return os.path.lexists(self.place) and any(os.scandir(self.place))
+        return os.path.lexists(self.place) and not all(entry.is_dir(follow_symlinks=False) for entry in _walk(self.place))
 
     def _publish(self, earlier: bool) -> None:
         os.utime(self.path / MANIFEST)  # nothing of ours is younger
         if not earlier:
+            if os.path.lexists(self.place):
+                _remove_empty(self.place)
             os.rename(self.path, self.place)
             return
         refuse_foreign(self.place, changed=True)
@@ -314,6 +317,14 @@ def _walk(directory: str | Path) -> Iterator[os.DirEntry]:
         yield entry
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path)
+
+
+def _remove_empty(directory: str | Path) -> None:
+    """Delete a directory in which there are only directories; OSError where there is more."""
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            _remove_empty(entry.path)
+    os.rmdir(directory)
 
 
 def _remove(directory: Path, itself: bool = True) -> None:
