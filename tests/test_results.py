@@ -197,7 +197,7 @@ def test_directories_without_results_are_refused(tmp_path):
         ("1,0,5,6,8,9,0.9,SECRET", "no file inside"),
         ("1,0,5,6,8,9,0.9,crops/link.png", "no file inside"),
         ("1,0,5,6,8,9,0.9,", "no file inside"),
-        ("1,0,5,6,8,9,0.9,crops/torn.png", "torn.png cannot be read"),
+        ("1,0,5,6,8,9,0.9,crops/torn.png", "torn.png is cut off"),
         ("1,0,5,6,8,9,0.9,crops/000001_00.png\n1,0,5,6,8,9,0.8,crops/000001_00.png", "line 3: object 0 of frame 1 is there"),
         ('1,0,5,6,8,9,0.9,"crops', "is damaged"),
     ],
