@@ -173,7 +173,8 @@ def test_an_online_teacher_is_asked_about_what_the_network_sees(home, images, mo
         assert teacher.online
     model = main.ResNet20().train()
     bin_op, optimizer = main.BinOp(model), torch.optim.SGD(model.parameters(), lr=0.0)
-    loss = main.step_of(model, model, steps.ema_of(model), optimizer, bin_op, teacher, machine)(x, x, y, places, False)
+    step = main.step_of(model, model, steps.ema_of(model), optimizer, bin_op, teacher, machine, steps.loss_for(teacher))
+    loss = step(x, x, y, places, False)
     with torch.no_grad(), bin_op.binarized():
         p, q = ((z.double() / steps.TEMPERATURE).softmax(1) for z in (expected, model(x)))
     assert loss.item() == pytest.approx(steps.TEMPERATURE**2 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)

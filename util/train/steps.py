@@ -190,7 +190,7 @@ def training_loss(logits: torch.Tensor, labels: torch.Tensor, teacher_logits: to
 
 def loss_for(teacher: Teacher | None) -> Callable[..., torch.Tensor]:
     """Return the loss of (logits, labels, teacher's logits or None): of an online teacher the distillation loss alone."""
-    return (lambda logits, _, taught: distillation_loss(logits, taught)) if teacher and teacher.online else training_loss
+    return (lambda logits, _, teacher_logits: distillation_loss(logits, teacher_logits)) if teacher and teacher.online else training_loss
 
 
 def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
