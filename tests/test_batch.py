@@ -202,6 +202,12 @@ def test_an_interruption_ends_the_clips_and_keeps_what_was_done(clips, sign, whe
     assert {name: row["status"] for name, row in rows().items()} == {"a": "done", "slow": "waiting", "slower": "waiting", "z": "waiting"}
 
 
+def test_the_table_holds_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(b"clips/caf\xe9.mp4")
+    batch._write_table(tmp_path / "summary.csv", [batch._row("caf_", name, "done")])
+    assert (tmp_path / "summary.csv").read_bytes().endswith(b"clips/caf\xe9.mp4\r\n")
+
+
 def test_many_clips_need_a_directory(clips):
     clips("c/a.mp4", "c/b.mp4")
     code, _, error = run("--video", "c/a.mp4", "c/b.mp4")

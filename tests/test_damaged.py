@@ -193,7 +193,8 @@ def test_a_picture_that_claims_to_hold_more_than_there_is_gets_no_room_for_it(tm
     path = tmp_path / "a.png"
     path.write_bytes(data + b"more after its end")
     assert number_of(read_image(path)) == 5
-    data[data.index(b"IDAT") - 4 : data.index(b"IDAT")] = b"\x7f\xff\xff\xff"
-    path.write_bytes(data)
-    with pytest.raises(InputError, match=r"a\.png is cut off"):
-        read_image(path)
+    for chunk in (b"IEND", b"IDAT"):
+        data[data.index(chunk) - 4 : data.index(chunk)] = b"\x7f\xff\xff\xff"
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"a\.png is cut off"):
+            read_image(path)

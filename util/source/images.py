@@ -51,8 +51,9 @@ def _read(path: Path, flags: int) -> np.ndarray:
 
 def _is_cut_off(data: bytes) -> bool:
     if data.startswith(b"\x89PNG\r\n\x1a\n"):  # OpenCV makes room for as much as a chunk says that it holds: 2 GiB
-        at = 8
-        while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+        at, last = 8, b""
+        while at + 8 <= len(data) and last != b"IEND":
+            last = data[at + 4 : at + 8]
             at += 12 + int.from_bytes(data[at : at + 4])
         return at > len(data)
     # OpenCV fills the missing part of a JPEG with grey. Neither marker can occur inside the compressed data.

@@ -44,7 +44,11 @@ def load_network(args, model: nn.Module, spec: Spec, weights: Path) -> Network:
         network = packed.load(path, spec, threads=torch.get_num_threads())
     else:
         spec = checkpoint.spec_of(checkpoint.load_into(model, path, spec.arch), path, spec)
-        network = _choose(args, model, spec)
+        try:
+            with np.errstate(all="ignore"):  # such as a variance below zero
+                network = _choose(args, model, spec)
+        except ValueError as error:  # weights that are finite, but whose thresholds are not
+            raise InputError(f"{path}: can't be packed: {error}; use other weights, or --engine torch") from error
     if args.export:
         if not isinstance(network, packed.PackedNetwork):
             raise InputError(f"{spec.arch} can't be packed as a whole, so there is nothing to write to {args.export}")

@@ -222,7 +222,7 @@ def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: Out
 
 
 def _write_table(path: Path, rows: Iterable[dict]) -> None:
-    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
