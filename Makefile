@@ -12,6 +12,7 @@
 #                       begins with), train-lenet; float: train-airbench, train-mobilenet
 # make native           only the build: the Python module, and build/fastMCD where OpenCV's C++ files are found
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan, then under ThreadSanitizer
+# make arm              the C++ tests built for 64-bit ARM and run under QEMU (Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static)
 # Each sets up what it needs (a virtual environment, the native build) once: demo and native what watches, the others PyTorch as well.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there: without what GPUs need, a tenth of the size.
 
@@ -24,7 +25,7 @@ OUT ?= out
 
 TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-lenet train-airbench train-mobilenet
 
-.PHONY: demo score test bench bench-speed bench-xnor bench-cost bench-training bench-unknown soak $(TRAININGS) lint sanitize native clean
+.PHONY: demo score test bench bench-speed bench-xnor bench-cost bench-training bench-unknown soak $(TRAININGS) lint sanitize arm native clean
 .DELETE_ON_ERROR:
 
 demo: native
@@ -104,6 +105,18 @@ sanitize-%: $(VENV)/.watch compiler
 	$(CMAKE) -S . -B build/sanitize-$* -DSANITIZE=$* -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	$(VENV)/bin/cmake --build build/sanitize-$*
 	$(VENV)/bin/ctest --test-dir build/sanitize-$* --output-on-failure
+
+ARM_CXX := aarch64-linux-gnu-g++
+ARM_RUN := qemu-aarch64-static
+arm: $(VENV)/.watch
+ifeq ($(and $(shell command -v $(ARM_CXX)),$(shell command -v $(ARM_RUN))),)
+	@echo "make arm: skipped, $(ARM_CXX) or $(ARM_RUN) is missing (Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static)"
+else
+	$(CMAKE) -S . -B build/arm -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM_CXX) \
+	  "-DCMAKE_CROSSCOMPILING_EMULATOR=$(ARM_RUN);-L;/usr/aarch64-linux-gnu"
+	$(VENV)/bin/cmake --build build/arm
+	$(VENV)/bin/ctest --test-dir build/arm --output-on-failure
+endif
 
 # ---- Set-up ----
 native: build/build.ninja

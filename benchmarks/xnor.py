@@ -199,7 +199,8 @@ def layers(frozen, script, repeats=200):
     for (name, macs, binary), seconds in zip(multiply_adds(frozen), median, strict=True):
         rate = f"{macs / 1e6:9.2f}{macs / seconds / 1e9:10.1f}" if macs else ""
         share = f"{macs / seconds / peak:10.0%}" if binary else ""
-        print(f"{name:<20}{1000 * seconds:8.3f}{rate}{share}")
+        took = f"{1000 * seconds:8.3f}" if seconds else "       -"  # joined to the step before
+        print(f"{name:<20}{took}{rate}{share}")
         binary_time, binary_macs = binary_time + seconds * binary, binary_macs + macs * binary
     rate = binary_macs / binary_time
     print(f"{'all binary layers':<20}{1000 * binary_time:8.3f}{binary_macs / 1e6:9.2f}{rate / 1e9:10.1f}{rate / peak:10.0%}")

@@ -1,4 +1,5 @@
-// Which CPU levels this processor can run, and the choice among the kernels that were compiled for them (see levels.cmake).
+// Which CPU levels this processor can run, and the choice among the kernels that were compiled for them (see
+// levels.cmake).
 #pragma once
 
 #include <cstdlib>

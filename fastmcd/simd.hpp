@@ -1,7 +1,7 @@
-// The compiler's vectors, as wide as the CPU level has them; the detector's kernels and the packed networks' share them. A file
-// that includes this is compiled once per level, with its flags and -DFASTMCD_LEVEL=name (see levels.cmake), and uses no
-// template of the standard library: or else the linker might give one level's copy of it to everybody. Lanes do not mix but
-// in integers, and what is fused is called `fused`: all levels give the same bits.
+// The compiler's vectors, as wide as the CPU level has them; the detector's kernels and the packed networks' share
+// them. A file that includes this is compiled once per level, with its flags and -DFASTMCD_LEVEL=name (see
+// levels.cmake), and uses no template of the standard library: or else the linker might give one level's copy of it to
+// everybody. Lanes do not mix but in integers, and what is fused is called `fused`: all levels give the same bits.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +55,7 @@ ALWAYS V greater(V a, V b) {
     return a < b ? b : a;
 }
 
-ALWAYS Floats spread(float v) { return v - Floats{}; }  // not 0 + v, which is another number for -0
+ALWAYS Floats spread(float v) { return v - Floats{}; }                    // not 0 + v, which is another number for -0
 ALWAYS Ints whole(Floats v) { return __builtin_convertvector(v, Ints); }  // towards zero
 ALWAYS Floats real(Ints v) { return __builtin_convertvector(v, Floats); }
 
@@ -139,7 +139,7 @@ ALWAYS Floats fused(Floats a, Floats b, Floats c) {  // a * b + c, rounded once
 #endif
 }
 
-// ---- Bits ------------------------------------------------------------------------------------------------------------
+// ---- Bits ----------------------------------------------------------------------------------------------------------
 #if VECTOR == 4 || defined(__AVX512VPOPCNTDQ__)
 #define COUNTS 1  // ones are counted word by word
 ALWAYS Ints popcount(Ints v) {
@@ -169,7 +169,8 @@ ALWAYS Bytes look_up(Bytes table, Bytes index) {  // table[index] of each group 
     return Bytes(vqtbl1q_u8(uint8x16_t(table), uint8x16_t(index)));
 #endif
 }
-// The lower and the upper half as 16-bit numbers. By name: what the compiler makes of a conversion keeps the vector in memory.
+// The lower and the upper half as 16-bit numbers. By name: what the compiler makes of a conversion keeps the vector in
+// memory.
 using Shorts = std::uint16_t __attribute__((vector_size(kVector)));
 #if VECTOR == 64
 ALWAYS Shorts lower(Bytes v) { return Shorts(_mm512_cvtepu8_epi16(_mm512_castsi512_si256(__m512i(v)))); }

@@ -8,15 +8,14 @@
 
 namespace fastmcd {
 
-// The calling thread and count - 1 others. A job may take some 10 us, less than waking a thread does: so whoever waits looks
-// again and again for about as long, and only then sleeps.
+// The calling thread and count - 1 others. A job may take some 10 us, less than waking a thread does: so whoever waits
+// looks again and again for about as long, and only then sleeps.
 class Workers {
 public:
     explicit Workers(int count) {  // fewer if the system gives no more
         try {
             for (int band = 1; band < count; ++band) threads_.emplace_back([this, band] { serve(band); });
-        } catch (const std::system_error&) {
-        }
+        } catch (const std::system_error&) {}
     }
     ~Workers() {
         stop_ = true;
@@ -33,7 +32,9 @@ public:
     template <class Work>
     void operator()(int rows, const Work& work) {
         if (threads_.empty()) return work(0, 0, rows);
-        job_ = {[](const void* context, int band, int first, int end) { (*static_cast<const Work*>(context))(band, first, end); },
+        job_ = {[](const void* context, int band, int first, int end) {
+                    (*static_cast<const Work*>(context))(band, first, end);
+                },
                 &work, rows};
         busy_.store(int(threads_.size()), std::memory_order_relaxed);
         start();

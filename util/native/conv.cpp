@@ -33,17 +33,19 @@ void check_size(const Shape& shape) {
 Shape shape_after(const Shape& in, int channels, int height, int width, int stride, int padding, const char* step) {
     if (channels < 1 || height < 1 || width < 1 || stride < 1 || padding < 0 || padding >= std::min(height, width) ||
         std::max({height, width, stride}) > kLargest)
-        throw std::invalid_argument(std::string(step) + ": outputs, size and stride must be at least 1 (the latter two at most " +
+        throw std::invalid_argument(std::string(step) +
+                                    ": outputs, size and stride must be at least 1 (the latter two at most " +
                                     std::to_string(kLargest) + "), padding at least 0 and less than the size");
     if (in.height + 2 * padding < height || in.width + 2 * padding < width)
         throw std::invalid_argument(std::string(step) + ": a window of " + std::to_string(width) + "x" +
                                     std::to_string(height) + " does not fit into " + text(in));
-    const Shape out{channels, (in.height + 2 * padding - height) / stride + 1, (in.width + 2 * padding - width) / stride + 1};
+    const Shape out{channels, (in.height + 2 * padding - height) / stride + 1,
+                    (in.width + 2 * padding - width) / stride + 1};
     check_size(out);
     return out;
 }
 
-// ---- Bits ------------------------------------------------------------------------------------------------------------
+// ---- Bits ----------------------------------------------------------------------------------------------------------
 BinaryConv::BinaryConv(const Kernels& k, const Conv& conv, const Shape& shape, std::span<const std::uint8_t> negative,
                        const char* step)
     : in(shape), out(shape_after(shape, conv.outputs, conv.height, conv.width, conv.stride, conv.padding, step)) {
@@ -60,7 +62,8 @@ BinaryConv::BinaryConv(const Kernels& k, const Conv& conv, const Shape& shape, s
                 bits[(std::size_t(o) * taps + t) * words + c / 32] |= std::uint32_t(*flag++ != 0) << c % 32;
     weights_.resize(k.pack(bits.data(), conv.outputs, taps, in.channels, nullptr));
     k.pack(bits.data(), conv.outputs, taps, in.channels, weights_.data());
-    blocks_ = (conv.outputs + k.lanes - 1) / k.lanes, length_ = taps * depth, stride_ = up(blocks_ * k.lanes, 32) + kTail / 2;
+    blocks_ = (conv.outputs + k.lanes - 1) / k.lanes, length_ = taps * depth,
+    stride_ = up(blocks_ * k.lanes, 32) + kTail / 2;
     pixel = words * k.word_bytes;
     const bool seamless = depth * k.load_bytes == pixel;  // one pixel's bits end where the next one's begin
 
@@ -77,7 +80,9 @@ BinaryConv::BinaryConv(const Kernels& k, const Conv& conv, const Shape& shape, s
                 for (int ky = y0; ky < y1; ++ky)
                     for (int kx = x0; kx < x1; ++kx) {
                         if (kx > x0 && seamless) runs_.back().length += depth;
-                        else runs_.push_back({((ky - y0) * in.width + kx - x0) * pixel, (ky * conv.width + kx) * depth, depth});
+                        else
+                            runs_.push_back(
+                                {((ky - y0) * in.width + kx - x0) * pixel, (ky * conv.width + kx) * depth, depth});
                     }
                 patterns_.push_back({first, int(runs_.size()) - first, (y1 - y0) * (x1 - x0) * in.channels});
             }
@@ -103,11 +108,11 @@ void BinaryConv::keep_signs(std::span<const std::int32_t> threshold) {
 }
 
 BinaryJob BinaryConv::job() const {
-    return {weights_.data(), blocks_, length_, runs_.data(), patterns_.data(), groups_.data(), stride_,
-            least_.empty() ? nullptr : least_.data()};
+    return {weights_.data(),  blocks_,        length_, runs_.data(),
+            patterns_.data(), groups_.data(), stride_, least_.empty() ? nullptr : least_.data()};
 }
 
-// ---- Floats ----------------------------------------------------------------------------------------------------------
+// ---- Floats --------------------------------------------------------------------------------------------------------
 RealConv::RealConv(const Kernels& k, const Conv& c, const Shape& in, std::span<const float> weight, const char* step)
     : conv(c), out(shape_after(in, c.outputs, c.height, c.width, c.stride, c.padding, step)) {
     const int rows = conv.height, lanes = k.float_lanes;
@@ -120,19 +125,20 @@ RealConv::RealConv(const Kernels& k, const Conv& c, const Shape& in, std::span<c
         for (int channel = 0; channel < in.channels; ++channel)
             for (int y = 0; y < rows; ++y)
                 for (int x = 0; x < conv.width; ++x)
-                    weights_[((std::size_t(o / lanes) * rows + y) * length_ + x * in.channels + channel) * lanes + o % lanes] =
-                        *from++;
+                    weights_[((std::size_t(o / lanes) * rows + y) * length_ + x * in.channels + channel) * lanes +
+                             o % lanes] = *from++;
 }
 
 RealJob RealConv::job() const {
-    return {weights_.data(), blocks_, conv.height, length_, conv.stride, conv.padding, stride_, out.width, out.height * out.width};
+    return {weights_.data(), blocks_,   conv.height,           length_, conv.stride, conv.padding,
+            stride_,         out.width, out.height * out.width};
 }
 
-// ---- One layer -------------------------------------------------------------------------------------------------------
+// ---- One layer -----------------------------------------------------------------------------------------------------
 template <class T>
-void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t> negative, std::span<const float> scale,
-                 std::span<const float> shift, const std::uint16_t* x, int count, T* y, std::string_view kernel,
-                 const Everywhere& everywhere) {
+void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t> negative,
+                 std::span<const float> scale, std::span<const float> shift, const std::uint16_t* x, int count, T* y,
+                 std::string_view kernel, const Everywhere& everywhere) {
     if (in.channels < 1 || in.height < 1 || in.width < 1)
         throw std::invalid_argument("channels, height and width must be at least 1");
     check_size(in);
@@ -160,7 +166,8 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
 }
 
 template void binary_conv(const Conv&, const Shape&, std::span<const std::uint8_t>, std::span<const float>,
-                          std::span<const float>, const std::uint16_t*, int, float*, std::string_view, const Everywhere&);
+                          std::span<const float>, const std::uint16_t*, int, float*, std::string_view,
+                          const Everywhere&);
 template void binary_conv(const Conv&, const Shape&, std::span<const std::uint8_t>, std::span<const float>,
                           std::span<const float>, const std::uint16_t*, int, std::uint16_t*, std::string_view,
                           const Everywhere&);

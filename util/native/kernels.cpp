@@ -10,19 +10,22 @@ namespace {
 
 using namespace fastmcd;
 
-// ---- Bits of 32 channels ---------------------------------------------------------------------------------------------
+// ---- Bits of 32 channels -------------------------------------------------------------------------------------------
 #if defined(SHUFFLES)
 constexpr int kLanes = kVector;  // outputs of a block
-constexpr int kNibbles = 8;  // of a word of 32 channels
+constexpr int kNibbles = 8;      // of a word of 32 channels
 constexpr int kWordBytes = kNibbles, kLoadBytes = 1;
 int depth_of(int channels) { return (channels + 3) / 4; }
-ALWAYS std::uint8_t weight_at(const std::uint32_t* words, int i) { return words[i / kNibbles] >> (i % kNibbles * 4) & 15; }
+ALWAYS std::uint8_t weight_at(const std::uint32_t* words, int i) {
+    return words[i / kNibbles] >> (i % kNibbles * 4) & 15;
+}
 
 ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) {
     std::uint64_t wide = word;
     wide = (wide | wide << 16) & 0x0000ffff0000ffff;
     wide = (wide | wide << 8) & 0x00ff00ff00ff00ff;
-    wide = (wide << 4 | wide << 8) & 0xf0f0f0f0f0f0f0f0;  // low nibble to the upper half of its byte, high nibble to the next byte's
+    // The low nibble goes to the upper half of its byte, the high nibble to the next byte's.
+    wide = (wide << 4 | wide << 8) & 0xf0f0f0f0f0f0f0f0;
     std::memcpy(out, &wide, 8);
 }
 #else
@@ -38,7 +41,8 @@ using Halves = std::uint16_t __attribute__((vector_size(kVector / 2)));
 template <int PIXELS, int BLOCKS>
 struct Tile {};
 
-// Calls f with the tile that fits `pixels` and `blocks` (both at least 1; more than 3 blocks count as 3); returns the blocks done.
+// Calls f with the tile that fits `pixels` and `blocks` (both at least 1; more than 3 blocks count as 3); returns the
+// blocks done.
 template <class F>
 ALWAYS int choose(int pixels, int blocks, F f) {
     const auto with_pixels = [&]<int PIXELS>() {
@@ -52,7 +56,7 @@ ALWAYS int choose(int pixels, int blocks, F f) {
     return with_pixels.template operator()<1>();
 }
 
-// ---- What follows a sum ----------------------------------------------------------------------------------------------
+// ---- What follows a sum --------------------------------------------------------------------------------------------
 template <class V, class T>
 ALWAYS void store_part(T* p, V v, int count) {
     if (count >= kFloats) store(p, v);
@@ -67,7 +71,8 @@ ALWAYS Floats scaled(const Affine& affine, int i, Floats v, Floats floor) {
 // The shortcut's channels at a pixel: where they lie, or in `line`.
 ALWAYS const float* shortcut(const Finish& f, int y, int x, float* line) {
     const Plane<const float>& past = f.past;
-    if (past.data == nullptr || (f.size == 1 && f.past_channels == f.channels)) return past.data ? past.at(y, x) : nullptr;
+    if (past.data == nullptr || (f.size == 1 && f.past_channels == f.channels))
+        return past.data ? past.at(y, x) : nullptr;
     const int n = f.past_channels;
     for (int i = 0; i < f.size * f.size; ++i) {
         const float* from = past.at(y * f.size + i / f.size, x * f.size + i % f.size);
@@ -129,17 +134,19 @@ __attribute__((noinline)) void finish_pixel(const Finish& f, int y, int x, float
 template <class Source>
 using FinishPixel = void (*)(const Finish&, int y, int x, float* line, Source);
 
+template <bool SCALED, bool PAST, class Source>
+constexpr FinishPixel<Source> kFinish[3] = {finish_pixel<SCALED, PAST, kFloatsOnly, Source>,
+                                            finish_pixel<SCALED, PAST, kBitsOnly, Source>,
+                                            finish_pixel<SCALED, PAST, kBoth, Source>};
+
 template <class Source>
 FinishPixel<Source> finish_for(const Finish& f) {
-    static constexpr FinishPixel<Source> kAll[2][2][3] = {
-        {{finish_pixel<false, false, kFloatsOnly, Source>, finish_pixel<false, false, kBitsOnly, Source>, finish_pixel<false, false, kBoth, Source>},
-         {finish_pixel<false, true, kFloatsOnly, Source>, finish_pixel<false, true, kBitsOnly, Source>, finish_pixel<false, true, kBoth, Source>}},
-        {{finish_pixel<true, false, kFloatsOnly, Source>, finish_pixel<true, false, kBitsOnly, Source>, finish_pixel<true, false, kBoth, Source>},
-         {finish_pixel<true, true, kFloatsOnly, Source>, finish_pixel<true, true, kBitsOnly, Source>, finish_pixel<true, true, kBoth, Source>}}};
-    return kAll[f.scaled][f.past.data != nullptr][!f.bits.data ? kFloatsOnly : f.floats.data ? kBoth : kBitsOnly];
+    const Kept kept = !f.bits.data ? kFloatsOnly : f.floats.data ? kBoth : kBitsOnly;
+    if (f.past.data) return f.scaled ? kFinish<true, true, Source>[kept] : kFinish<false, true, Source>[kept];
+    return f.scaled ? kFinish<true, false, Source>[kept] : kFinish<false, false, Source>[kept];
 }
 
-// ---- Binary sums -----------------------------------------------------------------------------------------------------
+// ---- Binary sums ---------------------------------------------------------------------------------------------------
 struct Tiled {  // one block, or several, of a group
     const std::uint8_t* weights;
     std::size_t block_bytes;
@@ -150,8 +157,9 @@ struct Tiled {  // one block, or several, of a group
 };
 
 #if defined(SHUFFLES)
-// popcount(a ^ w) of two nibbles is found in row a, column w of this table. The row is picked by the input and spread over a register; a
-// register of weights then picks the columns: one shuffle and one addition for kLanes x 4 multiply-adds, half the work of counting bits.
+// popcount(a ^ w) of two nibbles is found in row a, column w of this table. The row is picked by the input and spread
+// over a register; a register of weights then picks the columns: one shuffle and one addition for kLanes x 4
+// multiply-adds, half the work of counting bits.
 struct alignas(64) Table {
     std::uint8_t count[16][16];
     constexpr Table() : count{} {
@@ -199,7 +207,8 @@ ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const Tiled& job) {
             held += end - start;
             for (; start < end; ++start) {
                 Bytes w[BLOCKS];
-                for (int b = 0; b < BLOCKS; ++b) w[b] = load<Bytes>(weights + b * job.block_bytes + std::size_t(start) * kLanes);
+                for (int b = 0; b < BLOCKS; ++b)
+                    w[b] = load<Bytes>(weights + b * job.block_bytes + std::size_t(start) * kLanes);
                 for (int p = 0; p < PIXELS; ++p) {
                     const Bytes counts = repeat(table + a[p][start]);
                     for (int b = 0; b < BLOCKS; ++b) sum[p][b] = sum[p][b] + look_up(counts, w[b]);
@@ -227,7 +236,8 @@ ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const Tiled& job) {
             }
     }
     for (int p = 0; p < PIXELS; ++p)
-        for (int b = 0; b < BLOCKS; ++b) store(job.counts + p * job.stride + b * kLanes, __builtin_convertvector(sum[p][b], Halves));
+        for (int b = 0; b < BLOCKS; ++b)
+            store(job.counts + p * job.stride + b * kLanes, __builtin_convertvector(sum[p][b], Halves));
 }
 #endif
 
@@ -265,7 +275,8 @@ ALWAYS std::uint32_t at_least(const std::uint16_t* counts, const std::uint16_t* 
 }
 
 ALWAYS void count_bits(const std::uint16_t* counts, const std::uint16_t* least, int n, std::uint8_t* out) {
-    for (int start = 0; start < n; start += 32, out += kWordBytes) put_word(out, at_least(counts + start, least + start));
+    for (int start = 0; start < n; start += 32, out += kWordBytes)
+        put_word(out, at_least(counts + start, least + start));
 }
 
 void binary(const BinaryJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
@@ -283,13 +294,15 @@ void binary(const BinaryJob& job, const Finish& f, int first, int last, const Sc
             });
         for (int p = 0; p < g->pixels; ++p) {
             const std::uint16_t* counts = scratch.counts + p * job.stride;
-            if (job.least) count_bits(counts, job.least + std::ptrdiff_t(g->pattern) * job.stride, f.channels, f.bits.at(g->y[p], g->x[p]));
+            if (job.least)
+                count_bits(counts, job.least + std::ptrdiff_t(g->pattern) * job.stride, f.channels,
+                           f.bits.at(g->y[p], g->x[p]));
             else finish(f, g->y[p], g->x[p], scratch.past, Counts{counts, pattern.taps});
         }
     }
 }
 
-// ---- Float sums ------------------------------------------------------------------------------------------------------
+// ---- Float sums ----------------------------------------------------------------------------------------------------
 template <int PIXELS, int BLOCKS>
 ALWAYS void sum_real(Tile<PIXELS, BLOCKS>, const RealJob& job, const float* w, const float* const* input, float* sums) {
     const int rows = job.rows, length = job.length;
@@ -334,12 +347,13 @@ void real_sums(const RealJob& job, const Finish& f, int first, int last, const S
             }
             finish(f, y[0], x[0], scratch.past, Sums{sums});
         } else {
-            for (int p = 0; p < pixels; ++p) finish(f, y[p], x[p], scratch.past, Sums{scratch.sums + p * job.sums_stride});
+            for (int p = 0; p < pixels; ++p)
+                finish(f, y[p], x[p], scratch.past, Sums{scratch.sums + p * job.sums_stride});
         }
     }
 }
 
-// ---- Floats of a window ----------------------------------------------------------------------------------------------
+// ---- Floats of a window --------------------------------------------------------------------------------------------
 void pool(const PoolJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
     const Floats area = spread(float(job.size) * float(job.size)), lowest = spread(-__builtin_inff());
     const Floats floor = spread(job.before.floor);
@@ -380,8 +394,9 @@ void bfloat16_bits(const std::uint16_t* x, int n, std::uint8_t* out) {
     }
 }
 
-// ---- The limit -------------------------------------------------------------------------------------------------------
-// The compiler must not see that every round is the same, and must keep the sums in registers.
+// ---- The limit
+// ------------------------------------------------------------------------------------------------------- The compiler
+// must not see that every round is the same, and must keep the sums in registers.
 #if VECTOR == 4
 #define OPAQUE(value) asm volatile("" : "+r"(value))
 #elif defined(__ARM_NEON)
@@ -422,7 +437,8 @@ double spin(int rounds) {
 #define TEXT2(a) #a
 #define TEXT(a) TEXT2(a)
 extern const Kernels NAME(kernels_, FASTMCD_LEVEL);
-const Kernels NAME(kernels_, FASTMCD_LEVEL) = {TEXT(FASTMCD_LEVEL), kWordBytes, kLoadBytes, kLanes, kFloats, depth_of, pack, binary,
-                                               real_sums, pool, bfloat16_bits, spin};
+const Kernels NAME(kernels_, FASTMCD_LEVEL) = {
+    TEXT(FASTMCD_LEVEL), kWordBytes, kLoadBytes,    kLanes, kFloats, depth_of, pack, binary,
+    real_sums,           pool,       bfloat16_bits, spin};
 
 }  // namespace xnor

@@ -17,16 +17,18 @@ struct Plane {
     int pixel = 0, row = 0;
 
     // Inlined always: the linker must not give one level's copy to another.
-    __attribute__((always_inline)) T* at(int y, int x) const { return data + std::ptrdiff_t(y) * row + std::ptrdiff_t(x) * pixel; }
+    __attribute__((always_inline)) T* at(int y, int x) const {
+        return data + std::ptrdiff_t(y) * row + std::ptrdiff_t(x) * pixel;
+    }
 };
 
-// What becomes of each channel's sum s at a pixel: y = s * scale + shift, at least `floor`, times `slope` where it is below zero,
-// plus a shortcut. It is kept as it is, in bfloat16 (to the nearest; between two, the even one), and as a bit, y * turn <
-// threshold. Bits lie in groups of 32 channels, 4 bytes each; levels that look counts up take 8: a nibble in the upper half
-// of each byte, which is the offset of the nibble's row in a table.
+// What becomes of each channel's sum s at a pixel: y = s * scale + shift, at least `floor`, times `slope` where it is
+// below zero, plus a shortcut. It is kept as it is, in bfloat16 (to the nearest; between two, the even one), and as a
+// bit, y * turn < threshold. Bits lie in groups of 32 channels, 4 bytes each; levels that look counts up take 8: a
+// nibble in the upper half of each byte, which is the offset of the nibble's row in a table.
 struct Finish {
     int channels;
-    bool scaled;  // else s is taken as it is
+    bool scaled;                         // else s is taken as it is
     const float *scale, *shift, *slope;  // slope may be null
     float floor;
     Plane<const float> past = {};  // the shortcut's: averaged over size x size pixels, its channels repeated
@@ -37,17 +39,17 @@ struct Finish {
     const float *turn = nullptr, *threshold = nullptr;  // turn may be null
 };
 
-struct Scratch {  // memory of one thread
+struct Scratch {            // memory of one thread
     std::uint16_t* counts;  // kPixels x counts_stride
     float *sums, *past;     // kPixels x sums_stride; channels
 };
 
-// Input and weights that lie side by side: `length` loads from `offset` bytes behind the window's start meet the weights from
-// load `weight` on.
+// Input and weights that lie side by side: `length` loads from `offset` bytes behind the window's start meet the
+// weights from load `weight` on.
 struct Run {
     std::int32_t offset, weight, length;
 };
-struct Pattern {  // which taps of the kernel lie inside the map
+struct Pattern {       // which taps of the kernel lie inside the map
     int first, count;  // of the runs
     int taps;          // bits of a window
 };
@@ -74,9 +76,9 @@ struct BinaryJob {
 };
 
 struct RealJob {
-    const float* weights;  // (block, rows * length, lanes)
-    int blocks, rows, length;  // length: width * channels
-    int stride, padding;       // pixels
+    const float* weights;           // (block, rows * length, lanes)
+    int blocks, rows, length;       // length: width * channels
+    int stride, padding;            // pixels
     int sums_stride, width, total;  // of the output
     Plane<const float> input = {};  // with a margin of zeros, so that no window leaves it
     int pool = 1;                   // the output is the maximum over squares of so many pixels
@@ -101,8 +103,8 @@ struct Kernels {
 
     // Depth of a pixel: the loads that `channels` channels take (nibbles or words).
     int (*depth)(int channels);
-    // Lay out binary weights, words (outputs, taps, ceil(channels / 32)), as blocks (block, tap, depth, lanes); returns the
-    // bytes that takes (out may be null).
+    // Lay out binary weights, words (outputs, taps, ceil(channels / 32)), as blocks (block, tap, depth, lanes); returns
+    // the bytes that takes (out may be null).
     std::size_t (*pack)(const std::uint32_t* words, int outputs, int taps, int channels, std::uint8_t* out);
 
     // Passes over a map: groups, sets of kPixels pixels, or pixels from `first` to before `last`.
@@ -111,12 +113,13 @@ struct Kernels {
     void (*pool)(const PoolJob&, const Finish&, int first, int last, const Scratch&);
 
     void (*bfloat16_bits)(const std::uint16_t* x, int n, std::uint8_t* out);  // their signs
-    // Does nothing but the level's xnor-popcount-add, in registers, `rounds` times; returns the binary multiply-accumulates.
+    // Does nothing but the level's xnor-popcount-add, in registers, `rounds` times; returns the binary
+    // multiply-accumulates.
     double (*spin)(int rounds);
 };
 
-// The kernels called `name`, or default_kernel()'s if that is empty; throws std::invalid_argument if there are none or this
-// processor can't run them. In levels.cpp.
+// The kernels called `name`, or default_kernel()'s if that is empty; throws std::invalid_argument if there are none or
+// this processor can't run them. In levels.cpp.
 const Kernels& find(std::string_view name);
 
 }  // namespace xnor

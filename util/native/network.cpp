@@ -16,8 +16,8 @@ namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
-// A step takes sums from a map and does some of what Finish says; empty arrays stand for what it doesn't. One that takes each
-// pixel as it is can join the pass before, if that has not yet come so far.
+// A step takes sums from a map and does some of what Finish says; empty arrays stand for what it doesn't. One that
+// takes each pixel as it is can join the pass before, if that has not yet come so far.
 struct Step {
     enum Stage { kSums, kScale, kSlope, kPast, kSign };
 
@@ -40,7 +40,7 @@ struct Step {
 };
 
 struct Pass : Step {
-    int step;                      // the first of those joined
+    int step;                       // the first of those joined
     int from, floats, packed = -1;  // maps: of the input, and of the output as floats and as bits; -1: none
     // What happens to each pixel of a window before it is pooled, and whether sums are pooled (2 x 2) as they come.
     Aligned<float> scale_before = {}, shift_before = {};
@@ -103,8 +103,8 @@ struct Network::Impl {
 
     const Shape& need(bool bits, const char* step) const {
         if (maps.back().bits != bits)
-            throw std::invalid_argument(std::string(step) + " works on " + (bits ? "bits" : "floats") + ", but the step before leaves " +
-                                        (bits ? "floats" : "bits"));
+            throw std::invalid_argument(std::string(step) + " works on " + (bits ? "bits" : "floats") +
+                                        ", but the step before leaves " + (bits ? "floats" : "bits"));
         return maps.back().shape;
     }
 
@@ -127,13 +127,14 @@ struct Network::Impl {
 
 // Whether a pool can take a pass's pixels as they come: sums that are at most scaled, window by window.
 static bool pool_joins(const Pass& pass, const Step& step) {
-    if (!step.window || step.bits || pass.window || pass.binary || pass.past >= 0 || !pass.slope.empty() || pass.bits) return false;
+    if (!step.window || step.bits || pass.window || pass.binary || pass.past >= 0 || !pass.slope.empty() || pass.bits)
+        return false;
     const auto [size, stride, padding] = *step.window;
     const bool once = stride >= size || (step.out.height == 1 && step.out.width == 1);  // no pixel is in two windows
     return once && (!pass.real || (!step.average && size == 2 && stride == 2 && padding == 0));
 }
 
-// ---- The plan --------------------------------------------------------------------------------------------------------
+// ---- The plan ------------------------------------------------------------------------------------------------------
 void Network::Impl::join() {
     std::vector<bool> shortcut(maps.size(), false);  // starts at this map
     for (const Step& step : steps)
@@ -169,14 +170,16 @@ void Network::Impl::plan() {
     if (planned) return;
     join();
     int channels = 0, counts = 0, sums = 0;
-    for (Map& map : maps) channels = std::max(channels, map.shape.channels), map.memory = {}, map.packed = {}, map.margin = 0;
+    for (Map& map : maps)
+        channels = std::max(channels, map.shape.channels), map.memory = {}, map.packed = {}, map.margin = 0;
     for (const Pass& pass : passes) {
         if (pass.real) maps[pass.from].margin = pass.real->conv.padding, sums = std::max(sums, pass.real->sums());
         if (pass.binary) counts = std::max(counts, pass.binary->counts());
     }
     sums = std::max(sums, channels + kTail);
     zeros.assign(channels + kTail, 0.0f), ones.assign(channels + kTail, 1.0f);
-    memory.assign(workers.count(), {Aligned<std::uint16_t>(counts), Aligned<float>(sums), Aligned<float>(channels + kTail)});
+    memory.assign(workers.count(),
+                  {Aligned<std::uint16_t>(counts), Aligned<float>(sums), Aligned<float>(channels + kTail)});
     maps.front().allocate(k.word_bytes);
     stages.clear();
     for (const Pass& pass : passes) {
@@ -192,8 +195,14 @@ Finish Network::Impl::finish(const Pass& pass) {
         return values.empty() ? neutral.data() : values.data();
     };
     const bool scaled = !pass.scale.empty() || !pass.slope.empty();
-    Finish f{pass.out.channels, scaled, array(pass.scale, ones), array(pass.shift, zeros), pass.slope.empty() ? nullptr : pass.slope.data(), pass.relu ? 0.0f : kLowest};
-    if (pass.past >= 0) f.past = maps[pass.past].read(), f.past_channels = maps[pass.past].shape.channels, f.size = pass.size;
+    Finish f{pass.out.channels,
+             scaled,
+             array(pass.scale, ones),
+             array(pass.shift, zeros),
+             pass.slope.empty() ? nullptr : pass.slope.data(),
+             pass.relu ? 0.0f : kLowest};
+    if (pass.past >= 0)
+        f.past = maps[pass.past].read(), f.past_channels = maps[pass.past].shape.channels, f.size = pass.size;
     if (pass.floats >= 0) f.floats = maps[pass.floats].floats();
     if (pass.packed >= 0) f.bits = maps[pass.packed].plane(k.word_bytes);
     f.turn = pass.turn.empty() ? nullptr : pass.turn.data(), f.threshold = array(pass.threshold, zeros);
@@ -203,12 +212,15 @@ Finish Network::Impl::finish(const Pass& pass) {
 Stage Network::Impl::stage(const Pass& pass) {
     const Finish f = finish(pass);
     Map& in = maps[pass.from];
-    const Affine before{pass.scale_before.empty() ? nullptr : pass.scale_before.data(), pass.shift_before.data(), pass.floor_before};
+    const Affine before{pass.scale_before.empty() ? nullptr : pass.scale_before.data(), pass.shift_before.data(),
+                        pass.floor_before};
     const auto with = [&](auto kernel, const auto& job, int total) {
-        return Stage{total, [=, this](int thread, int first, int last) {
-            Memory& own = memory[thread];
-            kernel(job, f, first, last, {own.counts.data(), own.sums.data(), own.past.data()});
-        }, pass.step};
+        return Stage{total,
+                     [=, this](int thread, int first, int last) {
+                         Memory& own = memory[thread];
+                         kernel(job, f, first, last, {own.counts.data(), own.sums.data(), own.past.data()});
+                     },
+                     pass.step};
     };
     if (pass.binary) {
         BinaryJob job = pass.binary->job();
@@ -224,7 +236,8 @@ Stage Network::Impl::stage(const Pass& pass) {
     if (in.bits) return pool_bits(pass);
     const Pool window = pass.window.value_or(Pool{1, 1, 0});
     const auto kind = !pass.window ? PoolJob::kSame : pass.average ? PoolJob::kAverage : PoolJob::kMaximum;
-    const PoolJob job{kind, window.size, window.stride, window.padding, in.shape.height, in.shape.width, pass.out.width, in.read(), before};
+    const PoolJob job{kind,           window.size,    window.stride, window.padding, in.shape.height,
+                      in.shape.width, pass.out.width, in.read(),     before};
     return with(k.pool, job, pass.out.height * pass.out.width);
 }
 
@@ -233,7 +246,8 @@ Stage Network::Impl::pool_bits(const Pass& pass) {
     const Shape in = maps[pass.from].shape;
     const auto work = [=, pool = *pass.window, width = pass.out.width, &any = pass.any](int, int first, int last) {
         for (int pixel = first; pixel < last; ++pixel) {
-            const int y = pixel / width, x = pixel % width, top = y * pool.stride - pool.padding, left = x * pool.stride - pool.padding;
+            const int y = pixel / width, x = pixel % width, top = y * pool.stride - pool.padding,
+                      left = x * pool.stride - pool.padding;
             const int y0 = std::max(0, top), y1 = std::min(in.height, top + pool.size);
             const int x0 = std::max(0, left), x1 = std::min(in.width, left + pool.size);
             for (std::size_t i = 0; i < any.size(); ++i) {  // any of them is 1 = not all of their inverses are 1
@@ -277,9 +291,10 @@ void Network::Impl::run(const Pixel* images, int count, float* result, bool time
     }
 }
 
-// ---- Steps -----------------------------------------------------------------------------------------------------------
+// ---- Steps ---------------------------------------------------------------------------------------------------------
 Network::Network(int channels, int height, int width, std::string_view kernel, int threads) {
-    if (channels < 1 || height < 1 || width < 1) throw std::invalid_argument("channels, height and width must be at least 1");
+    if (channels < 1 || height < 1 || width < 1)
+        throw std::invalid_argument("channels, height and width must be at least 1");
     if (threads < 1 || threads > 1024)
         throw std::invalid_argument("threads is " + std::to_string(threads) + ", expected 1 to 1024");
     check_size({channels, height, width});
@@ -294,33 +309,44 @@ Network::Network(Network&&) noexcept = default;
 void Network::normalize(std::span<const float> mean, std::span<const float> std) {
     const std::size_t channels = impl_->maps.front().shape.channels;
     if (mean.size() != channels || std.size() != channels)
-        throw std::invalid_argument("normalize: expected a mean and a deviation for each of " + std::to_string(channels) + " channels");
+        throw std::invalid_argument("normalize: expected a mean and a deviation for each of " +
+                                    std::to_string(channels) + " channels");
     impl_->levels.resize(channels * 256);
     for (std::size_t c = 0; c < channels; ++c)
         for (int v = 0; v < 256; ++v) impl_->levels[c * 256 + v] = (float(v) / 255 - mean[c]) / std[c];
 }
 
-void Network::conv(const Conv& c, std::span<const float> weight, std::span<const float> scale, std::span<const float> shift,
-                   bool relu) {
+void Network::conv(const Conv& c, std::span<const float> weight, std::span<const float> scale,
+                   std::span<const float> shift, bool relu) {
     const auto real = std::make_shared<RealConv>(impl_->k, c, impl_->need(false, "conv"), weight, "conv");
-    impl_->add({.out = real->out, .real = real, .scale = with_tail(scale, c.outputs, 0.0f, "scale"),
-                .shift = with_tail(shift, c.outputs, 0.0f, "shift"), .relu = relu});
+    impl_->add({.out = real->out,
+                .real = real,
+                .scale = with_tail(scale, c.outputs, 0.0f, "scale"),
+                .shift = with_tail(shift, c.outputs, 0.0f, "shift"),
+                .relu = relu});
 }
 
 void Network::conv_sign(const Conv& c, std::span<const float> weight, std::span<const float> threshold) {
     const auto real = std::make_shared<RealConv>(impl_->k, c, impl_->need(false, "conv_sign"), weight, "conv_sign");
-    impl_->add({.out = real->out, .bits = true, .real = real, .threshold = with_tail(threshold, c.outputs, kLowest, "threshold")});
+    impl_->add({.out = real->out,
+                .bits = true,
+                .real = real,
+                .threshold = with_tail(threshold, c.outputs, kLowest, "threshold")});
 }
 
 void Network::affine(std::span<const float> scale, std::span<const float> shift, bool relu) {
     const Shape& out = impl_->need(false, "affine");
-    impl_->add({.out = out, .scale = with_tail(scale, out.channels, 0.0f, "scale"),
-                .shift = with_tail(shift, out.channels, 0.0f, "shift"), .relu = relu});
+    impl_->add({.out = out,
+                .scale = with_tail(scale, out.channels, 0.0f, "scale"),
+                .shift = with_tail(shift, out.channels, 0.0f, "shift"),
+                .relu = relu});
 }
 
 void Network::sign(std::span<const float> scale, std::span<const float> threshold) {
     const Shape& out = impl_->need(false, "sign");
-    impl_->add({.out = out, .bits = true, .turn = with_tail(scale, out.channels, 0.0f, "scale"),
+    impl_->add({.out = out,
+                .bits = true,
+                .turn = with_tail(scale, out.channels, 0.0f, "scale"),
                 .threshold = with_tail(threshold, out.channels, kLowest, "threshold")});
 }
 
@@ -333,34 +359,44 @@ void Network::add(int map, int size) {
     const Shape& out = impl_->need(false, "add");
     const int count = int(impl_->maps.size());
     if (map < 0 || map >= count || impl_->maps[map].bits)
-        throw std::invalid_argument("add: there is no map " + std::to_string(map) + " of floats among " + std::to_string(count));
+        throw std::invalid_argument("add: there is no map " + std::to_string(map) + " of floats among " +
+                                    std::to_string(count));
     const Shape& past = impl_->maps[map].shape;
     if (size < 1 || size > kLargest || past.height / size != out.height || past.width / size != out.width ||
         out.channels % past.channels)
-        throw std::invalid_argument("add: " + text(past) + " averaged over " + std::to_string(size) + " pixels does not fit onto " + text(out));
+        throw std::invalid_argument("add: " + text(past) + " averaged over " + std::to_string(size) +
+                                    " pixels does not fit onto " + text(out));
     impl_->add({.out = out, .past = map, .size = size});
 }
 
 void Network::max_pool(const Pool& pool) {
     const Shape& in = impl_->need(false, "max_pool");
-    impl_->add({.out = shape_after(in, in.channels, pool.size, pool.size, pool.stride, pool.padding, "max_pool"), .window = pool});
+    impl_->add({.out = shape_after(in, in.channels, pool.size, pool.size, pool.stride, pool.padding, "max_pool"),
+                .window = pool});
 }
 
 void Network::average_pool(const Pool& pool) {
     const Shape& in = impl_->need(false, "average_pool");
     impl_->add({.out = shape_after(in, in.channels, pool.size, pool.size, pool.stride, pool.padding, "average_pool"),
-                .window = pool, .average = true});
+                .window = pool,
+                .average = true});
 }
 
 void Network::binary_conv(const Conv& c, std::span<const std::uint8_t> negative, std::span<const float> scale,
                           std::span<const float> shift, bool relu) {
-    const auto binary = std::make_shared<BinaryConv>(impl_->k, c, impl_->need(true, "binary_conv"), negative, "binary_conv");
-    impl_->add({.out = binary->out, .binary = binary, .scale = with_tail(scale, c.outputs, 0.0f, "scale"),
-                .shift = with_tail(shift, c.outputs, 0.0f, "shift"), .relu = relu});
+    const auto binary =
+        std::make_shared<BinaryConv>(impl_->k, c, impl_->need(true, "binary_conv"), negative, "binary_conv");
+    impl_->add({.out = binary->out,
+                .binary = binary,
+                .scale = with_tail(scale, c.outputs, 0.0f, "scale"),
+                .shift = with_tail(shift, c.outputs, 0.0f, "shift"),
+                .relu = relu});
 }
 
-void Network::binary_conv_sign(const Conv& c, std::span<const std::uint8_t> negative, std::span<const std::int32_t> threshold) {
-    const auto binary = std::make_shared<BinaryConv>(impl_->k, c, impl_->need(true, "binary_conv_sign"), negative, "binary_conv_sign");
+void Network::binary_conv_sign(const Conv& c, std::span<const std::uint8_t> negative,
+                               std::span<const std::int32_t> threshold) {
+    const auto binary =
+        std::make_shared<BinaryConv>(impl_->k, c, impl_->need(true, "binary_conv_sign"), negative, "binary_conv_sign");
     binary->keep_signs(threshold);
     impl_->add({.out = binary->out, .bits = true, .binary = binary});
 }
@@ -391,7 +427,11 @@ std::size_t Network::bytes() const {
     return total + floats * sizeof(float);
 }
 
-void Network::run(const std::uint8_t* images, int count, float* result, bool timed) { impl_->run(images, count, result, timed); }
-void Network::run(const float* images, int count, float* result, bool timed) { impl_->run(images, count, result, timed); }
+void Network::run(const std::uint8_t* images, int count, float* result, bool timed) {
+    impl_->run(images, count, result, timed);
+}
+void Network::run(const float* images, int count, float* result, bool timed) {
+    impl_->run(images, count, result, timed);
+}
 
 }  // namespace xnor

@@ -25,7 +25,8 @@ using Maps = nb::ndarray<T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;  // ima
 
 template <class T>
 bool fits(const Maps<T>& maps, const Shape& s) {
-    return maps.shape(1) == std::size_t(s.height) && maps.shape(2) == std::size_t(s.width) && maps.shape(3) == std::size_t(s.channels);
+    return maps.shape(1) == std::size_t(s.height) && maps.shape(2) == std::size_t(s.width) &&
+           maps.shape(3) == std::size_t(s.channels);
 }
 
 template <class T>
@@ -35,7 +36,8 @@ std::span<const T> span(const Values<T>& array) {
 
 template <class T>
 Conv conv_of(const Values<T>& weight, int stride, int padding) {
-    if (weight.ndim() != 4) throw nb::value_error("a convolution's weights have 4 axes: outputs, channels, height, width");
+    if (weight.ndim() != 4)
+        throw nb::value_error("a convolution's weights have 4 axes: outputs, channels, height, width");
     return {int(weight.shape(0)), int(weight.shape(2)), int(weight.shape(3)), stride, padding};
 }
 
@@ -48,15 +50,17 @@ struct Locked {  // one run at a time: the network's memory is its own, and run(
 template <class T>
 void run(Locked& self, const Maps<const T>& images, const Maps<float>& scores, bool timed) {
     const Shape in = self.input, out = self.network.output();
-    if (!fits(images, in)) throw nb::value_error("images do not have the height, width and channels that the network was made for");
-    if (!fits(scores, out) || scores.shape(0) != images.shape(0)) throw nb::value_error("the result's shape is not (images, height, width, channels) of the last step");
+    if (!fits(images, in))
+        throw nb::value_error("images do not have the height, width and channels that the network was made for");
+    if (!fits(scores, out) || scores.shape(0) != images.shape(0))
+        throw nb::value_error("the result's shape is not (images, height, width, channels) of the last step");
     nb::gil_scoped_release release;
     const std::lock_guard lock(self.mutex);
     self.network.run(images.data(), int(images.shape(0)), scores.data(), timed);
 }
 
-// Threads for a while: those of the OpenMP runtime whose GOMP_parallel is at `gomp`, or our own where it is 0. An idle thread of OpenMP's
-// looks for work for milliseconds, on a core that ours would need.
+// Threads for a while: those of the OpenMP runtime whose GOMP_parallel is at `gomp`, or our own where it is 0. An idle
+// thread of OpenMP's looks for work for milliseconds, on a core that ours would need.
 Everywhere team(int threads, std::uintptr_t gomp) {
     using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
     return [=](const std::function<void()>& work) {
@@ -72,8 +76,9 @@ Everywhere team(int threads, std::uintptr_t gomp) {
 }
 
 template <class T>
-void one_layer(const Maps<const std::uint16_t>& x, const Values<std::uint8_t>& negative, const Values<float>& scale, const Values<float>& shift, int stride,
-               int padding, const Maps<T>& y, const std::string& kernel, int threads, std::uintptr_t gomp) {
+void one_layer(const Maps<const std::uint16_t>& x, const Values<std::uint8_t>& negative, const Values<float>& scale,
+               const Values<float>& shift, int stride, int padding, const Maps<T>& y, const std::string& kernel,
+               int threads, std::uintptr_t gomp) {
     const Conv conv = conv_of(negative, stride, padding);
     const Shape in{int(x.shape(3)), int(x.shape(1)), int(x.shape(2))};
     const Shape out = shape_after(in, conv.outputs, conv.height, conv.width, stride, padding, "binary_conv");
@@ -81,7 +86,8 @@ void one_layer(const Maps<const std::uint16_t>& x, const Values<std::uint8_t>& n
         throw nb::value_error("the shapes of images, weights and result do not belong together");
     if (threads < 1 || threads > 1024) throw nb::value_error("threads must be 1 to 1024");
     nb::gil_scoped_release release;
-    binary_conv(conv, in, span(negative), span(scale), span(shift), x.data(), int(x.shape(0)), y.data(), kernel, team(threads, gomp));
+    binary_conv(conv, in, span(negative), span(scale), span(shift), x.data(), int(x.shape(0)), y.data(), kernel,
+                team(threads, gomp));
 }
 
 nb::tuple shape_tuple(const Shape& s) { return nb::make_tuple(s.channels, s.height, s.width); }
@@ -98,37 +104,73 @@ NB_MODULE(_xnor, m) {
     using F = Values<float>;
     using B = Values<std::uint8_t>;
     const auto add_layer = [&]<class T>(T) {
-        m.def("binary_conv", &one_layer<T>, "x"_a.noconvert(), "negative"_a.noconvert(), "scale"_a.noconvert(), "shift"_a.noconvert(), "stride"_a,
-              "padding"_a, "y"_a.noconvert(), "kernel"_a = "", "threads"_a = 1, "gomp"_a = 0);
+        m.def("binary_conv", &one_layer<T>, "x"_a.noconvert(), "negative"_a.noconvert(), "scale"_a.noconvert(),
+              "shift"_a.noconvert(), "stride"_a, "padding"_a, "y"_a.noconvert(), "kernel"_a = "", "threads"_a = 1,
+              "gomp"_a = 0);
     };
     add_layer(float()), add_layer(std::uint16_t());
     nb::class_<Locked>(m, "Network")
-        .def("__init__", [](Locked* self, int channels, int height, int width, const std::string& kernel, int threads) {
-            new (self) Locked{Network(channels, height, width, kernel, threads), {channels, height, width}, {}};
-        }, "channels"_a, "height"_a, "width"_a, "kernel"_a = "", "threads"_a = 1)
-        .def("normalize", [](Locked& s, const F& mean, const F& std) { s.network.normalize(span(mean), span(std)); }, "mean"_a.noconvert(), "std"_a.noconvert())
-        .def("conv", [](Locked& s, const F& weight, const F& scale, const F& shift, bool relu, int stride, int padding) {
-            s.network.conv(conv_of(weight, stride, padding), span(weight), span(scale), span(shift), relu);
-        }, "weight"_a.noconvert(), "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a, "stride"_a, "padding"_a)
-        .def("conv_sign", [](Locked& s, const F& weight, const F& threshold, int stride, int padding) {
-            s.network.conv_sign(conv_of(weight, stride, padding), span(weight), span(threshold));
-        }, "weight"_a.noconvert(), "threshold"_a.noconvert(), "stride"_a, "padding"_a)
-        .def("affine", [](Locked& s, const F& scale, const F& shift, bool relu) { s.network.affine(span(scale), span(shift), relu); },
-             "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a)
-        .def("sign", [](Locked& s, const F& scale, const F& threshold) { s.network.sign(span(scale), span(threshold)); },
-             "scale"_a.noconvert(), "threshold"_a.noconvert())
-        .def("prelu", [](Locked& s, const F& slope) { s.network.prelu(span(slope)); }, "slope"_a.noconvert())
-        .def("add", [](Locked& s, int map, int size) { s.network.add(map, size); }, "map"_a, "size"_a)
-        .def("max_pool", [](Locked& s, int size, int stride, int padding) { s.network.max_pool({size, stride, padding}); }, "size"_a, "stride"_a, "padding"_a)
-        .def("average_pool", [](Locked& s, int size, int stride, int padding) { s.network.average_pool({size, stride, padding}); }, "size"_a, "stride"_a, "padding"_a)
-        .def("binary_conv", [](Locked& s, const B& negative, const F& scale, const F& shift, bool relu, int stride, int padding) {
-            s.network.binary_conv(conv_of(negative, stride, padding), span(negative), span(scale), span(shift), relu);
-        }, "negative"_a.noconvert(), "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a, "stride"_a, "padding"_a)
-        .def("binary_conv_sign", [](Locked& s, const B& negative, const Values<std::int32_t>& threshold, int stride, int padding) {
-            s.network.binary_conv_sign(conv_of(negative, stride, padding), span(negative), span(threshold));
-        }, "negative"_a.noconvert(), "threshold"_a.noconvert(), "stride"_a, "padding"_a)
-        .def("max_pool_bits", [](Locked& s, const B& any, int size, int stride, int padding) { s.network.max_pool_bits({size, stride, padding}, span(any)); },
-             "any"_a.noconvert(), "size"_a, "stride"_a, "padding"_a)
+        .def(
+            "__init__",
+            [](Locked* self, int channels, int height, int width, const std::string& kernel, int threads) {
+                new (self) Locked{Network(channels, height, width, kernel, threads), {channels, height, width}, {}};
+            },
+            "channels"_a, "height"_a, "width"_a, "kernel"_a = "", "threads"_a = 1)
+        .def(
+            "normalize", [](Locked& s, const F& mean, const F& std) { s.network.normalize(span(mean), span(std)); },
+            "mean"_a.noconvert(), "std"_a.noconvert())
+        .def(
+            "conv",
+            [](Locked& s, const F& weight, const F& scale, const F& shift, bool relu, int stride, int padding) {
+                s.network.conv(conv_of(weight, stride, padding), span(weight), span(scale), span(shift), relu);
+            },
+            "weight"_a.noconvert(), "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a, "stride"_a, "padding"_a)
+        .def(
+            "conv_sign",
+            [](Locked& s, const F& weight, const F& threshold, int stride, int padding) {
+                s.network.conv_sign(conv_of(weight, stride, padding), span(weight), span(threshold));
+            },
+            "weight"_a.noconvert(), "threshold"_a.noconvert(), "stride"_a, "padding"_a)
+        .def(
+            "affine",
+            [](Locked& s, const F& scale, const F& shift, bool relu) {
+                s.network.affine(span(scale), span(shift), relu);
+            },
+            "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a)
+        .def(
+            "sign", [](Locked& s, const F& scale, const F& threshold) { s.network.sign(span(scale), span(threshold)); },
+            "scale"_a.noconvert(), "threshold"_a.noconvert())
+        .def(
+            "prelu", [](Locked& s, const F& slope) { s.network.prelu(span(slope)); }, "slope"_a.noconvert())
+        .def(
+            "add", [](Locked& s, int map, int size) { s.network.add(map, size); }, "map"_a, "size"_a)
+        .def(
+            "max_pool",
+            [](Locked& s, int size, int stride, int padding) { s.network.max_pool({size, stride, padding}); }, "size"_a,
+            "stride"_a, "padding"_a)
+        .def(
+            "average_pool",
+            [](Locked& s, int size, int stride, int padding) { s.network.average_pool({size, stride, padding}); },
+            "size"_a, "stride"_a, "padding"_a)
+        .def(
+            "binary_conv",
+            [](Locked& s, const B& negative, const F& scale, const F& shift, bool relu, int stride, int padding) {
+                s.network.binary_conv(conv_of(negative, stride, padding), span(negative), span(scale), span(shift),
+                                      relu);
+            },
+            "negative"_a.noconvert(), "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a, "stride"_a, "padding"_a)
+        .def(
+            "binary_conv_sign",
+            [](Locked& s, const B& negative, const Values<std::int32_t>& threshold, int stride, int padding) {
+                s.network.binary_conv_sign(conv_of(negative, stride, padding), span(negative), span(threshold));
+            },
+            "negative"_a.noconvert(), "threshold"_a.noconvert(), "stride"_a, "padding"_a)
+        .def(
+            "max_pool_bits",
+            [](Locked& s, const B& any, int size, int stride, int padding) {
+                s.network.max_pool_bits({size, stride, padding}, span(any));
+            },
+            "any"_a.noconvert(), "size"_a, "stride"_a, "padding"_a)
         .def("run", &run<std::uint8_t>, "images"_a.noconvert(), "scores"_a.noconvert(), "timed"_a = false)
         .def("run", &run<float>, "images"_a.noconvert(), "scores"_a.noconvert(), "timed"_a = false)
         .def_prop_ro("output", [](const Locked& s) { return shape_tuple(s.network.output()); })
