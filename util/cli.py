@@ -290,5 +290,7 @@ def _drop_output() -> None:
 def _say(line: object) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # the terminal may be gone
         text = " ".join(str(line)[:LONGEST_LINE].split())
-        print(f"{Path(sys.argv[0]).name}: error: {printable(text)}", file=sys.stderr, flush=True)
+        program = Path(sys.argv[0])
+        name = program.parent.name if program.name == "__main__.py" else program.name  # of python3 -m util.watch: watch
+        print(f"{name}: error: {printable(text)}", file=sys.stderr, flush=True)
     return 2
