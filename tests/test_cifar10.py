@@ -114,7 +114,7 @@ def test_binarized_net_learns_32_images_by_heart(arch, estimator):
 def test_recipes_are_the_defaults(monkeypatch):
     words = {name: ["--arch", name.removesuffix("_bwn"), *["--bwn"] * name.endswith("_bwn")] for name in main.MODELS}
     given = {name: main.recipe_for(main.parse_args(["--cpu", *these])) for name, these in words.items()}
-    assert all(recipe.epochs >= 50 and recipe.sizes[-1] == (1, 32) for recipe in given.values())
+    assert all(recipe.epochs >= 32 and recipe.sizes[-1] == (1, 32) for recipe in given.values())
     assert given["nin"].anneal_until == 0.6 and given["nin"].lr > given["nin_bwn"].lr and not given["nin_bwn"].anneal_until
     assert main.recipe_for(main.parse_args(["--epochs", "3", "--lr", "0.1"])).epochs == 3
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

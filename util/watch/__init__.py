@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from util.cli import InputError
 from util.spec import Network
 from util.track.tracking import Moment
 
@@ -51,7 +52,11 @@ def run(args, network: Network):
 
     if args.video and (clips := batch.find_clips(args.video, args.save)):
         return batch.run_clips(args, clips)
-    right = network.spec.right(network.spec.classes[args.label]) if args.label is not None else ()
+    spec = network.spec
+    if args.label is not None and args.label >= len(spec.classes):  # of another network of the script
+        known = f"0-{len(spec.classes) - 1} or one of {' '.join(spec.classes)}"
+        raise InputError(f"argument --label: '{args.label}' is no label of {spec.arch}; expected {known}")
+    right = spec.right(spec.classes[args.label]) if args.label is not None else ()
     if args.video:
         from util.watch.pipeline import watch_clip
 
