@@ -120,7 +120,7 @@ def test_events_are_lines_with_pictures(tmp_path):
     lines = (run(tmp_path / "out") / "events.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == {
         "track": 1, "label": "cat", "confidence": 0.9375, "start": 0.0, "end": 0.36, "first_frame": 1, "last_frame": 10, "sightings": 10,
-        "box": [6, 5, 20, 16], "best_frame": 6, "best_crop": "events/000001.png",
+        "box": [6, 5, 20, 16], "best_frame": 6, "best_crop": "events/000001.png", "kind": "unknown", "kind_confidence": 0.0,
     }  # fmt: skip
     assert json.loads(lines[1])["label"] == UNKNOWN and len(lines) == 2
     picture = cv2.imread(str(tmp_path / "out" / "events" / "000002.png"))
