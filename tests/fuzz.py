@@ -325,7 +325,7 @@ def attempt(read: Callable[[], object]) -> Outcome:
 def _child(read: Callable[[], object], said: int) -> int:
     os.dup2(said, 2)
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-    sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # a test's may be another
+    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # a test's may be another
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     signal.alarm(20 * SECONDS)
     try:
