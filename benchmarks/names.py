@@ -26,7 +26,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.unknown import textures, windows  # noqa: E402
+from benchmarks.unknown import calibration_error, fit_temperature, textures, threshold, windows  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import packed  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
@@ -140,11 +140,14 @@ def _line(name, row):
 
 
 # ---- Images ----------------------------------------------------------------------------------------------------------
-def probabilities(network: Network, crops: list[np.ndarray], temperature: float | None = None) -> np.ndarray:
+def ask(network: Network, images: np.ndarray) -> np.ndarray:
+    """Logits (N, classes) for uint8 images (N, 3, H, W)."""
+    return np.concatenate([network(images[i : i + 128]) for i in range(0, len(images), 128)])
+
+
+def probabilities(network: Network, crops: list[np.ndarray]) -> np.ndarray:
     """(N, classes) for RGB or RGBA crops, prepared as the network wants them."""
-    images = prepare(crops, network.spec)
-    logits = np.concatenate([network(images[i : i + 128]) for i in range(0, len(images), 128)])
-    return softmax(logits / (temperature or network.spec.temperature))
+    return softmax(ask(network, prepare(crops, network.spec)) / network.spec.temperature)
 
 
 def sureness(p: np.ndarray, network: Network) -> np.ndarray:
@@ -164,11 +167,13 @@ def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
     pixels, labels, is_window = images.permute(0, 2, 3, 1).numpy()[held], labels[held], kinds == augment.WINDOW
     for look in ("as they are", "as crops"):
         rng = np.random.default_rng(0)
-        crops = list(pixels) if look == "as they are" else [augment.look(image, kind, rng) for image, kind in zip(pixels, kinds, strict=True)]
         if look == "as they are":  # photographs are not cleared
-            p = softmax(np.concatenate([network(x) for x in np.split(pixels.transpose(0, 3, 1, 2), range(128, len(pixels), 128))]) / network.spec.temperature)
+            logits = ask(network, np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
         else:
-            p = probabilities(network, crops)
+            crops = [augment.look(image, kind, rng) for image, kind in zip(pixels, kinds, strict=True)]
+            logits = ask(network, prepare(crops, network.spec))
+            report_calibration(network, logits, labels, other)
+        p = softmax(logits / network.spec.temperature)
         report_images(look, network, p, labels, person, other, is_window)
         known = sureness(p, network)[(labels != other) & ((labels != person) | ("person" in classes))]
         least = np.quantile(known, 1 - KEPT)
@@ -177,7 +182,22 @@ def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
             foreign["made textures"] = sureness(probabilities(network, textures()), network)
             foreign |= {f"windows of {clip.name}": sureness(probabilities(network, windows(source_of(clip))), network) for clip in empty}
         for kind, sure in foreign.items():
-            print(f"  named where {KEPT:.0%} of the known keep a name (probability {least:.2f}): {(sure >= least).mean():.1%} of {len(sure)}, {kind}")
+            share = f"{(sure >= least).mean():.1%} of {len(sure)}, {kind}"
+            print(f"  named where {KEPT:.0%} of the known keep a name (probability {least:.2f}): {share}")
+
+
+def report_calibration(network: Network, logits: np.ndarray, labels: np.ndarray, other: int) -> None:
+    """Print the temperature of the least loss, all kinds of images counting alike, and the threshold that keeps KEPT of the right names."""
+    if OTHER not in network.spec.classes:
+        return
+    rng, named = np.random.default_rng(0), labels != other
+    some = rng.choice(np.flatnonzero(~named), min(named.sum(), (~named).sum()), replace=False)
+    drawn = np.concatenate([np.flatnonzero(named), some])
+    temperature = fit_temperature(logits[drawn], labels[drawn])
+    p = softmax(logits[named] / temperature)
+    below = threshold(p, labels[named], KEPT)
+    error = calibration_error(softmax(logits[drawn] / temperature), labels[drawn])
+    print(f"temperature {temperature:.2f} (calibration error {error:.3f}), unknown below {below:.2f}")
 
 
 def report_images(look: str, network: Network, p: np.ndarray, labels: np.ndarray, person: int, other: int, is_window: np.ndarray) -> None:
@@ -187,10 +207,10 @@ def report_images(look: str, network: Network, p: np.ndarray, labels: np.ndarray
     known = (labels != person) & (labels != other)
     each = ", ".join(f"{classes[k]} {right[labels == k].mean():.0%}" for k in np.unique(labels[known]))
     print(f"held-out wild images, {look}: {right[known].mean():.1%} of {known.sum()} right ({each})")
-    people = "" if "person" not in classes else f", people {right[labels == person].mean():.1%}, pedestrians {right[is_window].mean():.1%}"
-    unknown = "" if OTHER not in classes else f", kept-out classes called other {right[labels == other].mean():.1%}"
-    if people or unknown:
-        print(f"  {people + unknown}".replace("  , ", "  "))
+    if "person" in classes:
+        print(f"  people {right[labels == person].mean():.1%}, of them pedestrians {right[is_window].mean():.1%}")
+    if OTHER in classes:
+        print(f"  kept-out classes called other {right[labels == other].mean():.1%}")
 
 
 def report_crops(root: Path, network: Network) -> None:

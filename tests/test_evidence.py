@@ -78,3 +78,36 @@ def test_evidence_refuses_what_would_poison_it(logits, weight):
 def test_temperature_is_above_zero():
     with pytest.raises(ValueError, match="temperature"):
         Evidence(0)
+
+
+def test_evidence_fades_and_a_wrong_start_gives_way():
+    patient, fading = Evidence(), Evidence(half_life=5)
+    for evidence in (patient, fading):
+        for _ in range(40):
+            evidence.add([4.0, 0.0])
+        evidence.add([0.0, 4.0], sightings=20)
+    assert patient.name()[0] == 0 and fading.name()[0] == 1
+
+
+def test_a_view_that_stands_for_more_sightings_counts_as_often():
+    once, often = Evidence(half_life=7), Evidence(half_life=7)
+    once.add([1.0, 0.0], 3.0), once.add([0.0, 2.0], 2.0, sightings=4)
+    often.add([1.0, 0.0], 3.0), often.add([0.0, 2.0], 8.0, sightings=1)
+    assert once.weight == pytest.approx(3 * 0.5 ** (4 / 7) + 8) and often.weight == pytest.approx(3 * 0.5 ** (1 / 7) + 8)
+
+
+def test_what_is_called_other_is_unknown():
+    evidence = Evidence(other=1)
+    evidence.add([0.0, 3.0, 0.0])
+    label, probability = evidence.name()
+    assert label is None and probability == pytest.approx(math.exp(3) / (math.exp(3) + 2))
+
+
+def test_a_kind_is_known_where_its_classes_are_in_doubt():
+    kinds = {"vehicle": [0, 1], "animal": [2]}
+    evidence = Evidence(unknown_below=0.5, other=3)
+    assert evidence.kind(kinds) == (None, 0.0)
+    evidence.add(np.log([0.4, 0.35, 0.15, 0.1]))
+    assert evidence.name()[0] is None and evidence.kind(kinds) == ("vehicle", pytest.approx(0.75))
+    evidence.add(np.log([0.02, 0.02, 0.01, 0.95]), 5)
+    assert evidence.kind(kinds)[0] is None

@@ -12,9 +12,9 @@ CLASSES = ["a", "b", "c"]
 FRAME = np.zeros((240, 320, 3), np.uint8)
 
 
-def follow(frames, homographies=None, logits=None, fps=25, **options):
+def follow(frames, homographies=None, logits=None, fps=25, classes=CLASSES, **options):
     """Return (moments, all tracks) of a tracker that saw `frames`, a list of lists of boxes, at `fps` frames per second."""
-    tracker, moments, tracks = Tracker(CLASSES, fps=fps, **options), [], []
+    tracker, moments, tracks = Tracker(classes, fps=fps, **options), [], []
     for t, boxes in enumerate(frames):
         homography = np.eye(3) if homographies is None else homographies[t]
         sightings = [Sighting(tuple(box), (0, 0, 32, 32), 0.9) for box in boxes]
@@ -144,3 +144,19 @@ def test_of_too_many_objects_all_have_their_turn():
         tracker.name(moment, viewed, np.tile([9.0, 0, 0], (len(viewed), 1)))
         seen.update(viewed)
     assert seen == set(range(5)) and {sighting.label for sighting in moment.sightings} == {"a"}
+
+
+def test_other_is_unknown_and_can_be_left_out():
+    frames, looks = [[(50 + t, 50, 40, 30)] for t in range(20)], [np.array([[0.0, 0.0, 5.0]])] * 20
+    names = {"classes": ["car", "van", "other"], "kinds": {"vehicle": ["car", "van"]}}
+    assert [track.label for track in follow(frames, logits=looks, **names)[1]] == [UNKNOWN]
+    assert follow(frames, logits=looks, drop_other=True, **names)[1] == []
+
+
+def test_a_kind_names_what_is_one_of_its_classes():
+    frames, looks = [[(50 + t, 50, 40, 30)] for t in range(20)], [np.array([[3.0, 2.9, -3.0]])] * 20
+    names = {"classes": ["car", "van", "other"], "kinds": {"vehicle": ["car", "van"]}, "calibration": (1.0, 0.8)}
+    [track] = follow(frames, logits=looks, **names)[1]
+    assert (track.label, track.kind) == (UNKNOWN, "vehicle") and track.kind_probability > 0.99
+    moments, [track] = follow(frames, logits=looks, name_kinds=True, **names)
+    assert track.label == moments[-1].sightings[0].label == "vehicle"

@@ -4,7 +4,8 @@ Beside those of util.outputs.results and util.outputs.staging the directory then
 
     predictions.csv          frame,object,x,y,width,height,label,probability,track; objects as in detections.csv, track empty if none
     events.jsonl             one JSON object per track, when it has ended: track, label, confidence 0..1, start and end in seconds,
-                             first_frame, last_frame, sightings, box [x, y, width, height] in best_frame, best_crop (a path)
+                             first_frame, last_frame, sightings, box [x, y, width, height] in best_frame, best_crop (a path),
+                             kind (vehicle, animal, person or unknown), kind_confidence
     events/000007.png        the best crop of track 7
     coco.json                COCO results, one per object: image_id (the frame), category_id, bbox, score (of the detector), track_id
     coco_categories.json     the names of those category ids: 0 is "unknown", class i of the network is i + 1

@@ -54,7 +54,10 @@ class Evidence:
         return (best if p[best] >= self.unknown_below and best != self.other else None), float(p[best])
 
     def kind(self, kinds: Mapping[str, Sequence[int]]) -> tuple[str | None, float]:
-        """(name of the kind, the sum of its classes' probabilities): the largest one, or None where that is below unknown_below or `other`'s."""
+        """(name of the likeliest kind, the sum of its classes' probabilities), kinds: name -> indices of classes.
+
+        The name is None where that is below unknown_below or `other`'s.
+        """
         if self.weight <= 0 or not kinds:
             return None, 0.0
         p = self.probabilities()

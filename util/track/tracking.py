@@ -92,7 +92,8 @@ class Life:
 class Tracker:
     """Joins sightings into tracks, frame by frame, and asks for a view of an object only where that can change its name.
 
-    For each moment first `associate`, then `name`. classes: names; what is called `other` is unknown. calibration: (temperature, unknown_below), see util.track.evidence.
+    For each moment first `associate`, then `name`. classes: names; what is called `other` is unknown. calibration: (temperature,
+    unknown_below), see util.track.evidence.
     min_sightings: a track counts, and gets its number, from so many on; less is flicker. lost_seconds: an object unseen for longer, and
     for more than LOST_FRAMES frames, has ended. fps: frames per second. schedule: which sightings are looked at; None: all.
     kinds: kind -> names of its classes; with `name_kinds` a track is called by its kind where its own name is in doubt. drop_other: what

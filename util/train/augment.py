@@ -131,7 +131,8 @@ def _hull(size, kind, rng):
         return np.full((size, size), 255, np.uint8)
     angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(8, 15))))
     axes = rng.uniform([0.3 if kind == WINDOW else 0.4, 0.42], 0.52)[:, None]
-    points = size * (0.5 + rng.uniform(0.9, 1.15, len(angles)) * axes * np.stack([np.cos(angles), np.sin(angles)]) + rng.uniform(-0.04, 0.04, (2, 1)))
+    around = rng.uniform(0.9, 1.15, len(angles)) * axes * np.stack([np.cos(angles), np.sin(angles)])
+    points = size * (0.5 + around + rng.uniform(-0.04, 0.04, (2, 1)))
     alpha = np.full((size, size), low, np.uint8)
     return cv2.fillConvexPoly(alpha, cv2.convexHull(points.T.round().astype(np.int32)), 255)
 
@@ -149,13 +150,15 @@ def _ground(size, rng):
         corner, angle = rng.uniform(0, size, 2), rng.uniform(0, 2 * np.pi)
         along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         width = rng.choice([0.06, 0.12, 0.3, 2]) * size
-        points = [corner - 2 * size * along, corner + 2 * size * along, corner + 2 * size * along + width * across, corner - 2 * size * along + width * across]
+        end, begin = corner + 2 * size * along, corner - 2 * size * along
+        points = [begin, end, end + width * across, begin + width * across]
         cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 255)
         image = np.where(mask[..., None] > 0, other, image)
     if rng.random() < 0.15:
         text = "".join(rng.choice(list("ABCDEFGHKLMNPRSTUVWXYZ0123456789:.-"), int(rng.integers(2, 8))))
         colour = tuple(int(v) for v in (rng.choice([0, 255]) + rng.integers(-20, 20, 3)).clip(0, 255))
-        cv2.putText(image, text, (int(rng.integers(-8, 6)), int(rng.integers(size // 2, size))), int(rng.integers(0, 4)), rng.uniform(0.3, 0.9), colour, int(rng.integers(1, 3)), cv2.LINE_AA)
+        place, font = (int(rng.integers(-8, 6)), int(rng.integers(size // 2, size))), int(rng.integers(0, 4))
+        cv2.putText(image, text, place, font, rng.uniform(0.3, 0.9), colour, int(rng.integers(1, 3)), cv2.LINE_AA)
     return image
 
 
@@ -165,5 +168,6 @@ def _rough(size, rng):
     cells = (int(rng.integers(1, size + 1)), int(rng.integers(1, size + 1)))
     noise = cv2.resize(rng.standard_normal((cells[1], cells[0]), np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     fine = rng.standard_normal((size, size), np.float32)
-    x = colour + (rng.uniform(0, 35) * noise + rng.uniform(0, 12) * fine)[..., None] + rng.uniform(0, 6) * rng.standard_normal((size, size, 3), np.float32)
+    x = colour + (rng.uniform(0, 35) * noise + rng.uniform(0, 12) * fine)[..., None]
+    x += rng.uniform(0, 6) * rng.standard_normal((size, size, 3), np.float32)
     return x.clip(0, 255).astype(np.uint8)

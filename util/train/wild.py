@@ -14,10 +14,12 @@ from util.spec import Spec
 from util.train import augment, checkpoint
 from util.train.steps import distillation_losses
 
-# Sources of `other` in Tiny ImageNet that mostly show people, which are learnt as such, and those that do often, which are not learnt at all.
+# Sources of `other` in Tiny ImageNet that mostly show people, which are learnt as such, and those that often do, which are not learnt.
 PEOPLE = "academic_gown basketball bikini bow_tie fur_coat kimono military_uniform neck_brace swimming_trunks volleyball".split()
-UNSURE = """apron backpack barbershop brass broom drumstick flagpole maypole oboe plunger pole poncho punching_bag rugby_ball snorkel sombrero
-    sunglasses umbrella vestment""".split()
+UNSURE = (
+    "apron backpack barbershop brass broom drumstick flagpole maypole oboe plunger pole poncho punching_bag rugby_ball snorkel sombrero "
+    "sunglasses umbrella vestment"
+).split()
 WINDOWS = "people"  # the source of `person` whose images are pedestrian windows, of which the person is a part
 KEPT_OUT = 6  # one in so many sources of `other` judges how much of what is foreign gets a name
 HELD_OUT = 10  # one in so many images of what has a name judges, too

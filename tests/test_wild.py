@@ -1,0 +1,121 @@
+"""Images as crops of a clip show them, and the batches that a network for clips learns from."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from util.cli import InputError
+from util.spec import Spec
+from util.train import augment, wild
+
+MEAN = (0.5, 0.5, 0.5)
+CLASSES = ("cat", "dog", "person", "other")
+SPEC = Spec("made_clips", CLASSES, (3, 32, 32), MEAN, (0.25,) * 3)
+
+
+def noise(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder as --wild reads it: 20 cats and dogs, 10 pedestrian windows, 12 foreign sources, and two that show people."""
+    foreign = [*(f"thing{i:02d}" for i in range(12)), "kimono", "apron"]
+    sources = {"cat": ["tabby"], "dog": ["poodle"], "person": ["people"], "other": foreign}
+    for name, kinds in sources.items():
+        (tmp_path / name).mkdir()
+        for source in kinds:
+            for i, image in enumerate(noise(20 if name in ("cat", "dog") else 10)):
+                Image.fromarray(image).save(tmp_path / name / f"{source}_{i:05d}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def mixture(folder):
+    photographs = torch.from_numpy(noise(50, seed=1)).permute(0, 3, 1, 2).contiguous()
+    return wild.Mixture(photographs, torch.arange(50) % 2, folder, SPEC, 64)
+
+
+@pytest.mark.parametrize("kind", [augment.PHOTOGRAPH, augment.WINDOW, augment.FOREIGN])
+def test_crops_are_fixed_by_the_generator(kind):
+    images = noise(8)
+    crops = [augment.as_crops(images, [kind] * 8, 32, MEAN, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert crops[0].shape == (8, 32, 32, 3) and crops[0].dtype == np.uint8
+    assert (crops[0] == crops[1]).all() and (crops[0] != crops[2]).any()
+
+
+def test_looks_have_a_hull_around_their_middle():
+    looks = [augment.look(image, augment.PHOTOGRAPH, np.random.default_rng(i)) for i, image in enumerate(noise(50))]
+    assert all(look.ndim == 3 and look.shape[0] == look.shape[1] and look.shape[2] == 4 for look in looks)
+    assert np.mean([look[len(look) // 2, len(look) // 2, 3] == 255 for look in looks]) > 0.9
+    assert 0.5 < np.mean([(look[..., 3] == 255).mean() for look in looks]) < 0.95
+
+
+def test_the_person_is_cut_out_of_a_window():
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[3:29, 11:21] = 255  # where the person stands
+    windows, photographs = ([augment._cut(image, kind, 32, np.random.default_rng(i), tight=True).mean() for i in range(60)]
+                            for kind in (augment.WINDOW, augment.PHOTOGRAPH))  # fmt: skip
+    assert np.mean(windows) > 1.5 * np.mean(photographs)
+
+
+def test_grounds_differ():
+    grounds = augment.grounds(10, 32, np.random.default_rng(0))
+    assert grounds.shape == (10, 32, 32, 3) and len({ground.tobytes() for ground in grounds}) == 10
+
+
+def test_what_shows_people_is_a_person_and_what_may_is_left_out(folder):
+    images, labels, sources = wild.load(folder, list(CLASSES), 32)
+    assert images.shape == (20 + 20 + 10 + 120 + 10, 3, 32, 32) and "apron" not in sources
+    assert set(sources[labels.numpy() == 2]) == {"people", "kimono"}
+
+
+def test_whole_foreign_sources_are_kept_out(folder):
+    _, labels, sources = wild.load(folder, list(CLASSES), 32)
+    train, held = wild.split(labels, sources, other=3)
+    assert not set(train.tolist()) & set(held.tolist()) and len(train) + len(held) == len(labels)
+    foreign = labels.numpy() == 3
+    assert not set(sources[train][foreign[train]]) & set(sources[held][foreign[held]])
+    assert [(labels[held] == k).sum().item() for k in range(4)] == [2, 2, 2, 20]
+
+
+def test_a_batch_is_fixed_by_its_numbers_and_complete(mixture):
+    images, labels, places = mixture.batch(1, 2, 3)
+    again, _, _ = mixture.batch(1, 2, 3)
+    assert images.shape == (64, 3, 32, 32) and len(labels) == 64 and (images == again).all()
+    assert (labels[: len(places)] == places % 2).all() and {2, 3} <= set(labels[len(places) :].tolist())
+    held = {wild._first_channel(mixture.images[i : i + 1])[0].numpy().tobytes() for i in mixture.held_out}
+    assert not held & {image.numpy().tobytes() for image in images}
+
+
+def test_the_loss_is_cross_entropy_and_the_distance_to_the_teacher(mixture):
+    _, labels, places = mixture.batch(0)
+    logits = torch.zeros(64, 4)
+    assert mixture.loss(logits, labels, None).item() == pytest.approx(np.log(4), rel=1e-5)
+    taught = torch.zeros(len(places), 2)  # agrees on the photographs' classes
+    plain, crops = (mixture.counts[kind] for kind in wild.Mixture.TAUGHT)
+    expected = (0.3 * plain + 0.6 * crops + 64 - plain - crops) / 64 * np.log(4)
+    assert mixture.loss(logits, labels, taught).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_judges_are_always_the_same(mixture):
+    photographs = torch.from_numpy(noise(5, seed=9)).permute(0, 3, 1, 2), torch.zeros(5, dtype=torch.long)
+    (images, labels), (again, _) = mixture.judges(*photographs), mixture.judges(*photographs)
+    assert len(images) == 5 + 4 + 2 + 20 and (images == again).all() and labels[:5].sum() == 0
+
+
+def test_a_folder_of_another_name_is_refused(folder):
+    (folder / "zebra").mkdir()
+    with pytest.raises(InputError, match="zebra: no class of this network; expected folders named cat dog person other"):
+        wild.load(folder, list(CLASSES), 32)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no <class>"):
+        wild.load(tmp_path, list(CLASSES), 32)
+
+
+def test_an_image_of_another_size_is_refused(folder):
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(folder / "cat" / "tabby_00099.png")
+    with pytest.raises(InputError, match="tabby_00099.png: 9x8 pixels, expected 32x32"):
+        wild.load(folder, list(CLASSES), 32)
