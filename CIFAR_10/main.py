@@ -202,7 +202,7 @@ SPECS = {name: spec_of(name) for name in MODELS}
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(NETWORKS), CLIP_CLASSES[:-1])
+    add_common_arguments(parser, list(NETWORKS), CLIP_CLASSES[:-1])  # --arch: nin, and for clips the network that is made for them
     add_engine_arguments(parser)
     text = "train a network for clips (--arch …_clips) on these images, too: DIR/<class>/, DIR/person/, DIR/other/"
     parser.add_argument("--wild", type=Path, metavar="DIR", help=text)
@@ -210,7 +210,10 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add_teacher_argument(parser, more=" (.safetensors), or a network of PyTorch_CIFAR10/state_dicts, asked in each step")
     add_precision_argument(parser)
     add_cpu_training_arguments(parser)
-    return parser.parse_args(argv)
+    parser.set_defaults(arch=None)
+    args = parser.parse_args(argv)
+    args.arch = args.arch or (f"vgg{CLIPS}" if args.video and not (args.pretrained or args.bwn) else "nin")
+    return args
 
 
 def network_of(args: Namespace) -> str:

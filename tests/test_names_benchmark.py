@@ -1,0 +1,70 @@
+"""benchmarks/names.py: what counts as right, absurd, found and named, on a made clip whose truth is known."""
+import cv2
+import numpy as np
+import pytest
+
+from tests.networks import RedOrGrey
+from tests.scripts import load_script
+from util.cli import InputError
+from util.score.scenes import Mover, Scene, camera_path, texture
+from util.score.truth import write_truth
+
+bench = load_script("benchmarks/names.py")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A red square that crosses a grey ground, with its truth."""
+    directory = tmp_path_factory.mktemp("clips") / "square"
+    sprite = np.full((56, 56, 4), (0, 0, 0, 255), np.uint8)
+    sprite[..., 2] = texture(56, 56, seed=2)[..., 0] // 2 + 128
+    scene = Scene(320, 240, texture(400, 300, seed=1), camera_path(60), [Mover(sprite, lambda t: (40 + 4 * t, 110))])
+    write_truth(scene, directory, ["red"])
+    return directory
+
+
+def test_a_rightly_named_clip(clip):
+    found = bench.measure(clip, RedOrGrey(), ["red"], None)
+    scores = found.scores()
+    assert found.frames == 60 and found.true == found.with_object >= 40
+    assert scores["right"] > 0.8 and scores["found"] > 0.8 and scores["named"] == pytest.approx(scores["found"], abs=0.1)
+    assert scores["absurd"] < 0.3 and 0 < len(found.samples) <= bench.SAMPLES
+
+
+def test_other_names_are_absurd(clip):
+    found = bench.measure(clip, RedOrGrey(), ["grey"], None)
+    scores = found.scores()
+    assert scores["right"] < 0.3 and scores["named"] < 0.1 and scores["found"] > 0.8 and scores["absurd"] > 0.7
+
+
+def test_where_no_name_is_right_only_absurd_ones_count(clip):
+    scores = bench.measure(clip, RedOrGrey(), [], None).scores()
+    assert np.isnan(scores["right"]) and np.isnan(scores["named"]) and scores["absurd"] > 0.7
+
+
+def test_means_and_the_sheet_are_printed(clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "load_network", lambda path: RedOrGrey())
+    objects = tmp_path / "objects.toml"
+    objects.write_text('square = ["red"]\n')
+    bench.main([str(clip), "--objects", str(objects), "--sheet", str(tmp_path / "sheet.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["clip", "square", "mean"]
+    assert cv2.imread(str(tmp_path / "sheet.png")) is not None
+
+
+def test_crops_are_called_by_class(tmp_path, capsys):
+    for name, colour in (("red", (0, 0, 255)), ("grey", (90, 90, 90))):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "a.png"), np.full((40, 60, 3), colour, np.uint8))
+    bench.report_crops(tmp_path, RedOrGrey())
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][2:] == ["grey", "red", "unknown"]
+    assert lines[1][:4] == ["grey", "100%", "0%", "0%"] and lines[2][:4] == ["red", "0%", "100%", "0%"]
+
+
+def test_a_clip_that_the_list_lacks_is_refused(clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "load_network", lambda path: RedOrGrey())
+    objects = tmp_path / "objects.toml"
+    objects.write_text("")
+    with pytest.raises(InputError, match="does not say what moves in square"):
+        bench.main([str(clip), "--objects", str(objects)])
