@@ -213,6 +213,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     parser.set_defaults(arch=None)
     args = parser.parse_args(argv)
     args.arch = args.arch or (f"vgg{CLIPS}" if args.video and not (args.pretrained or args.bwn) else "nin")
+    names = SPECS[network_of(args)].classes
+    if args.label is not None and args.label >= len(names):
+        parser.error(f"argument --label: '{args.label}' is no label; expected 0-{len(names) - 1} or one of {' '.join(names)}")
+    if args.wild and CLIPS not in args.arch:
+        parser.error(f"--wild goes with a network for clips, such as --arch vgg{CLIPS}")
     return args
 
 

@@ -228,12 +228,14 @@ def bad_inputs(tmp_path):
         (["--fastMCD", tmp_path / "none"], "not there"),
         (["--multi_fastMCD", empty], "neither"),
         (["--multi_fastMCD", tiny], "1x1"),
-        (["--video", tmp_path / "none.mp4"], "No such file"),
-        (["--video", text], "text file"),
-        (["--video", empty], "nothing in it"),
-        (["--video", tiny], "1x1"),
+        (["--arch", "nin", "--video", tmp_path / "none.mp4"], "No such file"),
+        (["--arch", "nin", "--video", text], "text file"),
+        (["--arch", "nin", "--video", empty], "nothing in it"),
+        (["--arch", "nin", "--video", tiny], "1x1"),
         (["--multi_fastMCD", empty, "--label", "10"], "'10' is no label"),
         (["--arch", "LeNet_5"], "nin"),
+        (["--video", text], "vgg_clips.best.pth.tar: no such file"),
+        (["--wild", empty], "--wild goes with a network for clips"),
         (["--resume"], "no such file"),
     ]
 
