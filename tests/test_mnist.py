@@ -255,8 +255,8 @@ def test_a_video_and_the_directory_made_of_it_show_the_same_objects(tmp_path):
     main.main(["--cpu", "--video", str(tmp_path / "clip"), "--save", str(tmp_path / "out")])
     video = rows_of(tmp_path / "out" / "predictions.csv")
     assert {row["track"] for row in video} > {"1"}
-    main.main(["--cpu", "--multi_fastMCD", str(tmp_path / "out")])
-    single = rows_of(tmp_path / "out" / "predictions.csv")
+    main.main(["--cpu", "--multi_fastMCD", str(tmp_path / "out"), "--save", str(tmp_path / "named")])
+    single = rows_of(tmp_path / "named" / "predictions.csv")
     places = ["frame", "object", "x", "y", "width", "height"]
     assert len(video) > 10 and [[row[key] for key in places] for row in single] == [[row[key] for key in places] for row in video]
 

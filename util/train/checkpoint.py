@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from util import packed
 from util.binop import from_codes, latent_names, to_codes
 from util.cli import InputError
 from util.files import atomic_write
@@ -38,12 +39,13 @@ def load(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; train one with main.py or give another with --pretrained")
+    if packed.is_packed(path):
+        raise InputError(f"{path}: a packed network can't be trained; give the checkpoint that it was made from")
     try:
         with warnings.catch_warnings(action="ignore"):  # about old pickle protocols
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        why = "it holds more than tensors (it could run code), or is no checkpoint (a packed network can't be trained)"
-        raise InputError(f"{path}: refused: {why}; use a file written by main.py") from error
+        raise InputError(f"{path}: refused: it holds more than tensors (it could run code); use a file written by main.py") from error
     except Exception as error:  # torch raises a dozen kinds on damaged bytes
         raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)}); is it cut short?") from error
     if isinstance(checkpoint, dict) and checkpoint and all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
