@@ -3,6 +3,7 @@
 # make test             the whole test suite, C++ and Python
 # make bench SEQUENCES="DIR DIR"   quality and speed of the detector on sequences with ground truth (CDnet, DAVIS), beside MOG2
 # make bench-speed      speed of the detector by frame size, stage and CPU level, beside MOG2
+# make bench-watch      the whole way from a clip to names: frames per second, start-up, memory (CLIP=path: of a real clip)
 # make bench-xnor       speed of packed networks beside PyTorch (and onnxruntime where installed), layer by layer
 # make bench-cost CLIPS="FILE DIR"  what binarizing costs: accuracy, names of objects in clips, time and file size, beside float networks
 # make bench-unknown    how sure a network has to be of a name: temperature, threshold, what is named falsely
@@ -25,7 +26,7 @@ OUT ?= out
 
 TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-lenet train-airbench train-mobilenet
 
-.PHONY: demo score test bench bench-speed bench-xnor bench-cost bench-training bench-unknown soak $(TRAININGS) lint sanitize arm native clean
+.PHONY: demo score test bench bench-speed bench-watch bench-xnor bench-cost bench-training bench-unknown soak $(TRAININGS) lint sanitize arm native clean
 .DELETE_ON_ERROR:
 
 demo: native
@@ -51,6 +52,9 @@ bench: native $(VENV)/.requirements
 
 bench-speed: native $(VENV)/.requirements
 	$(PY) benchmarks/detection.py --speed
+
+bench-watch: native
+	$(PY) benchmarks/watch.py $(CLIP)
 
 bench-xnor: native $(VENV)/.requirements
 	$(PY) benchmarks/xnor.py --plot $(OUT)

@@ -1,0 +1,128 @@
+"""Prints what watching a clip costs on one core: frames per second, start-up, memory, and the time per stage.
+
+    python benchmarks/watch.py [CLIP] [--network FILE] [--runs 5]
+
+Without CLIP one is drawn: 640x360, 600 frames, four objects before a camera that pans and shakes. Each row is the command
+`python3 -m util.watch` as a person calls it, pinned to one core; by turns with it, in the same process, OpenCV's MOG2 on the same
+frames, which finds what moves before a still camera and names nothing. Medians, lowest and highest of the runs.
+"""
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.machine import cpu_name  # noqa: E402
+from util.cli import InputError, Parser, at_least, run  # noqa: E402
+from util.outputs.pictures import VideoWriter  # noqa: E402
+from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
+from util.source.video import open_video  # noqa: E402
+
+WIDTH, HEIGHT, FRAMES = 640, 360, 600
+
+
+def draw(path: Path) -> None:
+    """Write the clip: four objects that cross the picture, forth and back, before a camera that pans and shakes."""
+    poses = camera_path(FRAMES, start=(150, 150), pan=(0.8, 0.2), shake=0.5, seed=1)
+
+    def way(i):
+        return lambda t: (260 + 0.8 * t + 180 * (((t / 100 + i / 2) % 2) - 1) * (1 if (t // 200 + i) % 2 else -1), 200 + 0.2 * t + 80 * i)
+
+    movers = [Mover(digit_sprite(digit, seed=digit, size=56), way(i)) for i, digit in enumerate((3, 7, 8, 5))]
+    with VideoWriter(path, 25, (WIDTH, HEIGHT)) as writer:
+        for frame in Scene(WIDTH, HEIGHT, texture(WIDTH + 800, HEIGHT + 500, seed=2), poses, movers, noise=2, seed=3):
+            writer.write(frame.image)
+
+
+def command(clip: Path, network: Path, directory: Path, *more: str) -> tuple[float, float, str]:
+    """Return (seconds, peak MiB, what it printed) of one call of the command, in a directory of its own."""
+    with tempfile.TemporaryDirectory(dir=directory) as here:
+        arguments = [sys.executable, "-m", "util.watch", str(clip), "--network", str(network), *more]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        start = time.perf_counter()
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process, peak = subprocess.Popen(arguments, cwd=here, env=environment, **pipes), 0.0
+        while process.poll() is None:
+            peak = max(peak, resident(process.pid))
+            time.sleep(0.02)
+        seconds = time.perf_counter() - start
+    if process.returncode:
+        raise InputError(f"{clip}: {process.stderr.read().strip()}")
+    return seconds, peak, process.stdout.read()
+
+
+def resident(pid: int) -> float:
+    """Return the most MiB that a process has held so far, 0 if that can't be known."""
+    try:  # not rusage, whose maximum begins with what this process held when it forked
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process, and those it starts, on one core."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
+    try:
+        if cores:
+            os.sched_setaffinity(0, {max(cores)})
+        yield
+    finally:
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+
+def mog2(clip: Path) -> float:
+    """Return seconds to decode the clip and subtract its background with OpenCV's MOG2."""
+    subtractor = cv2.createBackgroundSubtractorMOG2()
+    start = time.perf_counter()
+    for frame in open_video(clip):
+        subtractor.apply(frame)
+    return time.perf_counter() - start
+
+
+def main(argv=None):
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("clip", nargs="?", type=Path, help="a video (default: one is drawn)")
+    parser.add_argument("--network", type=Path, default=ROOT / "CIFAR_10" / "models" / "vgg.xnor", help="packed network")
+    parser.add_argument("--runs", type=at_least(1), default=5, help="of everything")
+    args = parser.parse_args(argv)
+    with one_core(), tempfile.TemporaryDirectory() as directory:
+        clip = args.clip and args.clip.resolve() or Path(directory) / "clip.mp4"
+        if not args.clip:
+            draw(clip)
+        frames = sum(1 for _ in open_video(clip))
+        first, plain, saved, rival = [], [], [], []
+        for _ in range(args.runs):
+            first.append(command(clip, args.network, Path(directory), "--limit", "1"))
+            plain.append(command(clip, args.network, Path(directory)))
+            saved.append(command(clip, args.network, Path(directory), "--save", "out"))
+            rival.append(mog2(clip))
+    start = statistics.median(seconds for seconds, *_ in first)
+    rows = []
+    seconds_of = {"watch": [each[0] - start for each in plain], "watch --save, all files": [each[0] - start for each in saved]}
+    for name, seconds in (seconds_of | {"MOG2 alone": rival}).items():
+        ms = sorted(1000 * value / frames for value in seconds)
+        median, times = statistics.median(ms), statistics.median(seconds) / statistics.median(rival)
+        rows.append([name, f"{median:.2f}", f"{ms[0]:.2f}-{ms[-1]:.2f}", f"{1000 / median:.0f}", f"{times:.2f}"])
+    print(f"{clip.name}: {frames} frames, {args.network.name}, one core of {cpu_name()}, {args.runs} runs")
+    heads = ["", "ms per frame", "lowest-highest", "frames/s", "times MOG2's"]
+    print(tabulate(rows, heads, disable_numparse=True, colalign=["left"] + ["right"] * 4))
+    print(f"first frame done {start:.2f} s after the command started ({min(first)[0]:.2f}-{max(first)[0]:.2f})")
+    print(f"memory at its highest: {max(each[1] for each in plain):.0f} MiB, with all files {max(each[1] for each in saved):.0f} MiB")
+    for output in (plain[-1][2], saved[-1][2]):
+        print(next(line for line in output.splitlines() if line.startswith("ms per frame")))
+
+
+if __name__ == "__main__":
+    run(main)
