@@ -156,7 +156,9 @@ def find_and_read(scene, network, writer):
         trails.add(result, texts)
         annotated = annotate(trails.draw(frame.image.copy(), result.boxes), result.boxes, texts)
         writer.write(annotated)
-        poster.offer((frame.image, result.mask, annotated), 3 * len(match(frame.truth, result.boxes, 0.8)) - 2 * len(crops))
+        whole = len(matched) == len(crops) == len(frame.truth)  # no digit cut off by the edge, none missed, no other box
+        worth = len(match(frame.truth, result.boxes, 0.8)) - len(DIGITS) * (not whole)
+        poster.offer((frame.image, result.mask, annotated), worth)
         for j, digit in matched.items():
             poster.samples[digit].append((crops[j].copy(), texts[j]))
     return score, {stage: float(np.mean(ms)) for stage, ms in spent.items()}, poster
