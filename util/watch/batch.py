@@ -13,13 +13,11 @@ import json
 import os
 import re
 import signal
-import subprocess
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tabulate import tabulate
 from tqdm import tqdm
 
 from util.cli import InputError
@@ -27,13 +25,11 @@ from util.files import atomic_write
 from util.outputs.results import TABLE
 from util.outputs.staging import MANIFEST, SUMMARY
 from util.source.images import list_images
+from util.watch.jobs import Outcome, cores, run_here
 
 SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
 OWN = ("--video", "--save", "--jobs", "--ray")  # flags that a single clip's command has otherwise or not at all
-ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"], "1")
 COLUMNS = ["clip", "status", "frames", "objects", "tracks", "ms_per_frame", "labels", "reason", "source"]
-Outcome = tuple[int, str, str]  # of a process: exit code, stdout, stderr
-PATIENCE_S = 30  # for a process that was told to end, which then completes its files
 
 
 # ---- Which clips -----------------------------------------------------------------------------------------------------
@@ -125,29 +121,6 @@ def common_arguments(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def work(command: list[str], directory: str, started: Callable = lambda process: None) -> Outcome:
-    """(exit code, stdout, stderr) of a command run in a directory, on one thread; ends it if interrupted. Ray sends this elsewhere.
-
-    Its process group is its own, so that Ctrl-C reaches it by way of this program alone, once.
-    """
-    process = subprocess.Popen(
-        command, cwd=directory, env={**os.environ, **ONE_THREAD}, text=True, errors="replace", process_group=0,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    started(process)
-    try:
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                out, error = process.communicate(timeout=1)  # between two of these Ray can cancel
-                return process.returncode, out, error
-    except BaseException:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=PATIENCE_S)
-        process.kill()  # nothing where it has ended
-        raise
-
-
 def reason_of(code: int, error: str) -> str:
     """Why a clip failed, in a line; "" if it did not."""
     if code < 0:
@@ -229,37 +202,8 @@ def _write_table(path: Path, rows: Iterable[dict]) -> None:
 
 
 def table(rows: Iterable[dict]) -> str:
-    """The rows for the eye: the reason of a failure stands where the labels would."""
-    heads = {"clip": "clip", "status": "status", "frames": "frames", "objects": "objects", "tracks": "tracks", "ms_per_frame": "ms/frame"}
-    cells = [[*heads.values(), "labels"]]
-    cells += [[*(str(row[key]) for key in heads), row["reason"] or row["labels"]] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    form = "  ".join(f"{{:{'<' if column in (0, 1, 6) else '>'}{width}}}" for column, width in enumerate(widths))
-    return "\n".join(form.format(*row).rstrip() for row in cells)
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def run_here(commands: dict[str, list[str]], jobs: int) -> Iterator[tuple[str, Outcome]]:
-    """Yield (name, what `work` returned) as the commands end, `jobs` at a time; ends them if closed."""
-    running, stopping = [], threading.Event()
-
-    def started(process: subprocess.Popen) -> None:
-        running.append(process)
-        if stopping.is_set():
-            process.terminate()
-
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(work, command, os.getcwd(), started): name for name, command in commands.items()}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            stopping.set()
-            for future in futures:
-                future.cancel()
-            for process in running:
-                process.terminate()  # nothing where it has ended
+    """Return the rows for the eye: the reason of a failure stands where the labels would."""
+    columns = ["clip", "status", "frames", "objects", "tracks", "ms_per_frame"]
+    cells = [[*(row[column] for column in columns), row["reason"] or row["labels"]] for row in rows]
+    heads = [*(column.replace("ms_per_", "ms/") for column in columns), "labels"]
+    return tabulate(cells, heads, "plain", disable_numparse=True, colalign=["left"] * 2 + ["right"] * 4 + ["left"])

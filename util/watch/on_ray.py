@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from util.cli import InputError
-from util.watch.batch import PATIENCE_S, Outcome, work
+from util.watch.jobs import PATIENCE_S, Outcome, work
 
 
 def run_on_ray(commands: dict[str, list[str]], address: str, jobs: int) -> Iterator[tuple[str, Outcome]]:
