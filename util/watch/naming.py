@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 from tqdm import tqdm
 
 from util.crops import prepare
@@ -19,6 +20,7 @@ from util.track.evidence import softmax
 TABLE = "predictions.csv"
 COLUMNS = ["frame", "object", "x", "y", "width", "height", "label", "probability"]
 HEAD = ",".join(COLUMNS) + "\n"  # a video's run has one column more
+ALIGN = ["left"] + ["right"] * 3  # of the table for the eye
 BATCH = 128  # crops classified at once
 
 
@@ -43,11 +45,11 @@ class Predictions:
 
     def table(self) -> str:
         """Return one line per label, most frequent first: objects, share, mean probability."""
-        lines = [f"{'label':<12}{'objects':>8}{'share':>9}{'mean probability':>19}"]
+        rows = []
         for label, count in Counter(row[6] for row in self.rows).most_common():
             mean = sum(row[7] for row in self.rows if row[6] == label) / count
-            lines.append(f"{label:<12}{count:>8}{count / len(self.rows):>9.1%}{mean:>19.2f}")
-        return "\n".join(lines)
+            rows.append([label, count, f"{count / len(self.rows):.1%}", f"{mean:.2f}"])
+        return tabulate(rows, ["label", "objects", "share", "mean probability"], "plain", disable_numparse=True, colalign=ALIGN)
 
     def share_right(self, names: Sequence[str]) -> str:
         """Return a line that says how many objects were named one of `names`."""

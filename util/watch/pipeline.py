@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
+from tabulate import tabulate
 from tqdm import tqdm
 
 import fastmcd
@@ -72,11 +73,12 @@ class Summary:
 
     def table(self) -> str:
         """Return one line per name, most tracks first."""
-        lines = [f"{'label':<12}{'tracks':>8}{'share':>9}{'of 1 s and more':>18}{'sightings':>12}"]
+        rows = []
         for label, _ in (self.tracks + self.sightings).most_common():
             share = self.tracks[label] / max(1, self.tracks.total())
-            lines.append(f"{label:<12}{self.tracks[label]:>8}{share:>9.1%}{self.lasting[label]:>18}{self.sightings[label]:>12}")
-        return "\n".join(lines)
+            rows.append([label, self.tracks[label], f"{share:.1%}", self.lasting[label], self.sightings[label]])
+        heads = ["label", "tracks", "share", "of 1 s and more", "sightings"]
+        return tabulate(rows, heads, "plain", disable_numparse=True, colalign=["left"] + ["right"] * 4)
 
     def share_right(self, names: Sequence[str]) -> str:
         """Return a line that says how much was named one of `names`."""
