@@ -1,7 +1,6 @@
 """From a video to named tracks: the files of a run, interruption, settings and zones at work."""
 import argparse
 import csv
-from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -12,20 +11,6 @@ from tests.networks import RedOrGrey
 from util import watch
 from util.cli import InputError
 from util.watch import pipeline
-
-
-@dataclass
-class Result:
-    boxes: np.ndarray
-    crops: np.ndarray
-    scores: np.ndarray
-    mask: np.ndarray
-    homography: np.ndarray
-    motion_known: bool = True
-    timings: dict = None
-
-    def only(self, keep):
-        return replace(self, boxes=self.boxes[keep], crops=self.crops[keep], scores=self.scores[keep])
 
 
 class Detector:
@@ -41,7 +26,8 @@ class Detector:
         boxes = [[4 + self.count % 8, 6, 20, 10], [40, 20, 8, 16]] if self.count > 2 else []
         boxes = np.array(boxes, np.int32).reshape(-1, 4)
         mask = np.zeros(self.size, np.uint8)
-        return Result(boxes, boxes + [-2, -2, 4, 4], np.linspace(0.9, 0.5, len(boxes)), mask, np.eye(3), timings={})
+        scores = np.linspace(0.9, 0.5, len(boxes))
+        return fastmcd.Result(boxes, boxes + [-2, -2, 4, 4], scores, mask, np.eye(3), motion_known=True, points=0, inliers=0, timings={})
 
 
 @pytest.fixture
