@@ -25,7 +25,7 @@ from util.track.tracking import UNKNOWN, Moment, Sighting, Track
 from util.watch.pipeline import Clock
 
 CLASSES = ["cat", "motor bike, red"]
-VIDEO = SimpleNamespace(name="/somewhere/clip.avi", fps=25.0, width=96, height=64)
+VIDEO = SimpleNamespace(name="/somewhere/clip.avi", fps=25.0, width=96, height=64, live=False)
 CLOCK = Clock()
 CLOCK.seconds, CLOCK.frames = {"detect": 0.5}, 12
 FRAMES = 12

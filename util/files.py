@@ -3,12 +3,11 @@ import os
 import secrets
 import signal
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from util.cli import STOPS, InputError
+from util.cli import InputError, handlers
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -60,9 +59,7 @@ def uninterrupted() -> Iterator[None]:
 
     Those that have no handler in Python act as ever, and so do all outside the main thread.
     """
-    came, before = [], {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in STOPS if callable(signal.getsignal(number))}
+    came, before = [], handlers()
     try:
         for number in before:
             signal.signal(number, lambda number, frame: came.append(number))

@@ -16,6 +16,7 @@ import numpy as np
 from util.outputs.pictures import colour_of
 from util.outputs.sink import Clock, Sink
 from util.outputs.staging import Staging
+from util.source.video import Video
 from util.track.tracking import UNKNOWN, Moment, Track
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -90,12 +91,13 @@ class Report(Sink):
     """report.html, written at the end of the run.
 
     title: what the page is about, such as the source's name; may hold any text. video: the annotated video's name, relative.
+    source: the util.source.video.Video that is watched: of a live one the page says what was lost.
     """
 
     NAME = "report.html"
 
-    def __init__(self, staging: Staging, title: str, video: str | None = None):
-        self.staging, self.title, self.video = staging, title, video
+    def __init__(self, staging: Staging, title: str, video: str | None = None, source: Video | None = None):
+        self.staging, self.title, self.video, self.source = staging, title, video, source
         self.frames, self.sightings, self.last = 0, 0, 0.0
         self.labels, self.longest, self.activity = Counter(), Longest(MOST), Activity()
 
@@ -145,6 +147,7 @@ class Report(Sink):
 
     def _facts(self, seconds: float, stages: list[tuple[str, float]]) -> list[tuple[str, str]]:
         tracks, unknown = self.labels.total(), self.labels[UNKNOWN]
+        live = self.source if self.source and self.source.live else None
         return [
             ("frames", f"{self.frames:,}"),
             ("long", _time(seconds)),
@@ -153,6 +156,7 @@ class Report(Sink):
             ("unknown", f"{unknown:,}"),
             ("sightings", f"{self.sightings:,}"),
             ("ms per frame", f"{sum(ms for _, ms in stages):.1f}"),
+            *([("dropped", f"{live.dropped:,}"), ("reconnects", f"{live.reconnects:,}")] if live else []),
         ]
 
 

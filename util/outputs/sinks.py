@@ -70,7 +70,7 @@ def _make(staging: Staging, args, video, classes: Sequence[str], detector) -> It
     yield Events(staging)
     yield Annotated(staging, video)
     yield Sheet(staging, title)
-    yield Report(staging, title, Annotated.NAME)
+    yield Report(staging, title, Annotated.NAME, video)
     if args.show_debug:
         yield Debug(staging, video, detector)
 

@@ -106,25 +106,33 @@ class Live:
     picture: from such a frame to BGR uint8.
     seconds: since the source's first frame, also across a loss; where the source has no clock, when the frame came.
     dropped: frames nobody took in time. reconnects: how often the source came back. A line on stderr for each loss and each return.
-    Reading ends with `close()`, which also comes when nobody holds this any longer.
+    Reading ends with `close()`, which also comes when nobody holds this any longer; `stop()`, which a signal's handler may call, makes
+    the next frame the end of it all.
     """
+
+    WAKE = 0.2  # seconds: a handler may notify nobody, since it may have interrupted who holds the lock
 
     def __init__(self, name: str, connect: Callable[[], object], picture: Callable[[object], np.ndarray]):
         self._reader, self._picture = _Reader(name, connect), picture
+        self.stopped = False
         self._reader.start()
         self.close = weakref.finalize(self, _end, self._reader)  # the thread holds no reference to this
 
     dropped = property(lambda self: self._reader.dropped)
     reconnects = property(lambda self: self._reader.reconnects)
 
+    def stop(self) -> None:
+        """Let iteration end instead of giving another frame."""
+        self.stopped = True
+
     def __iter__(self) -> "Live":
         return self
 
     def __next__(self) -> tuple[float, np.ndarray]:
         reader = self._reader
-        while True:
+        while not self.stopped:
             with reader.changed:
-                reader.changed.wait_for(lambda: reader.frames or reader.notes or reader.over, timeout=1)
+                reader.changed.wait_for(lambda: reader.frames or reader.notes or reader.over, timeout=self.WAKE)
                 notes, reader.notes = reader.notes, []
                 seconds, frame = reader.frames.popleft() if reader.frames else (0, None)
                 over = reader.over
@@ -135,7 +143,8 @@ class Live:
             if over:
                 if reader.error:
                     raise reader.error
-                raise StopIteration
+                break
+        raise StopIteration
 
 
 def _end(reader: _Reader) -> None:

@@ -23,8 +23,9 @@ class Video:
     name: what messages call it. width, height: pixels, the same for every frame. fps: frames per second (25 where the
     source has none). frame_count: frames announced by the source, None if unknown. Of the latest iteration: frames_read, how
     many it has yielded; seconds, the time of the latest one from the start of the source, always growing (by the source's own
-    clock, so it is right at a variable frame rate; where it has none, by fps); and of a live source (see open_video) dropped,
-    the frames that nobody took in time, and reconnects, how often it came back after a loss.
+    clock, so it is right at a variable frame rate; where it has none, by fps); and of a live source (live: see open_video) dropped,
+    the frames that nobody took in time, and reconnects, how often it came back after a loss. `stop()` ends the iteration over a live
+    source before its next frame; a signal's handler may call it.
     InputError, also while iterating, if a frame is of another size or an image is broken, and after the last frame if a video is cut
     off, or more than half of it is damaged; single frames that are damaged are left out, and stderr says how many.
     """
@@ -47,8 +48,14 @@ class Video:
             raise
         self._first = [first]  # read already, and not yet yielded
 
+    live = property(lambda self: isinstance(self._frames, Live))
+    stopped = property(lambda self: getattr(self._frames, "stopped", False))
     dropped = property(lambda self: getattr(self._frames, "dropped", 0))
     reconnects = property(lambda self: getattr(self._frames, "reconnects", 0))
+
+    def stop(self) -> None:
+        if self.live:
+            self._frames.stop()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         first, self._first = self._first, []

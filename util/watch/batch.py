@@ -147,7 +147,8 @@ def run_clips(args, clips: Sequence[str]) -> list[dict]:
     arguments = {name: [*shared, "--video", clip, "--save", str(args.save / name)] for name, clip in names.items()}
     rows = {name: _row(name, clip, "waiting") for name, clip in names.items()}
     for name, clip in names.items():
-        if summary := read_summary(args.save / name, arguments[name]):
+        summary = read_summary(args.save / name, arguments[name])
+        if summary and not summary.get("stopped"):  # a live source goes on
             rows[name] = _row(name, clip, "kept", summary)
     commands = {name: [*program, *a] for name, a in arguments.items() if rows[name]["status"] != "kept"}
     if args.ray and commands:

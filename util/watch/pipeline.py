@@ -2,7 +2,7 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 
 import numpy as np
@@ -10,7 +10,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import fastmcd
-from util.cli import InputError
+from util.cli import InputError, stoppable
 from util.crops import cut_out, prepare
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
@@ -93,23 +93,26 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     """Return the counts of a run over `args.video`; prints them and writes its files (see util.outputs.sinks).
 
     right: the names that --label counts as right, or none.
+    The first Ctrl-C or SIGTERM is the normal end of a live source, and breaks off anything else.
     """
     settings = load_settings(args.settings, list(network.spec.classes))
     video = open_video(args.video)
     summary, clock = Summary(), Clock()
     pipeline = Pipeline(video, network, settings)
-    with open_sinks(args, video, network.spec.classes, pipeline.detector) as sinks:
+    stops = stoppable(video.stop) if video.live else nullcontext()
+    with stops, open_sinks(args, video, network.spec.classes, pipeline.detector) as sinks:
         try:
             _watch(args, video, pipeline, sinks, summary, clock)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
             rest = pipeline.tracker.finish()
             summary.end(rest)
             sinks.finish(rest, clock)
+        losses = {"dropped": video.dropped, "reconnects": video.reconnects, "stopped": video.stopped} if video.live else {}
         if args.save:
-            counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
+            counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total(), **losses}
             sinks.summarize(arguments=args.command[1], **counts, labels=dict(summary.tracks.most_common()), ms_per_frame=clock.ms())
     print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {clock.frames} frames")
-    if video.dropped or video.reconnects:
+    if video.live:
         print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
     print(f"ms per frame: {clock}")
     if summary.sightings:
