@@ -1,4 +1,5 @@
 """Sources that do not wait, against real servers on loopback; the RTSP server is GStreamer's, where it is installed."""
+import argparse
 import contextlib
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import av
@@ -16,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.networks import RedOrGrey
 from tests.scripts import ROOT
 from tests.servers import (
     copy_into,
@@ -28,11 +31,11 @@ from tests.servers import (
     start_program,
     video_bytes,
 )
+from util import watch
 from util.cli import InputError, stoppable
 from util.files import uninterrupted
 from util.source import live
 from util.source.video import open_video
-
 
 needs_native = pytest.mark.skipif(not list((ROOT / "util/packed").glob("_xnor.*")), reason="the native build is not there")
 
@@ -160,6 +163,14 @@ def test_a_stop_is_the_normal_end_of_a_live_source(number, tmp_path):
     assert f"<dt>dropped</dt><dd>{summary['dropped']}</dd>" in report and "<dt>reconnects</dt><dd>0</dd>" in report
 
 
+def test_start_is_refused_for_what_has_a_clock(monkeypatch):
+    monkeypatch.setattr(live.cv2, "VideoCapture", FakeCapture)
+    monkeypatch.setattr(FakeCapture, "opened", 10)  # and stays plugged in
+    args = argparse.Namespace(video="0", save=None, label=None, settings=None, start=datetime.now(UTC))
+    with pytest.raises(InputError, match="--start is for files; camera 0 is live"):
+        watch.run(args, RedOrGrey())
+
+
 @needs_native
 def test_a_stop_ends_a_live_source_that_is_away(tmp_path):
     with serve_stream(lambda: multipart(count(), 0.02)) as port:
@@ -274,6 +285,8 @@ def test_a_camera_is_live_and_comes_back(monkeypatch, capfd):
     clip = open_video("0")
     assert clip.fps == 30 and len([frame for frame, _ in zip(clip, range(8), strict=False)]) == 8
     assert clip.reconnects == 1 and FakeCapture.opened == 4 and 0.1 < clip.seconds < 5
+    now = datetime.now(UTC)
+    assert clip.live and clip.started.tzinfo and timedelta() <= now - clip.time_of(clip.seconds) < timedelta(seconds=5)
     assert re.fullmatch(r"camera 0: lost \(it ended\).*\ncamera 0: back after .* s\n", capfd.readouterr().err)
 
 

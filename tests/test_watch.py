@@ -1,6 +1,7 @@
 """From a video to named tracks: the files of a run, interruption, settings and zones at work."""
 import argparse
 import csv
+import json
 from dataclasses import dataclass, replace
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 import fastmcd
 from tests.networks import RedOrGrey
 from util import watch
-from util.cli import InputError
+from util.cli import InputError, time_of
 from util.watch import pipeline
 
 
@@ -61,7 +62,7 @@ def stand_in(monkeypatch):
 
 
 def run(network=None, **given):
-    defaults = {"label": None, "save": None, "limit": None, "settings": None, "show_debug": False, "command": (["x"], ["y"])}
+    defaults = {"label": None, "save": None, "limit": None, "settings": None, "show_debug": False, "start": None, "command": (["x"], ["y"])}
     return watch.run(argparse.Namespace(**{**defaults, **given}), network or RedOrGrey())
 
 
@@ -144,6 +145,14 @@ def test_nothing_found_still_gives_files_and_no_sheet(stand_in, clip, tmp_path, 
     assert "0 of 0 objects, 0.0%" in capsys.readouterr().out
     assert rows_of(tmp_path / "out" / "predictions.csv") == []
     assert not (tmp_path / "out" / "contact_sheet.png").exists()
+
+
+def test_files_have_the_time_of_day_that_start_gives(stand_in, clip, tmp_path):
+    run(video=str(clip), save=tmp_path / "out", start=time_of("2026-11-26T16:00:00Z"))
+    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    assert {(event["start"], event["start_time"]) for event in events} == {(0.12, "2026-11-26T16:00:00.120+00:00")}
+    with pytest.raises(InputError, match="--start is for one clip, and --video means 2"):
+        run(video=[str(clip), str(clip / "..")], save=tmp_path / "many", start=time_of("2026-11-26T16:00:00Z"))
 
 
 def test_clock_counts_frames_and_stages():

@@ -91,7 +91,7 @@ class Report(Sink):
     """report.html, written at the end of the run.
 
     title: what the page is about, such as the source's name; may hold any text. video: the annotated video's name, relative.
-    source: the util.source.video.Video that is watched: of a live one the page says what was lost.
+    source: the util.source.video.Video that is watched: the page has its time of day, if known, and of a live one what was lost.
     """
 
     NAME = "report.html"
@@ -125,7 +125,7 @@ class Report(Sink):
         import jinja2  # here: a run that writes no report does without
 
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-        environment.globals.update(colour=_colour, time=_time)
+        environment.globals.update(colour=_colour, time=_time, day=self._day, clock=self._clock)
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
             title=self.title,
             facts=self._facts(seconds, stages),
@@ -144,6 +144,15 @@ class Report(Sink):
         """The length of the run: frames are seen at their start, and the last one lasts as long as those before it."""
         ends = [track.end for track in self.longest.tracks()]
         return max(self.last * self.frames / max(1, self.frames - 1), *ends, 1e-9)
+
+    def _day(self, seconds: float) -> str:
+        """Return "2026-11-26 16:00:00 +01:00", or "" where that is unknown."""
+        time = self.source and self.source.time_of(seconds)
+        return f"{time:%Y-%m-%d %H:%M:%S} {time.isoformat()[-6:]}" if time else ""
+
+    def _clock(self, seconds: float) -> str:
+        """Return " · 16:00:00", or "" where that is unknown."""
+        return f" · {day.split()[1]}" if (day := self._day(seconds)) else ""
 
     def _facts(self, seconds: float, stages: list[tuple[str, float]]) -> list[tuple[str, str]]:
         tracks, unknown = self.labels.total(), self.labels[UNKNOWN]

@@ -22,6 +22,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import cv2
@@ -34,6 +35,7 @@ from util.outputs.report import Longest, Report
 from util.outputs.results import DetectionFiles, mask_name
 from util.outputs.sink import Clock, Sink, Sinks
 from util.outputs.staging import StagedTable, Staging
+from util.source.video import Video
 from util.track.tracking import UNKNOWN, Moment, Track
 
 SHEET = 96  # tracks on a contact sheet, at most
@@ -67,7 +69,7 @@ def _make(staging: Staging, args, video, classes: Sequence[str], detector) -> It
     yield PredictionTable(GrowingFile(staging.new(PredictionTable.NAME), PredictionTable.HEAD))
     yield Tracks(staging)
     yield Coco(staging, classes)
-    yield Events(staging)
+    yield Events(staging, video)
     yield Annotated(staging, video)
     yield Sheet(staging, title)
     yield Report(staging, title, Annotated.NAME, video)
@@ -135,8 +137,8 @@ class Coco(Sink):
 class Events(Sink):
     """events.jsonl and events/: what was seen from when to when, a line and a picture when it has ended."""
 
-    def __init__(self, staging: Staging):
-        self.staging = staging
+    def __init__(self, staging: Staging, video: Video):
+        self.staging, self.video = staging, video
         staging.mkdir("events")
         self._file = GrowingFile(staging.new("events.jsonl"))
         self.close = self._file.close
@@ -151,9 +153,11 @@ class Events(Sink):
         for track in tracks:
             name = f"events/{track.number:06d}.png"
             self.staging.write({name: encode_png(cv2.cvtColor(track.best, cv2.COLOR_RGB2BGR))})
+            start, end = self.video.time_of(track.start), self.video.time_of(track.end)
+            times = {"start_time": rfc_3339(start), "end_time": rfc_3339(end)} if start and end else {}
             event = {
                 "track": track.number, "label": track.label, "confidence": round(float(track.probability), 4),
-                "start": round(track.start, 3), "end": round(track.end, 3), "first_frame": track.first, "last_frame": track.last,
+                "start": round(track.start, 3), "end": round(track.end, 3), **times, "first_frame": track.first, "last_frame": track.last,
                 "sightings": track.sightings, "box": [int(length) for length in track.best_box], "best_frame": track.best_frame,
                 "best_crop": name, "kind": track.kind, "kind_confidence": round(float(track.kind_probability), 4),
             }  # fmt: skip
@@ -162,6 +166,11 @@ class Events(Sink):
             except BaseException:
                 self.staging.unlink(name)
                 raise
+
+
+def rfc_3339(time: datetime) -> str:
+    """Return a time to the millisecond, with its zone's offset."""
+    return time.isoformat(timespec="milliseconds")
 
 
 # Pictures

@@ -51,6 +51,8 @@ def run(args, network: Network):
     from util.watch import batch
 
     if args.video and (clips := batch.find_clips(args.video, args.save)):
+        if args.start:
+            raise InputError(f"--start is for one clip, and --video means {len(clips)}")
         return batch.run_clips(args, clips)
     spec = network.spec
     if args.label is not None and args.label >= len(spec.classes):  # of another network of the script

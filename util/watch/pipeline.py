@@ -97,6 +97,9 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     """
     settings = load_settings(args.settings, list(network.spec.classes))
     video = open_video(args.video)
+    if args.start and video.live:
+        raise InputError(f"--start is for files; {video.name} is live, and the machine's clock says when")
+    video.started = args.start or video.started
     summary, clock = Summary(), Clock()
     pipeline = Pipeline(video, network, settings)
     stops = stoppable(video.stop) if video.live else nullcontext()
