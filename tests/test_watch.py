@@ -10,6 +10,7 @@ import pytest
 
 import fastmcd
 from tests.networks import RedOrGrey
+from tests.test_events import check
 from util import watch
 from util.cli import InputError, time_of
 from util.watch import pipeline
@@ -150,6 +151,11 @@ def test_nothing_found_still_gives_files_and_no_sheet(stand_in, clip, tmp_path, 
 def test_files_have_the_time_of_day_that_start_gives(stand_in, clip, tmp_path):
     run(video=str(clip), save=tmp_path / "out", start=time_of("2026-11-26T16:00:00Z"))
     events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    changes = [json.loads(line) for line in (tmp_path / "out" / "changes.jsonl").read_text().splitlines()]
+    for event in events + changes:
+        check(event)
+    assert [event["event"] for event in changes] == ["start", "start", "end", "end"]
+    assert [event | {"best_crop": None} for event in events] == [event | {"best_crop": None} for event in changes[2:]]
     assert {(event["start"], event["start_time"]) for event in events} == {(0.12, "2026-11-26T16:00:00.120+00:00")}
     with pytest.raises(InputError, match="--start is for one clip, and --video means 2"):
         run(video=[str(clip), str(clip / "..")], save=tmp_path / "many", start=time_of("2026-11-26T16:00:00Z"))
