@@ -11,6 +11,7 @@ import pytest
 import fastmcd
 from tests.networks import RedOrGrey
 from tests.test_events import check
+from tests.test_webhook import server
 from util import watch
 from util.cli import InputError, time_of
 from util.watch import pipeline
@@ -63,7 +64,8 @@ def stand_in(monkeypatch):
 
 
 def run(network=None, **given):
-    defaults = {"label": None, "save": None, "limit": None, "settings": None, "show_debug": False, "start": None, "command": (["x"], ["y"])}
+    flags = ("label", "save", "limit", "settings", "start", "notify")
+    defaults = {**dict.fromkeys(flags), "show_debug": False, "command": (["x"], ["y"])}
     return watch.run(argparse.Namespace(**{**defaults, **given}), network or RedOrGrey())
 
 
@@ -159,6 +161,16 @@ def test_files_have_the_time_of_day_that_start_gives(stand_in, clip, tmp_path):
     assert {(event["start"], event["start_time"]) for event in events} == {(0.12, "2026-11-26T16:00:00.120+00:00")}
     with pytest.raises(InputError, match="--start is for one clip, and --video means 2"):
         run(video=[str(clip), str(clip / "..")], save=tmp_path / "many", start=time_of("2026-11-26T16:00:00Z"))
+
+
+def test_events_are_posted_as_they_are_written(stand_in, clip, tmp_path, capsys):
+    with server() as (port, requests):
+        address = f"http://user:secret@127.0.0.1:{port}/secret"
+        run(video=str(clip), save=tmp_path / "out", notify=address, command=(["x"], ["--video", str(clip), "--notify", address]))
+    assert [event for _, _, event in requests] == [json.loads(line) for line in (tmp_path / "out" / "changes.jsonl").open()]
+    assert f"notified: 4 events sent to http://127.0.0.1:{port}, 0 dropped" in capsys.readouterr().out
+    summary = (tmp_path / "out" / "summary.json").read_text()
+    assert json.loads(summary)["events"] == {"sent": 4, "dropped": 0} and "secret" not in summary
 
 
 def test_clock_counts_frames_and_stages():

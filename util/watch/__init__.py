@@ -20,7 +20,7 @@ from util.track.tracking import Moment
 def watch(
     source: str | Path, network: str | Path | Network, settings: str | Path | None = None, limit: int | None = None
 ) -> Iterator[Moment]:
-    """Yield a Moment for each frame of a clip, as soon as it is seen, with the tracks in view and those that have ended.
+    """Yield a Moment for each frame of a clip, as soon as it is seen, with the tracks in view and those that begin, are renamed and end.
 
     source: a video, a directory of frames, a camera's number, a URL or "-" (stdin). network: a packed file (.xnor), or what a script
     has loaded. settings: a preset's name or a TOML file (docs/settings.toml). limit: frames at most.

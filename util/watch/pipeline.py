@@ -12,13 +12,16 @@ from tqdm import tqdm
 import fastmcd
 from util.cli import InputError, stoppable
 from util.crops import cut_out, prepare
+from util.outputs.events import Changes
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
+from util.outputs.webhook import Webhook
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
 from util.track.zones import make_zones
+from util.watch.batch import without_secrets
 from util.watch.settings import load_settings
 
 
@@ -102,21 +105,32 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     video.started = args.start or video.started
     summary, clock = Summary(), Clock()
     pipeline = Pipeline(video, network, settings)
+    hook = Webhook(args.notify) if args.notify else None
     stops = stoppable(video.stop) if video.live else nullcontext()
     with stops, open_sinks(args, video, network.spec.classes, pipeline.detector) as sinks:
+        if hook:
+            sinks.sinks.insert(0, Changes(hook.send, video))  # first, as the others take their time
         try:
             _watch(args, video, pipeline, sinks, summary, clock)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
             rest = pipeline.tracker.finish()
             summary.end(rest)
             sinks.finish(rest, clock)
-        losses = {"dropped": video.dropped, "reconnects": video.reconnects, "stopped": video.stopped} if video.live else {}
+            if hook:
+                hook.finish()
         if args.save:
-            counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total(), **losses}
-            sinks.summarize(arguments=args.command[1], **counts, labels=dict(summary.tracks.most_common()), ms_per_frame=clock.ms())
+            counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
+            if video.live:
+                counts |= {"dropped": video.dropped, "reconnects": video.reconnects, "stopped": video.stopped}
+            if hook:
+                counts["events"] = {"sent": hook.sent, "dropped": hook.dropped}
+            arguments, labels = without_secrets(args.command[1]), dict(summary.tracks.most_common())
+            sinks.summarize(arguments=arguments, **counts, labels=labels, ms_per_frame=clock.ms())
     print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {clock.frames} frames")
     if video.live:
         print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
+    if hook:
+        print(f"notified: {hook.sent} events sent to {hook.name}, {hook.dropped} dropped")
     print(f"ms per frame: {clock}")
     if summary.sightings:
         print(summary.table())
