@@ -65,10 +65,13 @@ class Events(Sink):
 
 
 class Changes(Sink):
-    """Gives `send` every event as it happens; after a track's start comes, sooner or later, its end or, with names.drop_other, its drop."""
+    """Gives `send` every event as it happens; after a track's start comes, sooner or later, its end or, with names.drop_other, its drop.
 
-    def __init__(self, send: Callable[[dict], None], video: Video):
-        self._send, self._video = send, video
+    immediate: whether that is at once, which `send` must not hold up, or when the other files of the frames before are written.
+    """
+
+    def __init__(self, send: Callable[[dict], None], video: Video, immediate: bool = False):
+        self._send, self._video, self.immediate = send, video, immediate
         self._open: dict[int, Track] = {}  # started and not ended, as last told
 
     def add(self, moment: Moment) -> None:

@@ -109,7 +109,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     stops = stoppable(video.stop) if video.live else nullcontext()
     with stops, open_sinks(args, video, network.spec.classes, pipeline.detector) as sinks:
         if hook:
-            sinks.sinks.insert(0, Changes(hook.send, video))  # first, as the others take their time
+            sinks.sinks.append(Changes(hook.send, video, immediate=True))
         try:
             _watch(args, video, pipeline, sinks, summary, clock)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
