@@ -32,8 +32,8 @@ from tests.servers import (
     video_bytes,
 )
 from util import watch
-from util.cli import InputError, stoppable
-from util.files import uninterrupted
+from util.cli import InputError
+from util.files import stoppable, uninterrupted
 from util.source import live
 from util.source.video import open_video
 

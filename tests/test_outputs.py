@@ -92,8 +92,8 @@ def test_a_run_writes_the_files_of_the_contract(tmp_path):
     found = names(run(tmp_path / "out"))
     numbered = [f"{name}{number:06d}.png" for name in ("cdnet/bin", "masks/") for number in range(1, 13)]
     crops = [name for name in found if name.startswith("crops/")]
-    files = "annotated.mp4 changes.jsonl coco.json coco_categories.json contact_sheet.png detections.csv events.jsonl predictions.csv report.html"
-    files = [*files.split(), "manifest.txt", "summary.json", "tracks.txt", "events/000001.png", "events/000002.png"]
+    files = "annotated.mp4 coco.json coco_categories.json contact_sheet.png detections.csv events.jsonl predictions.csv report.html"
+    files = [*files.split(), "changes.jsonl", "manifest.txt", "summary.json", "tracks.txt", "events/000001.png", "events/000002.png"]
     assert found == sorted([*files, *numbered, *crops]) and len(crops) == 33
     report = (tmp_path / "out" / "report.html").read_text()
     assert "clip.avi" in report and 'src="annotated.mp4"' in report
@@ -120,7 +120,8 @@ def test_without_save_the_predictions_are_written_here(tmp_path, monkeypatch):
 def test_events_are_lines_with_pictures(tmp_path):
     lines = (run(tmp_path / "out") / "events.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == {
-        "version": 1, "event": "end", "source": "/somewhere/clip.avi", "track": 1, "label": "cat", "confidence": 0.9375, "start": 0.0, "end": 0.36, "first_frame": 1, "last_frame": 10, "sightings": 10,
+        "version": 1, "event": "end", "source": "/somewhere/clip.avi", "track": 1, "label": "cat", "confidence": 0.9375,
+        "start": 0.0, "end": 0.36, "first_frame": 1, "last_frame": 10, "sightings": 10,
         "box": [6, 5, 20, 16], "best_frame": 6, "best_crop": "events/000001.png", "kind": "vehicle", "kind_confidence": 0.75,
     }  # fmt: skip
     assert json.loads(lines[1])["label"] == UNKNOWN and len(lines) == 2

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -298,39 +297,6 @@ def _interrupt(number, frame):
     if number != signal.SIGINT:  # a shell that ends says so more than once
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def stoppable(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first of STOPS that comes before the block ends call `stop`, and interrupt nothing; the next one acts as ever.
-
-    Outside the main thread, and where they have no handler in Python, they act as ever from the start.
-    """
-    before = handlers()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def first(number, frame) -> None:
-        restore()
-        if number != signal.SIGINT:  # as in _interrupt
-            signal.signal(number, signal.SIG_IGN)
-        stop()
-
-    try:
-        for number in before:
-            signal.signal(number, first)
-        yield
-    finally:
-        restore()
-
-
-def handlers() -> dict[int, Callable]:
-    """Return which of STOPS have a handler in Python, and it; none outside the main thread, which could not change them."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: handler for number in STOPS if callable(handler := signal.getsignal(number))}
 
 
 def _end(line: object) -> NoReturn:

@@ -10,8 +10,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import fastmcd
-from util.cli import InputError, stoppable
+from util.cli import InputError
 from util.crops import cut_out, prepare
+from util.files import stoppable
 from util.outputs.events import Changes
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
