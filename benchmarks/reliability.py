@@ -50,7 +50,7 @@ def moment(number: int, mark: int) -> Moment:
 
 
 def run(out: Path, mark: int) -> None:
-    video = SimpleNamespace(name="clip", fps=25.0, width=SIZE[0], height=SIZE[1])
+    video = SimpleNamespace(name="clip", fps=25.0, width=SIZE[0], height=SIZE[1], live=False, time_of=lambda seconds: None)
     with open_sinks(SimpleNamespace(save=out, video="clip", show_debug=False), video, ["cat"], None) as sinks:
         try:
             for number in range(1, FRAMES + 1):

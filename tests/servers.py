@@ -112,7 +112,7 @@ def reading_threads():
 def serve_directory(directory):
     """Yield the address of a static file server."""
     handler = functools.partial(type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": _quiet}), directory=directory)
-    with _running(handler, 0) as server:
+    with running(handler, 0) as server:
         yield f"http://127.0.0.1:{server.server_address[1]}"
 
 
@@ -136,13 +136,13 @@ def serve_stream(make_parts, kind="multipart/x-mixed-replace; boundary=frame", p
             except OSError:  # the client has gone
                 pass
 
-    with _running(Handler, port) as server:
+    with running(Handler, port) as server:
         yield server.server_address[1]
         stopped.set()
 
 
 @contextmanager
-def _running(handler, port):
+def running(handler, port):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

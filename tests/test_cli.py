@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def test_labels_are_numbers_or_names(parser):
     assert parser.parse_args(["--label", "airplane"]).label == 0
 
 
+def test_a_start_is_a_time_with_a_zone(parser):
+    start = datetime(2026, 11, 26, 15, 0, 0, 250_000, UTC)
+    for text in ("2026-11-26T16:00:00.25+01:00", "2026-11-26t15:00:00.25z", "2026-11-26 15:00:00.25Z"):
+        assert parser.parse_args(["--start", text]).start == start
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--label", "2"], "'2' is no label"),
     (["--label", "-1"], "label"),
@@ -34,6 +41,9 @@ def test_labels_are_numbers_or_names(parser):
     (["--name", "a/b"], "no name of a file"),
     (["--arch", "vgg99"], "vgg99"),
     (["--evaluate", "--video", "0"], "not allowed with"),
+    (["--start", "2026-11-26T16:00:00"], "is no RFC 3339 time"),
+    (["--start", "2026-02-30T16:00:00Z"], "is no RFC 3339 time"),
+    (["--start", "\x1b[2J"], r"'\\x1b\[2J' is no RFC 3339 time"),
     (["--unknown"], "--unknown"),
     (["--eval"], "--eval"),
 ])  # fmt: skip

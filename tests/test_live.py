@@ -1,18 +1,25 @@
 """Sources that do not wait, against real servers on loopback; the RTSP server is GStreamer's, where it is installed."""
+import argparse
 import contextlib
+import json
 import os
 import queue
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import av
+import cv2
 import numpy as np
 import pytest
 
+from tests.networks import RedOrGrey
+from tests.scripts import ROOT
 from tests.servers import (
     copy_into,
     multipart,
@@ -24,9 +31,20 @@ from tests.servers import (
     start_program,
     video_bytes,
 )
+from util import watch
 from util.cli import InputError
+from util.files import stoppable, uninterrupted
 from util.source import live
 from util.source.video import open_video
+
+needs_native = pytest.mark.skipif(not list((ROOT / "util/packed").glob("_xnor.*")), reason="the native build is not there")
+
+
+def wait_until(condition, seconds=5):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    assert condition()
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +138,76 @@ def test_ctrl_c_ends_a_live_source_at_once(capfd):
     assert process.returncode == 2 and error.count(b"\n") == 1 and b"interrupted" in error, error
 
 
+def watching(source, directory, *flags):
+    """Return the process of a run over `source`, once it has written some frames."""
+    command = [sys.executable, "-m", "util.watch", source, "--network", "MNIST/models/LeNet_5.xnor", "--save", str(directory), *flags]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    wait_until(lambda: len(list(directory.with_suffix(".part").glob("masks/*"))) > 5 or process.poll() is not None, 60)
+    return process
+
+
+@needs_native
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_is_the_normal_end_of_a_live_source(number, tmp_path):
+    with serve_stream(lambda: multipart(count(), 0.02)) as port:
+        process = watching(f"http://127.0.0.1:{port}/", tmp_path / "out")
+        process.send_signal(number)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 0 and not error, error
+    assert re.search(r"dropped: \d+ frames .*; 0 times connected again", out) and "ms per frame" in out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["stopped"] and summary["reconnects"] == 0 <= summary["dropped"] and summary["frames"] > 5
+    assert summary["frames"] == len(list((tmp_path / "out" / "masks").iterdir()))
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert f"<dt>dropped</dt><dd>{summary['dropped']}</dd>" in report and "<dt>reconnects</dt><dd>0</dd>" in report
+
+
+def test_start_is_refused_for_what_has_a_clock(monkeypatch):
+    monkeypatch.setattr(live.cv2, "VideoCapture", FakeCapture)
+    monkeypatch.setattr(FakeCapture, "opened", 10)  # and stays plugged in
+    args = argparse.Namespace(video="0", save=None, label=None, settings=None, notify=None, start=datetime.now(UTC))
+    with pytest.raises(InputError, match="--start is for files; camera 0 is live"):
+        watch.run(args, RedOrGrey())
+
+
+@needs_native
+def test_a_stop_ends_a_live_source_that_is_away(tmp_path):
+    with serve_stream(lambda: multipart(count(), 0.02)) as port:
+        process = watching(f"http://127.0.0.1:{port}/", tmp_path / "out")
+    assert "lost (" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert "dropped: " in process.communicate(timeout=60)[0] and process.returncode == 0
+    assert (tmp_path / "out" / "summary.json").exists()
+
+
+@needs_native
+def test_a_stop_breaks_off_what_is_not_live(tmp_path):
+    for number in range(300):
+        cv2.imwrite(str(tmp_path / f"{number}.bmp"), numbered(number % 256, 640, 480))
+    process = watching(str(tmp_path), tmp_path / "out")
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and "interrupted; what was finished has been kept" in error and error.count("\n") == 1
+    assert (tmp_path / "out" / "report.html").exists() and not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_the_first_ctrl_c_stops_and_the_second_interrupts():
+    stopped = []
+    with pytest.raises(KeyboardInterrupt), stoppable(lambda: stopped.append(1)):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stopped == [1]
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    with pytest.raises(KeyboardInterrupt):  # as before
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    with stoppable(lambda: stopped.append(2)), uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stopped == [1], "waits until the block ends"
+    assert stopped == [1, 2]
+
+
 # ---- The thread, by a source under control ----------------------------------------------------------------------------
 class Scripted:
     """A live source that does what a queue says: a frame, an exception, or None for its end."""
@@ -137,13 +225,6 @@ class Scripted:
 
     def close(self):
         self.closed = True
-
-
-def wait_until(condition):
-    end = time.monotonic() + 5
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    assert condition()
 
 
 def test_only_the_newest_frames_wait():
@@ -204,6 +285,8 @@ def test_a_camera_is_live_and_comes_back(monkeypatch, capfd):
     clip = open_video("0")
     assert clip.fps == 30 and len([frame for frame, _ in zip(clip, range(8), strict=False)]) == 8
     assert clip.reconnects == 1 and FakeCapture.opened == 4 and 0.1 < clip.seconds < 5
+    now = datetime.now(UTC)
+    assert clip.live and clip.started.tzinfo and timedelta() <= now - clip.time_of(clip.seconds) < timedelta(seconds=5)
     assert re.fullmatch(r"camera 0: lost \(it ended\).*\ncamera 0: back after .* s\n", capfd.readouterr().err)
 
 

@@ -8,6 +8,7 @@ import signal
 import tracemalloc
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import cv2
@@ -25,7 +26,7 @@ from util.track.tracking import UNKNOWN, Moment, Sighting, Track
 from util.watch.pipeline import Clock
 
 CLASSES = ["cat", "motor bike, red"]
-VIDEO = SimpleNamespace(name="/somewhere/clip.avi", fps=25.0, width=96, height=64)
+VIDEO = SimpleNamespace(name="/somewhere/clip.avi", fps=25.0, width=96, height=64, live=False, time_of=lambda seconds: None)
 CLOCK = Clock()
 CLOCK.seconds, CLOCK.frames = {"detect": 0.5}, 12
 FRAMES = 12
@@ -92,7 +93,7 @@ def test_a_run_writes_the_files_of_the_contract(tmp_path):
     numbered = [f"{name}{number:06d}.png" for name in ("cdnet/bin", "masks/") for number in range(1, 13)]
     crops = [name for name in found if name.startswith("crops/")]
     files = "annotated.mp4 coco.json coco_categories.json contact_sheet.png detections.csv events.jsonl predictions.csv report.html"
-    files = [*files.split(), "manifest.txt", "summary.json", "tracks.txt", "events/000001.png", "events/000002.png"]
+    files = [*files.split(), "changes.jsonl", "manifest.txt", "summary.json", "tracks.txt", "events/000001.png", "events/000002.png"]
     assert found == sorted([*files, *numbered, *crops]) and len(crops) == 33
     report = (tmp_path / "out" / "report.html").read_text()
     assert "clip.avi" in report and 'src="annotated.mp4"' in report
@@ -119,12 +120,22 @@ def test_without_save_the_predictions_are_written_here(tmp_path, monkeypatch):
 def test_events_are_lines_with_pictures(tmp_path):
     lines = (run(tmp_path / "out") / "events.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == {
-        "track": 1, "label": "cat", "confidence": 0.9375, "start": 0.0, "end": 0.36, "first_frame": 1, "last_frame": 10, "sightings": 10,
+        "version": 1, "event": "end", "source": "/somewhere/clip.avi", "track": 1, "label": "cat", "confidence": 0.9375,
+        "start": 0.0, "end": 0.36, "first_frame": 1, "last_frame": 10, "sightings": 10,
         "box": [6, 5, 20, 16], "best_frame": 6, "best_crop": "events/000001.png", "kind": "vehicle", "kind_confidence": 0.75,
     }  # fmt: skip
     assert json.loads(lines[1])["label"] == UNKNOWN and len(lines) == 2
     picture = cv2.imread(str(tmp_path / "out" / "events" / "000002.png"))
     assert picture.shape == (30, 40, 3) and (picture == (2, 100, 250)).all(), "blue green red"
+
+
+def test_events_and_report_have_the_time_of_day_where_it_is_known(tmp_path, monkeypatch):
+    began = datetime.fromisoformat("2026-11-26T23:59:59.750+05:30")
+    monkeypatch.setattr(VIDEO, "time_of", lambda seconds: began + timedelta(seconds=seconds))
+    event = json.loads((run(tmp_path / "out") / "events.jsonl").read_text().splitlines()[0])
+    assert event["start_time"] == "2026-11-26T23:59:59.750+05:30" and event["end_time"] == "2026-11-27T00:00:00.110+05:30"
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "2026-11-26 23:59:59 +05:30 to 2026-11-27 00:00:00 +05:30" in report and "<dd>0.4 s · 00:00:00</dd>" in report
 
 
 def test_pycocotools_reads_the_results(tmp_path):
@@ -198,7 +209,7 @@ def prediction_table(staging):
     return PredictionTable(GrowingFile(staging.new("predictions.csv"), PredictionTable.HEAD))
 
 
-@pytest.mark.parametrize("make", [prediction_table, Tracks, Events, lambda staging: Coco(staging, CLASSES)])
+@pytest.mark.parametrize("make", [prediction_table, Tracks, lambda staging: Events(staging, VIDEO), lambda staging: Coco(staging, CLASSES)])
 def test_files_are_whole_while_the_run_goes_on_and_after_the_disk_is_full(tmp_path, make):
     def check():
         """The whole records of the file that grows; anything torn raises or stands out."""

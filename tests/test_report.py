@@ -3,6 +3,8 @@ import base64
 import re
 import shutil
 import subprocess
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,6 +19,10 @@ NAME = "<script>alert('1')</script> & \"clip\" \udcff.mp4"
 CLOCK = Clock()
 CLOCK.seconds, CLOCK.frames = {"decode": 0.5, "detect": 1.25, "write": 0.25}, 250
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+BEGAN = datetime.fromisoformat("2026-11-26T16:00:00+01:00")
+LIVE = SimpleNamespace(live=True, dropped=1234, reconnects=2, time_of=lambda seconds: BEGAN + timedelta(seconds=seconds))
 
 
 def track(number, label="cat", start=0.0, end=1.0, sightings=20, probability=0.875, size=(30, 40)):
@@ -122,25 +128,53 @@ def test_ticks_are_few_and_round():
     assert _ticks(7300)[-1][1] == "2:00:00"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def chromium(path, *flags):
+    """What a browser without a window prints of a page."""
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic"]
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={path.parent / 'profile'}"]
+    command += ["--hide-scrollbars", "--window-size=1000,800", *flags, path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@needs_chromium
 @pytest.mark.parametrize(("count", "dark"), [(0, False), (5, False), (5, True), (500, False)])
 def test_a_browser_shows_it(tmp_path, count, dark):
     """With the colours of the scheme, every track's row, and nothing from elsewhere."""
     page = made(tmp_path, [track(n, ["cat", "truck", UNKNOWN][n % 3], end=n % 9 + 1) for n in range(1, count + 1)])
     measure = "<script>document.title = innerWidth + ' ' + document.documentElement.scrollWidth</script>"
     (tmp_path / "report.html").write_text(page.replace("</body>", f"{measure}</body>"))
-
-    def chromium(*flags):
-        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic"]
-        scheme = ["--blink-settings=preferredColorScheme=0"] * dark
-        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={tmp_path / 'profile'}", *scheme]
-        command += ["--hide-scrollbars", "--window-size=1000,800", *flags, (tmp_path / "report.html").as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-    dom = chromium("--dump-dom")
+    scheme = ["--blink-settings=preferredColorScheme=0"] * dark
+    dom = chromium(tmp_path / "report.html", "--dump-dom", *scheme)
     assert f"tracks {count}" in text_of(dom) and dom.count('class="row"') == min(count, MOST) and not re.search("https?:", dom)
     assert "<title>1000 1000</title>" in dom, "nothing reaches beyond the window"
-    chromium(f"--screenshot={tmp_path / 'page.png'}")
+    chromium(tmp_path / "report.html", f"--screenshot={tmp_path / 'page.png'}", *scheme)
     picture = cv2.imread(str(tmp_path / "page.png"))
     ground = (26, 22, 20) if dark else (249, 247, 246)
     assert tuple(picture[0, 0]) == ground and picture.std() > 5
+
+
+@needs_chromium
+@pytest.mark.parametrize("count", [5, 500])
+def test_a_phone_shows_all_of_it(tmp_path, count):
+    """390 px wide, in a frame, as a window cannot be so narrow: numbers and percentages are there, apart, and nothing sticks out."""
+    page = made(tmp_path, [track(n, ["automobile", UNKNOWN][n % 2], end=n % 9 + 1) for n in range(1, count + 1)], source=LIVE)
+    measure = """<script>
+      const open = document.querySelector(".tip"), boxes = [...document.querySelectorAll(".row > *")].map(e => e.getBoundingClientRect());
+      open.style.display = "grid";
+      const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+      const rows = Array.from({length: boxes.length / 4}, (_, i) => boxes.slice(4 * i, 4 * i + 4));
+      const good = rows.filter(row => row.every((a, i) => a.width > 4 && a.height > 4 && row.slice(i + 1).every(b => apart(a, b))));
+      parent.postMessage([innerWidth, document.documentElement.scrollWidth, rows.length, good.length].join(" "), "*");
+    </script>"""
+    (tmp_path / "report.html").write_text(page.replace("</body>", f"{measure}</body>"))
+    (tmp_path / "phone.html").write_text("""<script>onmessage = message => document.title = message.data</script>
+      <body><iframe src="report.html" style="width: 390px; height: 800px; border: 0"></iframe></body>""")
+    shown = min(count, MOST)
+    assert f"<title>390 390 {shown} {shown}</title>" in chromium(tmp_path / "phone.html", "--dump-dom", "--virtual-time-budget=5000")
+
+
+def test_a_live_source_says_what_was_lost_and_when_it_was(tmp_path):
+    page = text_of(made(tmp_path, [track(1, start=3.2)], source=LIVE))
+    assert "2026-11-26 16:00:00 +01:00 to 2026-11-26 16:00:10 +01:00" in page and "from 3.2 s · 16:00:03 to" in page
+    assert "dropped 1,234" in page and "reconnects 2" in page
+    assert "dropped" not in text_of(made(tmp_path, [track(1)], source=SimpleNamespace(live=False, time_of=lambda seconds: None)))

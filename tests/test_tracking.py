@@ -36,6 +36,24 @@ def test_an_object_keeps_its_number_and_has_its_times():
     assert track.end == pytest.approx(29 / 25) and track.sightings >= 29 and track.best.shape == (32, 32, 3)
 
 
+def test_a_moment_tells_which_tracks_begin_and_which_change_their_name():
+    names = [[[2.0, 0, 0]]] * 9 + [[[0, 9.0, 0]]] * 21 + [np.zeros((0, 3))] * 30
+    moments, _ = follow([[(10 + 3 * t, 50, 30, 20)] for t in range(30)] + [[]] * 30, logits=names, min_sightings=5)
+    seen = next(moment for moment in moments if moment.tracks)
+    assert [(moment.number, [track.label for track in moment.begun]) for moment in moments if moment.begun] == [(seen.number, ["a"])]
+    [renamed] = [moment for moment in moments if moment.renamed]
+    assert [(track.number, track.label) for track in renamed.renamed] == [(1, "b")] and renamed.number > 9
+    assert renamed.sightings[0].label == "b" and moments[renamed.number - 2].sightings[0].label == "a"
+
+
+def test_what_is_dropped_as_none_of_the_classes_is_told_once():
+    names = [[[2.0, 0, 0]]] * 6 + [[[0, 0, 9.0]]] * 24
+    frames = [[(10 + 3 * t, 50, 30, 20)] for t in range(30)] + [[]] * 40
+    moments, tracks = follow(frames, logits=names + [np.zeros((0, 3))] * 40, classes=["a", "b", "other"], drop_other=True)
+    assert not tracks and [track.number for moment in moments for track in moment.begun] == [1]
+    assert [(track.number, track.label) for moment in moments for track in moment.dropped] == [(1, UNKNOWN)]
+
+
 def test_two_objects_that_meet_keep_their_numbers():
     frames = [[(10 + 4 * t, 50, 40, 30), (250 - 4 * t, 95, 40, 30)] for t in range(50)]
     moments, tracks = follow(frames)

@@ -1,6 +1,7 @@
 """From a video to named tracks: the files of a run, interruption, settings and zones at work."""
 import argparse
 import csv
+import json
 
 import cv2
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 
 import fastmcd
 from tests.networks import RedOrGrey
+from tests.test_events import check
+from tests.test_webhook import server
 from util import watch
-from util.cli import InputError
+from util.cli import InputError, time_of
 from util.watch import pipeline
 
 
@@ -47,7 +50,8 @@ def stand_in(monkeypatch):
 
 
 def run(network=None, **given):
-    defaults = {"label": None, "save": None, "limit": None, "settings": None, "show_debug": False, "command": (["x"], ["y"])}
+    flags = ("label", "save", "limit", "settings", "start", "notify")
+    defaults = {**dict.fromkeys(flags), "show_debug": False, "command": (["x"], ["y"])}
     return watch.run(argparse.Namespace(**{**defaults, **given}), network or RedOrGrey())
 
 
@@ -130,6 +134,29 @@ def test_nothing_found_still_gives_files_and_no_sheet(stand_in, clip, tmp_path, 
     assert "0 of 0 objects, 0.0%" in capsys.readouterr().out
     assert rows_of(tmp_path / "out" / "predictions.csv") == []
     assert not (tmp_path / "out" / "contact_sheet.png").exists()
+
+
+def test_files_have_the_time_of_day_that_start_gives(stand_in, clip, tmp_path):
+    run(video=str(clip), save=tmp_path / "out", start=time_of("2026-11-26T16:00:00Z"))
+    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    changes = [json.loads(line) for line in (tmp_path / "out" / "changes.jsonl").read_text().splitlines()]
+    for event in events + changes:
+        check(event)
+    assert [event["event"] for event in changes] == ["start", "start", "end", "end"]
+    assert [event | {"best_crop": None} for event in events] == [event | {"best_crop": None} for event in changes[2:]]
+    assert {(event["start"], event["start_time"]) for event in events} == {(0.12, "2026-11-26T16:00:00.120+00:00")}
+    with pytest.raises(InputError, match="--start is for one clip, and --video means 2"):
+        run(video=[str(clip), str(clip / "..")], save=tmp_path / "many", start=time_of("2026-11-26T16:00:00Z"))
+
+
+def test_events_are_posted_as_they_are_written(stand_in, clip, tmp_path, capsys):
+    with server() as (port, requests):
+        address = f"http://user:secret@127.0.0.1:{port}/secret"
+        run(video=str(clip), save=tmp_path / "out", notify=address, command=(["x"], ["--video", str(clip), "--notify", address]))
+    assert [event for _, _, event in requests] == [json.loads(line) for line in (tmp_path / "out" / "changes.jsonl").open()]
+    assert f"notified: 4 events sent to http://127.0.0.1:{port}, 0 dropped" in capsys.readouterr().out
+    summary = (tmp_path / "out" / "summary.json").read_text()
+    assert json.loads(summary)["events"] == {"sent": 4, "dropped": 0} and "secret" not in summary
 
 
 def test_clock_counts_frames_and_stages():

@@ -10,8 +10,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 LONGEST_LINE = 2000  # characters: a file may hold a name of any length
 MOST_TEXT = 1 << 26  # bytes of a text file that is read whole
@@ -147,6 +149,10 @@ def add_video_argument(verb) -> None:
 def add_video_options(parser: Parser) -> None:
     """Add the flags that go with --video: settings, a look inside, many clips at once (util.watch.batch)."""
     parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
+    text = "of --video: when its first frame was taken, RFC 3339 (default: of a live source now, of others unknown)"
+    parser.add_argument("--start", type=time_of, metavar="TIME", help=text)
+    text = "with --video: post each event there, as JSON: the start of a track, a change of its name, its end (docs/live.md)"
+    parser.add_argument("--notify", type=web_address, metavar="URL", help=text)
     parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
     parser.add_argument("--jobs", type=at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")
     parser.add_argument("--ray", metavar="ADDRESS|local", help="run many clips on a Ray cluster (pip install ray)")
@@ -215,6 +221,26 @@ def _positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+RFC_3339 = re.compile(r"[12]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def time_of(text: str) -> datetime:
+    """Return a flag's RFC 3339 time, which has a zone."""
+    with contextlib.suppress(ValueError):  # such as the 30th of February
+        if RFC_3339.fullmatch(text.upper().replace(" ", "T")):
+            return datetime.fromisoformat(text.upper())
+    raise argparse.ArgumentTypeError(f"{text!r} is no RFC 3339 time; give one such as 2026-11-26T16:00:00+01:00 or 2026-11-26T15:00:00Z")
+
+
+def web_address(text: str) -> str:
+    """Return a flag's address of a web server. The message doesn't repeat it: it may hold a password."""
+    with contextlib.suppress(ValueError):  # such as a port of 99999
+        parts = urlsplit(text)
+        if re.fullmatch(r"[!-~]+", text) and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return text
+    raise argparse.ArgumentTypeError("that is no address; give http://HOST/PATH or https://HOST/PATH, other characters percent-encoded")
 
 
 def _file_name(text: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from util.outputs.pictures import colour_of
 from util.outputs.sink import Clock, Sink
 from util.outputs.staging import Staging
+from util.source.video import Video
 from util.track.tracking import UNKNOWN, Moment, Track
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -90,12 +91,13 @@ class Report(Sink):
     """report.html, written at the end of the run.
 
     title: what the page is about, such as the source's name; may hold any text. video: the annotated video's name, relative.
+    source: the util.source.video.Video that is watched: the page has its time of day, if known, and of a live one what was lost.
     """
 
     NAME = "report.html"
 
-    def __init__(self, staging: Staging, title: str, video: str | None = None):
-        self.staging, self.title, self.video = staging, title, video
+    def __init__(self, staging: Staging, title: str, video: str | None = None, source: Video | None = None):
+        self.staging, self.title, self.video, self.source = staging, title, video, source
         self.frames, self.sightings, self.last = 0, 0, 0.0
         self.labels, self.longest, self.activity = Counter(), Longest(MOST), Activity()
 
@@ -123,7 +125,7 @@ class Report(Sink):
         import jinja2  # here: a run that writes no report does without
 
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-        environment.globals.update(colour=_colour, time=_time)
+        environment.globals.update(colour=_colour, time=_time, day=self._day, clock=self._clock)
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
             title=self.title,
             facts=self._facts(seconds, stages),
@@ -143,8 +145,18 @@ class Report(Sink):
         ends = [track.end for track in self.longest.tracks()]
         return max(self.last * self.frames / max(1, self.frames - 1), *ends, 1e-9)
 
+    def _day(self, seconds: float) -> str:
+        """Return "2026-11-26 16:00:00 +01:00", or "" where that is unknown."""
+        time = self.source and self.source.time_of(seconds)
+        return f"{time:%Y-%m-%d %H:%M:%S} {time.isoformat()[-6:]}" if time else ""
+
+    def _clock(self, seconds: float) -> str:
+        """Return " · 16:00:00", or "" where that is unknown."""
+        return f" · {day.split()[1]}" if (day := self._day(seconds)) else ""
+
     def _facts(self, seconds: float, stages: list[tuple[str, float]]) -> list[tuple[str, str]]:
         tracks, unknown = self.labels.total(), self.labels[UNKNOWN]
+        live = self.source if self.source and self.source.live else None
         return [
             ("frames", f"{self.frames:,}"),
             ("long", _time(seconds)),
@@ -153,6 +165,7 @@ class Report(Sink):
             ("unknown", f"{unknown:,}"),
             ("sightings", f"{self.sightings:,}"),
             ("ms per frame", f"{sum(ms for _, ms in stages):.1f}"),
+            *([("dropped", f"{live.dropped:,}"), ("reconnects", f"{live.reconnects:,}")] if live else []),
         ]
 
 

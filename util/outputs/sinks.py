@@ -3,10 +3,9 @@
 Beside those of util.outputs.results and util.outputs.staging the directory then holds:
 
     predictions.csv          frame,object,x,y,width,height,label,probability,track; objects as in detections.csv, track empty if none
-    events.jsonl             one JSON object per track, when it has ended: track, label, confidence 0..1, start and end in seconds,
-                             first_frame, last_frame, sightings, box [x, y, width, height] in best_frame, best_crop (a path),
-                             kind (vehicle, animal, person or unknown), kind_confidence
+    events.jsonl             one JSON object per track, when it has ended (docs/event.schema.json)
     events/000007.png        the best crop of track 7
+    changes.jsonl            the same at the start of each track, when its name changes and at its end
     coco.json                COCO results, one per object: image_id (the frame), category_id, bbox, score (of the detector), track_id
     coco_categories.json     the names of those category ids: 0 is "unknown", class i of the network is i + 1
     tracks.txt               MOTChallenge results: frame,id,left,top,width,height,conf,-1,-1,-1; objects with a track alone
@@ -24,11 +23,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import cv2
-
 from util.cli import InputError
 from util.files import GrowingFile
 from util.outputs.debug import DebugView
+from util.outputs.events import ChangeLines, Events
 from util.outputs.pictures import VideoFile, annotate, draw_sheet, encode_png
 from util.outputs.report import Longest, Report
 from util.outputs.results import DetectionFiles, mask_name
@@ -67,10 +65,11 @@ def _make(staging: Staging, args, video, classes: Sequence[str], detector) -> It
     yield PredictionTable(GrowingFile(staging.new(PredictionTable.NAME), PredictionTable.HEAD))
     yield Tracks(staging)
     yield Coco(staging, classes)
-    yield Events(staging)
+    yield Events(staging, video)
+    yield ChangeLines(staging, video)
     yield Annotated(staging, video)
     yield Sheet(staging, title)
-    yield Report(staging, title, Annotated.NAME)
+    yield Report(staging, title, Annotated.NAME, video)
     if args.show_debug:
         yield Debug(staging, video, detector)
 
@@ -130,38 +129,6 @@ class Coco(Sink):
         if text:
             self._file.append(text)
             self._comma = ","
-
-
-class Events(Sink):
-    """events.jsonl and events/: what was seen from when to when, a line and a picture when it has ended."""
-
-    def __init__(self, staging: Staging):
-        self.staging = staging
-        staging.mkdir("events")
-        self._file = GrowingFile(staging.new("events.jsonl"))
-        self.close = self._file.close
-
-    def add(self, moment: Moment) -> None:
-        self._end(moment.ended)
-
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
-        self._end(tracks)
-
-    def _end(self, tracks: Sequence[Track]) -> None:
-        for track in tracks:
-            name = f"events/{track.number:06d}.png"
-            self.staging.write({name: encode_png(cv2.cvtColor(track.best, cv2.COLOR_RGB2BGR))})
-            event = {
-                "track": track.number, "label": track.label, "confidence": round(float(track.probability), 4),
-                "start": round(track.start, 3), "end": round(track.end, 3), "first_frame": track.first, "last_frame": track.last,
-                "sightings": track.sightings, "box": [int(length) for length in track.best_box], "best_frame": track.best_frame,
-                "best_crop": name, "kind": track.kind, "kind_confidence": round(float(track.kind_probability), 4),
-            }  # fmt: skip
-            try:
-                self._file.append(json.dumps(event) + "\n")
-            except BaseException:
-                self.staging.unlink(name)
-                raise
 
 
 # Pictures

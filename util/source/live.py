@@ -5,6 +5,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import cv2
 import numpy as np
@@ -29,6 +30,7 @@ class _Reader(threading.Thread):
         self.dropped = self.reconnects = 0
         self.stopped, self.over, self.error = threading.Event(), False, None
         self.changed = threading.Condition()
+        self.started = None  # the time of day when the source's first frame came
         self._start = self._offset = None  # when the source's first frame came; what to add to the stream's clock
         self._lost, self._came, self._wait = None, 0.0, FIRST_WAIT
 
@@ -59,7 +61,8 @@ class _Reader(threading.Thread):
 
     def _put(self, seconds: float | None, frame: object) -> None:
         now = time.monotonic()
-        self._start = self._start or now
+        if self._start is None:
+            self._start, self.started = now, datetime.now().astimezone()
         passed = now - self._start
         if self._offset is None and seconds is not None:  # the clock of a new connection starts anywhere
             self._offset = passed - seconds
@@ -105,26 +108,36 @@ class Live:
     raises InputError: at once from here, later (tried again, less and less often) only when `PATIENCE` is at its end.
     picture: from such a frame to BGR uint8.
     seconds: since the source's first frame, also across a loss; where the source has no clock, when the frame came.
+    started: the machine's time of day, with its zone, at 0 seconds; None before.
     dropped: frames nobody took in time. reconnects: how often the source came back. A line on stderr for each loss and each return.
-    Reading ends with `close()`, which also comes when nobody holds this any longer.
+    Reading ends with `close()`, which also comes when nobody holds this any longer; `stop()`, which a signal's handler may call, makes
+    the next frame the end of it all.
     """
+
+    WAKE = 0.2  # seconds: a handler may notify nobody, since it may have interrupted who holds the lock
 
     def __init__(self, name: str, connect: Callable[[], object], picture: Callable[[object], np.ndarray]):
         self._reader, self._picture = _Reader(name, connect), picture
+        self.stopped = False
         self._reader.start()
         self.close = weakref.finalize(self, _end, self._reader)  # the thread holds no reference to this
 
     dropped = property(lambda self: self._reader.dropped)
     reconnects = property(lambda self: self._reader.reconnects)
+    started = property(lambda self: self._reader.started)
+
+    def stop(self) -> None:
+        """Let iteration end instead of giving another frame."""
+        self.stopped = True
 
     def __iter__(self) -> "Live":
         return self
 
     def __next__(self) -> tuple[float, np.ndarray]:
         reader = self._reader
-        while True:
+        while not self.stopped:
             with reader.changed:
-                reader.changed.wait_for(lambda: reader.frames or reader.notes or reader.over, timeout=1)
+                reader.changed.wait_for(lambda: reader.frames or reader.notes or reader.over, timeout=self.WAKE)
                 notes, reader.notes = reader.notes, []
                 seconds, frame = reader.frames.popleft() if reader.frames else (0, None)
                 over = reader.over
@@ -135,7 +148,8 @@ class Live:
             if over:
                 if reader.error:
                     raise reader.error
-                raise StopIteration
+                break
+        raise StopIteration
 
 
 def _end(reader: _Reader) -> None:

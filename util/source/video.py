@@ -2,6 +2,7 @@
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,10 @@ class Video:
     name: what messages call it. width, height: pixels, the same for every frame. fps: frames per second (25 where the
     source has none). frame_count: frames announced by the source, None if unknown. Of the latest iteration: frames_read, how
     many it has yielded; seconds, the time of the latest one from the start of the source, always growing (by the source's own
-    clock, so it is right at a variable frame rate; where it has none, by fps); and of a live source (see open_video) dropped,
-    the frames that nobody took in time, and reconnects, how often it came back after a loss.
+    clock, so it is right at a variable frame rate; where it has none, by fps); and of a live source (live: see open_video) dropped,
+    the frames that nobody took in time, and reconnects, how often it came back after a loss. `stop()` ends the iteration over a live
+    source before its next frame; a signal's handler may call it. started: the time of day, with its zone, at 0 seconds: of a live source
+    by the machine's clock, of others what somebody has set, or None. time_of() gives that of any second.
     InputError, also while iterating, if a frame is of another size or an image is broken, and after the last frame if a video is cut
     off, or more than half of it is damaged; single frames that are damaged are left out, and stderr says how many.
     """
@@ -45,10 +48,21 @@ class Video:
         except InputError:
             self._frames.close()
             raise
+        self.started: datetime | None = getattr(self._frames, "started", None)
         self._first = [first]  # read already, and not yet yielded
 
+    live = property(lambda self: isinstance(self._frames, Live))
+    stopped = property(lambda self: getattr(self._frames, "stopped", False))
     dropped = property(lambda self: getattr(self._frames, "dropped", 0))
     reconnects = property(lambda self: getattr(self._frames, "reconnects", 0))
+
+    def time_of(self, seconds: float) -> datetime | None:
+        """Return the time of day at `seconds` from the start, with its zone, or None where the start's is unknown."""
+        return self.started and self.started + timedelta(seconds=seconds)
+
+    def stop(self) -> None:
+        if self.live:
+            self._frames.stop()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         first, self._first = self._first, []

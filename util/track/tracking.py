@@ -55,6 +55,9 @@ class Moment:
     result: object  # fastmcd.Result
     sightings: list[Sighting]
     ended: list[Track] = field(default_factory=list)  # tracks not seen for too long
+    begun: list[Track] = field(default_factory=list)  # as they are so far: tracks that are new
+    renamed: list[Track] = field(default_factory=list)  # and those that are called something else than in the frame before
+    dropped: list[Track] = field(default_factory=list)  # those that would have ended, and are left out as none of the classes
 
     @property
     def tracks(self) -> list[Sighting]:
@@ -70,6 +73,7 @@ class Life:
         self.first, self.start, self.sightings = moment.number, moment.seconds, 0
         self.evidence, self.views = evidence, Views()
         self.label, self.probability = UNKNOWN, 0.0
+        self.told = None  # what it was called when somebody was told of it
         self.best = {}  # label -> (worth, crop, frame, box): the name may still change
 
     def see(self, moment: Moment, sighting: Sighting) -> None:
@@ -133,7 +137,10 @@ class Tracker:
         return chosen(overdue, self.schedule.budget)
 
     def name(self, moment: Moment, viewed: Sequence[int], logits: np.ndarray) -> None:
-        """Fill in the sightings' tracks and names and the tracks that have ended; logits: float (viewed, classes), what `viewed` shows."""
+        """Fill in the sightings' tracks and names, and which tracks begin, are renamed and end.
+
+        logits: float (viewed, classes), what `viewed` shows.
+        """
         for i, row in zip(viewed, logits, strict=True):
             life, sighting = self._seen[i], moment.sightings[i]
             weight = weight_of(sighting.box, *moment.frame.shape[1::-1])
@@ -144,19 +151,29 @@ class Tracker:
             if not life.number and life.sightings >= self.min_sightings:
                 self._count += 1
                 life.number = self._count
+            if life.number and life.label != life.told:
+                (moment.renamed if life.told else moment.begun).append(life.track(self.kinds))
+                life.told = life.label
             sighting.track, sighting.label, sighting.probability = life.number, life.label, life.probability
         ended = [i for i, life in self._lives.items() if moment.seconds - life.end > self.lost_seconds]
-        moment.ended = self._end(ended)
+        moment.ended, moment.dropped = self._end(ended)
 
     def finish(self) -> list[Track]:
         """Return the tracks that have not ended yet, and forget them."""
-        return self._end(list(self._lives))
+        return self._end(list(self._lives))[0]
 
-    def _end(self, identities: list[int]) -> list[Track]:
-        lives = [self._lives.pop(i) for i in identities]
-        if self.drop_other and self.other is not None:
-            lives = [life for life in lives if life.evidence.weight <= 0 or life.evidence.probabilities().argmax() != self.other]
-        return [life.track(self.kinds) for life in lives if life.number]
+    def _end(self, identities: list[int]) -> tuple[list[Track], list[Track]]:
+        """Forget tracks; return those that count and those that are dropped."""
+        ended, dropped = [], []
+        for life in [self._lives.pop(i) for i in identities]:
+            if life.number:
+                (dropped if self._is_dropped(life) else ended).append(life.track(self.kinds))
+        return ended, dropped
+
+    def _is_dropped(self, life: Life) -> bool:
+        if not self.drop_other or self.other is None or life.evidence.weight <= 0:
+            return False
+        return life.evidence.probabilities().argmax() == self.other
 
     def _called(self, evidence: Evidence) -> tuple[str, float]:
         """Return the name and its probability."""

@@ -20,7 +20,7 @@ from util.track.tracking import Moment
 def watch(
     source: str | Path, network: str | Path | Network, settings: str | Path | None = None, limit: int | None = None
 ) -> Iterator[Moment]:
-    """Yield a Moment for each frame of a clip, as soon as it is seen, with the tracks in view and those that have ended.
+    """Yield a Moment for each frame of a clip, as soon as it is seen, with the tracks in view and those that begin, are renamed and end.
 
     source: a video, a directory of frames, a camera's number, a URL or "-" (stdin). network: a packed file (.xnor), or what a script
     has loaded. settings: a preset's name or a TOML file (docs/settings.toml). limit: frames at most.
@@ -51,6 +51,8 @@ def run(args, network: Network):
     from util.watch import batch
 
     if args.video and (clips := batch.find_clips(args.video, args.save)):
+        if args.start:
+            raise InputError(f"--start is for one clip, and --video means {len(clips)}")
         return batch.run_clips(args, clips)
     spec = network.spec
     if args.label is not None and args.label >= len(spec.classes):  # of another network of the script

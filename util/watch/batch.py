@@ -25,6 +25,7 @@ from util.files import atomic_write
 from util.outputs.results import TABLE
 from util.outputs.staging import MANIFEST, SUMMARY
 from util.source.images import list_images
+from util.source.stream import shown
 from util.watch.jobs import Outcome, cores, run_here
 
 SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
@@ -98,16 +99,31 @@ def name_clips(clips: Sequence[str]) -> dict[str, str]:
 def write_summary(directory: Path, arguments: Sequence[str], **values: object) -> None:
     """Write that a run with these arguments has ended well, and `values` of it; to be called after all other files are written."""
     with atomic_write(directory / SUMMARY) as temporary:
-        temporary.write_text(json.dumps({"arguments": list(arguments), **values}, indent=1) + "\n")
+        temporary.write_text(json.dumps({"arguments": without_secrets(arguments), **values}, indent=1) + "\n")
 
 
 def read_summary(directory: Path, arguments: Sequence[str]) -> dict | None:
     """What write_summary wrote if a run with these arguments has ended well, else None."""
     with contextlib.suppress(OSError, ValueError):
         summary = json.loads((directory / SUMMARY).read_text())
-        if isinstance(summary, dict) and summary.get("arguments") == list(arguments):
+        if isinstance(summary, dict) and summary.get("arguments") == without_secrets(arguments):
             return summary
     return None
+
+
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command as summary.json has them: an address without password and query, that of --notify without its path."""
+    kept, previous = [], ""
+    for argument in arguments:
+        notify = "--notify" in (previous, argument.partition("=")[0])
+        kept.append(re.sub(r"\w+://.*", lambda found: _plain(found[0], notify), argument))  # noqa: B023
+        previous = argument
+    return kept
+
+
+def _plain(url: str, host_only: bool) -> str:
+    address = shown(url)
+    return "/".join(address.split("/")[:3]) if host_only else address
 
 
 def common_arguments(arguments: Sequence[str]) -> list[str]:
@@ -147,7 +163,8 @@ def run_clips(args, clips: Sequence[str]) -> list[dict]:
     arguments = {name: [*shared, "--video", clip, "--save", str(args.save / name)] for name, clip in names.items()}
     rows = {name: _row(name, clip, "waiting") for name, clip in names.items()}
     for name, clip in names.items():
-        if summary := read_summary(args.save / name, arguments[name]):
+        summary = read_summary(args.save / name, arguments[name])
+        if summary and not summary.get("stopped"):  # a live source goes on
             rows[name] = _row(name, clip, "kept", summary)
     commands = {name: [*program, *a] for name, a in arguments.items() if rows[name]["status"] != "kept"}
     if args.ray and commands:

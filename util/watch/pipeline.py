@@ -2,7 +2,7 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 
 import numpy as np
@@ -12,13 +12,17 @@ from tqdm import tqdm
 import fastmcd
 from util.cli import InputError
 from util.crops import cut_out, prepare
+from util.files import stoppable
+from util.outputs.events import Changes
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
+from util.outputs.webhook import Webhook
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
 from util.track.zones import make_zones
+from util.watch.batch import without_secrets
 from util.watch.settings import load_settings
 
 
@@ -93,24 +97,41 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     """Return the counts of a run over `args.video`; prints them and writes its files (see util.outputs.sinks).
 
     right: the names that --label counts as right, or none.
+    The first Ctrl-C or SIGTERM is the normal end of a live source, and breaks off anything else.
     """
     settings = load_settings(args.settings, list(network.spec.classes))
     video = open_video(args.video)
+    if args.start and video.live:
+        raise InputError(f"--start is for files; {video.name} is live, and the machine's clock says when")
+    video.started = args.start or video.started
     summary, clock = Summary(), Clock()
     pipeline = Pipeline(video, network, settings)
-    with open_sinks(args, video, network.spec.classes, pipeline.detector) as sinks:
+    hook = Webhook(args.notify) if args.notify else None
+    stops = stoppable(video.stop) if video.live else nullcontext()
+    with stops, open_sinks(args, video, network.spec.classes, pipeline.detector) as sinks:
+        if hook:
+            sinks.sinks.append(Changes(hook.send, video, immediate=True))
         try:
             _watch(args, video, pipeline, sinks, summary, clock)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
             rest = pipeline.tracker.finish()
             summary.end(rest)
             sinks.finish(rest, clock)
+            if hook:
+                hook.finish()
         if args.save:
             counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
-            sinks.summarize(arguments=args.command[1], **counts, labels=dict(summary.tracks.most_common()), ms_per_frame=clock.ms())
+            if video.live:
+                counts |= {"dropped": video.dropped, "reconnects": video.reconnects, "stopped": video.stopped}
+            if hook:
+                counts["events"] = {"sent": hook.sent, "dropped": hook.dropped}
+            arguments, labels = without_secrets(args.command[1]), dict(summary.tracks.most_common())
+            sinks.summarize(arguments=arguments, **counts, labels=labels, ms_per_frame=clock.ms())
     print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {clock.frames} frames")
-    if video.dropped or video.reconnects:
+    if video.live:
         print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
+    if hook:
+        print(f"notified: {hook.sent} events sent to {hook.name}, {hook.dropped} dropped")
     print(f"ms per frame: {clock}")
     if summary.sightings:
         print(summary.table())

@@ -1,0 +1,105 @@
+"""What becomes of each track, as events in JSON: its start, each change of its name, its end. docs/event.schema.json is their schema.
+
+    events.jsonl         the ends alone, a line for each track, whose best crop is events/000007.png
+    changes.jsonl        all of them, as they happen; --notify sends the same ones (util.outputs.webhook)
+"""
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import cv2
+
+from util.cli import printable
+from util.files import GrowingFile
+from util.outputs.pictures import encode_png
+from util.outputs.sink import Clock, Sink
+from util.outputs.staging import Staging
+from util.source.video import Video
+from util.track.tracking import Moment, Track
+
+VERSION = 1  # of the schema; a new field leaves it as it is
+
+
+def event_of(event: str, track: Track, video: Video, **more: object) -> dict:
+    """Return what has happened to a track of `video` as the schema has it; event: "start", "name", "end" or "drop"."""
+    start, end = video.time_of(track.start), video.time_of(track.end)
+    times = {"start_time": rfc_3339(start), "end_time": rfc_3339(end)} if start and end else {}
+    return {
+        "version": VERSION, "event": event, "source": printable(video.name), "track": track.number, "label": track.label,
+        "confidence": round(float(track.probability), 4), "start": round(track.start, 3), "end": round(track.end, 3), **times,
+        "first_frame": track.first, "last_frame": track.last, "sightings": track.sightings,
+        "box": [int(length) for length in track.best_box], "best_frame": track.best_frame,
+        "kind": track.kind, "kind_confidence": round(float(track.kind_probability), 4), **more,
+    }  # fmt: skip
+
+
+def rfc_3339(time: datetime) -> str:
+    """Return a time to the millisecond, with its zone's offset."""
+    return time.isoformat(timespec="milliseconds")
+
+
+class Events(Sink):
+    """events.jsonl and events/: what was seen from when to when, a line and a picture when it has ended."""
+
+    def __init__(self, staging: Staging, video: Video):
+        self.staging, self.video = staging, video
+        staging.mkdir("events")
+        self._file = GrowingFile(staging.new("events.jsonl"))
+        self.close = self._file.close
+
+    def add(self, moment: Moment) -> None:
+        self._end(moment.ended)
+
+    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+        self._end(tracks)
+
+    def _end(self, tracks: Sequence[Track]) -> None:
+        for track in tracks:
+            name = f"events/{track.number:06d}.png"
+            self.staging.write({name: encode_png(cv2.cvtColor(track.best, cv2.COLOR_RGB2BGR))})
+            try:
+                self._file.append(json.dumps(event_of("end", track, self.video, best_crop=name)) + "\n")
+            except BaseException:
+                self.staging.unlink(name)
+                raise
+
+
+class Changes(Sink):
+    """Gives `send` every event as it happens; after a track's start comes, sooner or later, its end or, with names.drop_other, its drop.
+
+    immediate: whether that is at once, which `send` must not hold up, or when the other files of the frames before are written.
+    """
+
+    def __init__(self, send: Callable[[dict], None], video: Video, immediate: bool = False):
+        self._send, self._video, self.immediate = send, video, immediate
+        self._open: dict[int, Track] = {}  # started and not ended, as last told
+
+    def add(self, moment: Moment) -> None:
+        for track in moment.begun:
+            self._tell("start", track)
+        for track in moment.renamed:
+            self._tell("name", track, previous_label=self._open[track.number].label)
+        self._end("end", moment.ended)
+        self._end("drop", moment.dropped)
+
+    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+        self._end("end", tracks)
+        self._end("drop", list(self._open.values()))
+
+    def _tell(self, event: str, track: Track, **more: object) -> None:
+        self._open[track.number] = track
+        self._send(event_of(event, track, self._video, **more))
+
+    def _end(self, event: str, tracks: Sequence[Track]) -> None:
+        for track in tracks:
+            self._tell(event, track)
+            del self._open[track.number]
+
+
+class ChangeLines(Changes):
+    """changes.jsonl."""
+
+    def __init__(self, staging: Staging, video: Video):
+        file = GrowingFile(staging.new("changes.jsonl"))
+        super().__init__(lambda event: file.append(json.dumps(event) + "\n"), video)
+        self.close = file.close
