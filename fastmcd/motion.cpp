@@ -9,6 +9,7 @@ namespace {
 
 constexpr double kMinTexture = 1;      // grey levels per px, rms, in the direction where it is weakest
 constexpr int kMinPoints = 10;
+constexpr int kMostVotes = 5;         // of a point
 constexpr int kGuides = 32;            // points
 constexpr double kEnough = 0.6;        // share of points that must agree, or they are looked for more thoroughly
 constexpr double kExact = 0.3;         // px of the base level: a movement that would matter to the model
@@ -33,10 +34,11 @@ float median(std::vector<Shift>& shifts, float Shift::*part) {
 
 MotionEstimator::MotionEstimator(int width, int height, const Params& params)
     : points_(params.points), tolerance_(params.tolerance), min_inliers_(params.min_inliers),
-      ransac_(width, height, params.points) {
+      ransac_(width, height, kMostVotes * params.points) {
     const Pyramid shape(width, height);
     const Plane& image = shape.levels[shape.base];
     base_ = shape.base;
+    base_width_ = image.width, base_height_ = image.height;
     block_columns_ = image.width / kBlock, block_rows_ = image.height / kBlock;
     block_pitch_ = rounded_up(block_columns_, kLanes);
     const double side = std::sqrt(double(block_columns_) * block_rows_ / points_);  // of a lattice cell, in blocks
@@ -104,8 +106,8 @@ void MotionEstimator::track_level(const Pyramid& current, const Pyramid& previou
 // Tracks points from the coarsest level down to the one above the base. What is found at one level, for the nearest whole
 // pixel there, is the start for the next, so every window stays on whole pixels. A point that got lost, or whose window
 // reaches over the edge, starts from the median of the others instead.
-void MotionEstimator::descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points) {
-    shifts_.assign(points.size(), Shift{0, 0});
+void MotionEstimator::descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points, Shift start) {
+    shifts_.assign(points.size(), start);
     for (int level = int(current.levels.size()) - 1; level > current.base; --level) {
         track_level(current, previous, level, points);
         good_.clear();
@@ -128,6 +130,35 @@ void MotionEstimator::start_from(const Homography& h, double scale, const std::v
     }
 }
 
+// The background reaches to the frame's edges and did not move before: points there, or off what moved, have more votes.
+void MotionEstimator::vote(const std::vector<Pixel>& points, int level) {
+    static const int edge = std::getenv("V_EDGE") ? std::atoi(std::getenv("V_EDGE")) : 0, off = std::getenv("V_OFF") ? std::atoi(std::getenv("V_OFF")) : 2;
+    static const double where = std::getenv("V_WHERE") ? std::atof(std::getenv("V_WHERE")) : 0.7;
+    int match = 0;
+    const int n = ransac_.size();
+    const double w = base_width_ / 2.0, h = base_height_ / 2.0, scale = double(1 << level);
+    for (std::size_t i = 0; i < points.size() && match < n; ++i) {
+        if (!tracked_[i]) continue;
+        int times = std::max(std::abs(points[i].x - w) / w, std::abs(points[i].y - h) / h) > where ? edge : 0;
+        if (moved_) {
+            const Point at = full_size(points[i], scale);
+            const int x = int(at.x + scale * double(shifts_[i].x)), y = int(at.y + scale * double(shifts_[i].y));
+            if (x >= 0 && y >= 0 && x < moved_->width && y < moved_->height && !moved_->row(y)[x]) times += off;
+        }
+        ransac_.repeat(match++, times);
+    }
+}
+
+// True if motion is nearly the last one, by the frame's corners.
+bool MotionEstimator::goes_on_(const Homography& h, double near) const {
+    const double w = full_width_ - 1, ht = full_height_ - 1, most = near * std::max(w, ht);
+    for (const Point p : {Point{0, 0}, Point{w, 0}, Point{0, ht}, Point{w, ht}}) {
+        const Point a = project(h, p), b = project(likely_, p);
+        if (!(std::hypot(a.x - b.x, a.y - b.y) <= most)) return false;
+    }
+    return true;
+}
+
 // Tracks points at the base level from where they are thought to be, and fits the homography.
 Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points) {
     const double scale = double(1 << current.base);
@@ -138,11 +169,40 @@ Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, 
         const Point from = full_size(points[i], scale);
         ransac_.add(from, {from.x + scale * double(shifts_[i].x), from.y + scale * double(shifts_[i].y)});
     }
+    vote(points, current.base);
     Motion motion{kIdentity, false, ransac_.size(), 0};
-    if (motion.points >= kMinPoints) motion.inliers = ransac_(tolerance_ * scale, motion.homography);
-    fitted_ = motion.homography, fits_ = motion.inliers > 0;
-    motion.known = motion.inliers >= kMinPoints && motion.inliers >= min_inliers_ * motion.points;
+    if (motion.points < kMinPoints) { fits_ = false; return motion; }
+    const int votes = ransac_(tolerance_ * scale, motion.homography);
+    fitted_ = motion.homography, fits_ = votes > 0;
+    if (fits_) motion.inliers = ransac_.count_within(motion.homography, tolerance_ * scale, true);
+    static const double cont = std::getenv("C_CONT") ? std::atof(std::getenv("C_CONT")) : 0.5, near = std::getenv("C_NEAR") ? std::atof(std::getenv("C_NEAR")) : 0.02;
+    const bool goes_on = fits_ && goes_on_(motion.homography, near);
+    motion.known = motion.inliers >= kMinPoints && votes >= (goes_on ? cont : 1) * min_inliers_ * ransac_.votes();
     return motion;
+}
+
+// The translation under which two small images differ least, by the mean of absolute differences cut off at kCut: what
+// moves on its own, or has come into view, has little say.
+Shift best_translation(const Plane& current, const Plane& previous) {
+    constexpr int kCut = 24;           // grey levels
+    constexpr double kOverlap = 0.35;  // share of the images at least
+    const int width = current.width, height = current.height;
+    double best = 1e9;
+    Shift where{0, 0};
+    for (int dy = -height / 2; dy <= height / 2; ++dy)
+        for (int dx = -width / 2; dx <= width / 2; ++dx) {
+            const int left = std::max(0, -dx), right = std::min(width, width - dx);
+            const int top = std::max(0, -dy), bottom = std::min(height, height - dy);
+            const int area = (right - left) * (bottom - top);
+            if (area < kOverlap * width * height) continue;
+            int sum = 0;
+            for (int y = top; y < bottom; ++y) {
+                const std::uint8_t *a = current.row(y), *b = previous.row(y + dy) + dx;
+                for (int x = left; x < right; ++x) sum += std::min(std::abs(a[x] - b[x]), kCut);
+            }
+            if (double(sum) / area < best) best = double(sum) / area, where = {float(dx), float(dy)};
+        }
+    return where;
 }
 
 // A few points, the guides, show the way: from the likely motion straight on the base level, or else down the levels.
@@ -168,17 +228,33 @@ Motion MotionEstimator::follow(const Pyramid& current, const Pyramid& previous, 
         if (agreed(motion, found_)) return motion;
     }
     descend(current, previous, found_);
-    return arrive(current, previous, found_);
+    motion = arrive(current, previous, found_);
+    if (motion.known) return motion;
+    const Plane &small = current.levels.back(), &before = previous.levels.back();
+    const Shift pan = best_translation(small, before);
+    descend(current, previous, found_, pan);
+    motion = arrive(current, previous, found_);
+    if (motion.known) return motion;
+    const double shrink = double(1 << (current.levels.size() - 1));
+    const Point centre{(current.levels[0].width - 1) / 2.0, (current.levels[0].height - 1) / 2.0}, from = project(likely, centre);
+    const double lx = (from.x - centre.x) / shrink, ly = (from.y - centre.y) / shrink;
+    static const double least = std::getenv("P_LEAST") ? std::atof(std::getenv("P_LEAST")) : 2, most = std::getenv("P_MOST") ? std::atof(std::getenv("P_MOST")) : 3;
+    if (std::hypot(lx, ly) >= least && std::hypot(double(pan.x) - lx, double(pan.y) - ly) <= most) {
+        motion.homography = {1, 0, shrink * double(pan.x), 0, 1, shrink * double(pan.y), 0, 0, 1};
+        motion.known = true;
+    }
+    return motion;
 }
 
-Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely) {
+Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely, const Plane* moved) {
+    moved_ = moved, likely_ = likely, full_width_ = current.levels[0].width, full_height_ = current.levels[0].height;
     const Plane& image = current.levels[current.base];
     find_points(image);
     Motion motion = follow(current, previous, likely);
     if (motion.known) {
         const double exact = kExact * double(1 << current.base);
         const int moving = ransac_.count_within(motion.homography, exact);
-        if (ransac_.count_within(kIdentity, exact) >= kAsGood * moving) motion.homography = kIdentity;
+        if (moving >= kMinPoints && ransac_.count_within(kIdentity, exact) >= kAsGood * moving) motion.homography = kIdentity;
     } else {
         motion.homography = kIdentity;
         motion.known = motion.points < kMinPoints && unchanged(image, previous.levels[previous.base]);

@@ -11,7 +11,6 @@
 namespace fastmcd {
 namespace {
 
-constexpr int kMinCount = 5;       // of a cell's 16 pixels: a one-pixel line, as edges leave it, has 4
 constexpr int kMinDensity = 32;    // of the 144 pixels of 3x3 cells
 constexpr int kOpening = 1;       // radius, cells
 constexpr double kEqual = 0.35;    // of several parts in one region, those of this share of the largest are objects too
@@ -49,7 +48,7 @@ Regions::Regions(int width, int height, const Params& params)
 // shrink back) and bridges of one or two cells are broken (shrink and grow back).
 void Regions::find_cells(const Grid<std::int32_t>& marks) {
     for (int y = 0; y < rows_; ++y)
-        kernels_.model.seeds(marks.row(y - 1), marks.row(y), marks.row(y + 1), columns_, kMinCount, kMinDensity, on_.row(y));
+        kernels_.model.seeds(marks.row(y - 1), marks.row(y), marks.row(y + 1), columns_, kUnlike, kMinDensity, on_.row(y));
     cores_ = on_;
     on_.grow(closing_);
     on_.shrink(closing_ + kOpening);
