@@ -5,7 +5,7 @@
 namespace fastmcd {
 namespace {
 
-constexpr int kBits = 3;              // of each of blue, green and red
+constexpr int kBits = 4;              // of each of blue, green and red
 constexpr int kBins = 1 << 3 * kBits;
 constexpr float kKept = 0.9f;         // of the histograms from frame to frame
 constexpr float kSure = 0.6f;         // evidence of a cell that teaches what moves

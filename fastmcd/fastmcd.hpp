@@ -111,6 +111,7 @@ struct Params {
     double min_area = 0.0015;       // 0..0.5 of the frame: smaller regions are dropped
     double closing = 0.025;         // 0..0.1 of the frame's diagonal: gaps that are bridged. More: neighbours join
     int persistence = 2;            // 1..30 frames an object must be seen before it is reported. More: less flicker
+    double min_score = 0.2;         // 0..1: objects that score less are not reported. More: fewer false ones, and fewer true ones
     int max_objects = 64;           // 1..1000 per frame, the best ones
     double crop_context = 0.1;      // 0..1: margin on each side of a crop, as a share of the box's width or height there
     double crop_aspect = 2;         // 1..100: longer side of a crop over its shorter one at most; 1 makes squares

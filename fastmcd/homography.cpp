@@ -135,15 +135,22 @@ int Ransac::count(const Homography& relative, double tolerance) {
     return kernels_.motion.count(arrays(), single(relative).data(), float(tolerance / unit_));
 }
 
-int Ransac::count_within(const Homography& h, double tolerance, bool once) {
+Homography Ransac::relative(const Homography& h) const {
     const double cx = (width_ - 1) / 2.0, cy = (height_ - 1) / 2.0;
     const Homography out = {1 / unit_, 0, -cx / unit_, 0, 1 / unit_, -cy / unit_, 0, 0, 1};
-    const Homography r = product(out, product(h, {unit_, 0, cx, 0, unit_, cy, 0, 0, 1}));
-    if (!once) return count(r, tolerance);
+    return product(out, product(h, {unit_, 0, cx, 0, unit_, cy, 0, 0, 1}));
+}
+
+int Ransac::votes_within(const Homography& h, double tolerance) { return count(relative(h), tolerance); }
+
+int Ransac::matches_within(const Homography& h, double tolerance) const {
+    const Homography r = relative(h);
+    const double most = tolerance / unit_;
     int n = 0;
     for (int i = 0; i < matches_; ++i) {
         const Point p = project(r, {double(x_[i]), double(y_[i])});
-        n += std::hypot(p.x - double(to_x_[i]), p.y - double(to_y_[i])) * unit_ <= tolerance;
+        const double dx = p.x - double(to_x_[i]), dy = p.y - double(to_y_[i]);
+        n += dx * dx + dy * dy <= most * most;
     }
     return n;
 }

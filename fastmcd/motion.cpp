@@ -4,12 +4,16 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "pan.hpp"
+
 namespace fastmcd {
 namespace {
 
 constexpr double kMinTexture = 1;      // grey levels per px, rms, in the direction where it is weakest
 constexpr int kMinPoints = 10;
-constexpr int kMostVotes = 5;         // of a point
+constexpr int kVotes = 3;              // of a point that did not move before
+constexpr double kLeastPan = 2;        // px of the coarsest level, from frame to frame
+constexpr double kMostChange = 3;      // px there by which a pan goes on differently
 constexpr int kGuides = 32;            // points
 constexpr double kEnough = 0.6;        // share of points that must agree, or they are looked for more thoroughly
 constexpr double kExact = 0.3;         // px of the base level: a movement that would matter to the model
@@ -34,11 +38,10 @@ float median(std::vector<Shift>& shifts, float Shift::*part) {
 
 MotionEstimator::MotionEstimator(int width, int height, const Params& params)
     : points_(params.points), tolerance_(params.tolerance), min_inliers_(params.min_inliers),
-      ransac_(width, height, kMostVotes * params.points) {
+      ransac_(width, height, kVotes * params.points) {
     const Pyramid shape(width, height);
     const Plane& image = shape.levels[shape.base];
     base_ = shape.base;
-    base_width_ = image.width, base_height_ = image.height;
     block_columns_ = image.width / kBlock, block_rows_ = image.height / kBlock;
     block_pitch_ = rounded_up(block_columns_, kLanes);
     const double side = std::sqrt(double(block_columns_) * block_rows_ / points_);  // of a lattice cell, in blocks
@@ -130,33 +133,16 @@ void MotionEstimator::start_from(const Homography& h, double scale, const std::v
     }
 }
 
-// The background reaches to the frame's edges and did not move before: points there, or off what moved, have more votes.
-void MotionEstimator::vote(const std::vector<Pixel>& points, int level) {
-    static const int edge = std::getenv("V_EDGE") ? std::atoi(std::getenv("V_EDGE")) : 0, off = std::getenv("V_OFF") ? std::atoi(std::getenv("V_OFF")) : 2;
-    static const double where = std::getenv("V_WHERE") ? std::atof(std::getenv("V_WHERE")) : 0.7;
+// The background did not move before: a point that comes from off what moved has more votes.
+void MotionEstimator::vote(const std::vector<Pixel>& points, double scale, const Plane& moved) {
     int match = 0;
-    const int n = ransac_.size();
-    const double w = base_width_ / 2.0, h = base_height_ / 2.0, scale = double(1 << level);
-    for (std::size_t i = 0; i < points.size() && match < n; ++i) {
+    for (std::size_t i = 0; i < points.size() && match < ransac_.size(); ++i) {
         if (!tracked_[i]) continue;
-        int times = std::max(std::abs(points[i].x - w) / w, std::abs(points[i].y - h) / h) > where ? edge : 0;
-        if (moved_) {
-            const Point at = full_size(points[i], scale);
-            const int x = int(at.x + scale * double(shifts_[i].x)), y = int(at.y + scale * double(shifts_[i].y));
-            if (x >= 0 && y >= 0 && x < moved_->width && y < moved_->height && !moved_->row(y)[x]) times += off;
-        }
-        ransac_.repeat(match++, times);
+        const Point at = full_size(points[i], scale);
+        const int x = int(at.x + scale * double(shifts_[i].x)), y = int(at.y + scale * double(shifts_[i].y));
+        const bool inside = x >= 0 && y >= 0 && x < moved.width && y < moved.height;
+        ransac_.repeat(match++, inside && !moved.row(y)[x] ? kVotes - 1 : 0);
     }
-}
-
-// True if motion is nearly the last one, by the frame's corners.
-bool MotionEstimator::goes_on_(const Homography& h, double near) const {
-    const double w = full_width_ - 1, ht = full_height_ - 1, most = near * std::max(w, ht);
-    for (const Point p : {Point{0, 0}, Point{w, 0}, Point{0, ht}, Point{w, ht}}) {
-        const Point a = project(h, p), b = project(likely_, p);
-        if (!(std::hypot(a.x - b.x, a.y - b.y) <= most)) return false;
-    }
-    return true;
 }
 
 // Tracks points at the base level from where they are thought to be, and fits the homography.
@@ -169,40 +155,13 @@ Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, 
         const Point from = full_size(points[i], scale);
         ransac_.add(from, {from.x + scale * double(shifts_[i].x), from.y + scale * double(shifts_[i].y)});
     }
-    vote(points, current.base);
+    if (moved_) vote(points, scale, *moved_);
     Motion motion{kIdentity, false, ransac_.size(), 0};
-    if (motion.points < kMinPoints) { fits_ = false; return motion; }
-    const int votes = ransac_(tolerance_ * scale, motion.homography);
+    const int votes = motion.points >= kMinPoints ? ransac_(tolerance_ * scale, motion.homography) : 0;
     fitted_ = motion.homography, fits_ = votes > 0;
-    if (fits_) motion.inliers = ransac_.count_within(motion.homography, tolerance_ * scale, true);
-    static const double cont = std::getenv("C_CONT") ? std::atof(std::getenv("C_CONT")) : 0.5, near = std::getenv("C_NEAR") ? std::atof(std::getenv("C_NEAR")) : 0.02;
-    const bool goes_on = fits_ && goes_on_(motion.homography, near);
-    motion.known = motion.inliers >= kMinPoints && votes >= (goes_on ? cont : 1) * min_inliers_ * ransac_.votes();
+    if (fits_) motion.inliers = ransac_.matches_within(motion.homography, tolerance_ * scale);
+    motion.known = motion.inliers >= kMinPoints && votes >= min_inliers_ * ransac_.votes();
     return motion;
-}
-
-// The translation under which two small images differ least, by the mean of absolute differences cut off at kCut: what
-// moves on its own, or has come into view, has little say.
-Shift best_translation(const Plane& current, const Plane& previous) {
-    constexpr int kCut = 24;           // grey levels
-    constexpr double kOverlap = 0.35;  // share of the images at least
-    const int width = current.width, height = current.height;
-    double best = 1e9;
-    Shift where{0, 0};
-    for (int dy = -height / 2; dy <= height / 2; ++dy)
-        for (int dx = -width / 2; dx <= width / 2; ++dx) {
-            const int left = std::max(0, -dx), right = std::min(width, width - dx);
-            const int top = std::max(0, -dy), bottom = std::min(height, height - dy);
-            const int area = (right - left) * (bottom - top);
-            if (area < kOverlap * width * height) continue;
-            int sum = 0;
-            for (int y = top; y < bottom; ++y) {
-                const std::uint8_t *a = current.row(y), *b = previous.row(y + dy) + dx;
-                for (int x = left; x < right; ++x) sum += std::min(std::abs(a[x] - b[x]), kCut);
-            }
-            if (double(sum) / area < best) best = double(sum) / area, where = {float(dx), float(dy)};
-        }
-    return where;
 }
 
 // A few points, the guides, show the way: from the likely motion straight on the base level, or else down the levels.
@@ -230,31 +189,35 @@ Motion MotionEstimator::follow(const Pyramid& current, const Pyramid& previous, 
     descend(current, previous, found_);
     motion = arrive(current, previous, found_);
     if (motion.known) return motion;
-    const Plane &small = current.levels.back(), &before = previous.levels.back();
-    const Shift pan = best_translation(small, before);
-    descend(current, previous, found_, pan);
-    motion = arrive(current, previous, found_);
-    if (motion.known) return motion;
+    return pan(current, previous, likely);
+}
+
+// The camera turns so fast that points are lost: they start again from where the coarsest pictures fit. If they still do not agree, being
+// blurred, but the pictures fit where the last motion leads to, that is where the camera looks.
+Motion MotionEstimator::pan(const Pyramid& current, const Pyramid& previous, const Homography& likely) {
+    const Shift shift = best_translation(current.levels.back(), previous.levels.back());
+    descend(current, previous, found_, shift);
+    Motion motion = arrive(current, previous, found_);
     const double shrink = double(1 << (current.levels.size() - 1));
-    const Point centre{(current.levels[0].width - 1) / 2.0, (current.levels[0].height - 1) / 2.0}, from = project(likely, centre);
-    const double lx = (from.x - centre.x) / shrink, ly = (from.y - centre.y) / shrink;
-    static const double least = std::getenv("P_LEAST") ? std::atof(std::getenv("P_LEAST")) : 2, most = std::getenv("P_MOST") ? std::atof(std::getenv("P_MOST")) : 3;
-    if (std::hypot(lx, ly) >= least && std::hypot(double(pan.x) - lx, double(pan.y) - ly) <= most) {
-        motion.homography = {1, 0, shrink * double(pan.x), 0, 1, shrink * double(pan.y), 0, 0, 1};
+    const Point middle{current.levels[0].width / 2.0, current.levels[0].height / 2.0}, from = project(likely, middle);
+    const double x = (from.x - middle.x) / shrink, y = (from.y - middle.y) / shrink;
+    const bool goes_on = std::hypot(x, y) >= kLeastPan && std::hypot(double(shift.x) - x, double(shift.y) - y) <= kMostChange;
+    if (!motion.known && goes_on) {
+        motion.homography = {1, 0, shrink * double(shift.x), 0, 1, shrink * double(shift.y), 0, 0, 1};
         motion.known = true;
     }
     return motion;
 }
 
 Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely, const Plane* moved) {
-    moved_ = moved, likely_ = likely, full_width_ = current.levels[0].width, full_height_ = current.levels[0].height;
+    moved_ = moved;
     const Plane& image = current.levels[current.base];
     find_points(image);
     Motion motion = follow(current, previous, likely);
     if (motion.known) {
         const double exact = kExact * double(1 << current.base);
-        const int moving = ransac_.count_within(motion.homography, exact);
-        if (moving >= kMinPoints && ransac_.count_within(kIdentity, exact) >= kAsGood * moving) motion.homography = kIdentity;
+        const int moving = ransac_.votes_within(motion.homography, exact);
+        if (moving >= kMinPoints && ransac_.votes_within(kIdentity, exact) >= kAsGood * moving) motion.homography = kIdentity;
     } else {
         motion.homography = kIdentity;
         motion.known = motion.points < kMinPoints && unchanged(image, previous.levels[previous.base]);

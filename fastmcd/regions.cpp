@@ -214,6 +214,18 @@ void Regions::fill(Plane& mask, int row, int first, int end, std::uint8_t value)
         std::fill(mask.row(y) + first * kCell, mask.row(y) + end * kCell, value);
 }
 
+// The mask is that of the objects.
+void Regions::forget_unreported() {
+    for (const Run& run : runs_) {
+        const bool reported = std::any_of(objects_.begin(), objects_.end(), [&](const Object& object) {
+            const Box& box = object.box;
+            return run.first * kCell < box.x + box.width && box.x < run.end * kCell && run.row * kCell < box.y + box.height &&
+                   box.y < (run.row + 1) * kCell;
+        });
+        if (!reported) on_.clear(run.row, run.first, run.end);
+    }
+}
+
 // Within the regions the mask is kept, with holes filled where all cells around are on; elsewhere it is cleared.
 void Regions::clean(Plane& mask) {
     for (int row = 0; row < rows_; ++row) {
@@ -246,10 +258,13 @@ std::span<const Object> Regions::operator()(Plane& mask, const Grid<std::int32_t
     keep(steady ? split(labels, marks) : labels);
     merge();
     follow(h);
-    clean(mask);
     objects_.clear();
-    for (const Region& region : regions_)
-        if (region.age >= params_.persistence) objects_.push_back(describe(region));
+    for (const Region& region : regions_) {
+        const Object object = describe(region);
+        if (region.age >= params_.persistence && double(object.score) >= params_.min_score) objects_.push_back(object);
+    }
+    forget_unreported();
+    clean(mask);
     std::sort(objects_.begin(), objects_.end(), [](const Object& a, const Object& b) {
         const auto key = [](const Object& o) {
             return std::tuple(-o.score, -o.box.width * o.box.height, o.box.y, o.box.x, o.box.width);

@@ -9,10 +9,11 @@ namespace {
 constexpr int kNear = 1, kFar = 4;   // frames back that are compared with
 constexpr float kNearWeight = 0.5f;  // what moves slowly is seen in the far one only
 constexpr int kSettled = 4;          // frames, before colours are asked
+constexpr float kTypical = 0.6f;      // mean of min(9, squared difference over its variance) at rest: 1 for a Gaussian, which leaves no margin
 constexpr float kMostDisorder = 16;
 constexpr float kLeastEdge = 2;      // grey levels
 constexpr float kEdge = 2;           // times the mean difference of neighbours: a difference that cuts their tie to a quarter
-constexpr int kRounds = 2;
+constexpr int kRounds = 1;
 
 }  // namespace
 
@@ -91,7 +92,7 @@ void Segmenter::operator()(const Model& model) {
     colours_.learn(evidence_, belief_);
     if (disorder_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most
         const float found = float(disorder_sum_) / (16.0f * float(disorder_cells_));
-        disorder_ = std::clamp(disorder_ * (1 + 0.3f * (found - 1)), 1.0f, kMostDisorder);
+        disorder_ = std::clamp(disorder_ * (1 + 0.3f * (found / kTypical - 1)), 1.0f, kMostDisorder);
     }
     past_[frames_ % kFar] = model.means(), ways_[frames_ % kFar] = kIdentity;
     ++frames_;

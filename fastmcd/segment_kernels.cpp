@@ -11,8 +11,8 @@ constexpr float kAtRest = 1;           // most that one comparison may say for r
 constexpr float kMoving = 1;           // and for motion
 constexpr float kBackground = 0.2f;    // for rest, of a cell like its background
 constexpr float kForeground = 0.5f;    // for motion, of a cell unlike it
-constexpr float kGhost = 0.1f;         // for motion at least of such a cell, though it be still: a ghost, or the middle of an even object
-constexpr float kTrusted = 10;         // frames, at which a background's age halves the weight of motion before it
+constexpr float kGhost = 0.2f;         // for motion at least of such a cell, though it be still: a ghost, or the middle of an even object
+constexpr float kTrusted = 5;          // frames, at which a background's age halves the weight of motion before it
 
 ALWAYS Floats select(Ints mask, Floats a, Floats b) { return mask ? a : b; }
 ALWAYS Floats clamp(Floats v, Floats low, Floats high) { return lesser(greater(v, low), high); }
