@@ -143,13 +143,13 @@ public:
 
     // Feeds the next frame. std::invalid_argument if its size is another one. Timings are taken only if asked for.
     Result detect(Image grey, Timings* timings = nullptr);
-    Result detect_bgr(Colour frame, Timings* timings = nullptr);  // as if given what grey_from_bgr makes of it
+    Result detect_bgr(Colour frame, Timings* timings = nullptr);  // registers what grey_from_bgr makes of it; grey is colour of equal parts
 
     std::vector<TrackedPoint> tracked() const;  // by the last frame; empty if that was the first
     Background background() const;              // as the last frame left it
 
     void reset();               // forget everything: the next frame is the first
-    std::size_t bytes() const;  // memory held: below 24 per pixel, plus at most 128 KiB
+    std::size_t bytes() const;  // memory held: below 30 per pixel, plus at most 256 KiB
 
 private:
     template <class Frame>

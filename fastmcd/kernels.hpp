@@ -118,6 +118,7 @@ struct Past {  // a row of cells, and how it lies in an earlier frame
     std::ptrdiff_t pitch;
     int columns, rows;
     float h[9];       // from cells to the earlier frame's; h[1], h[4], h[7] have the row's part of the sums already
+    float gain, offset;  // of its grey levels since
     float disorder;   // variance of the differences at rest, as a multiple of what is expected of it
     float weight;
     bool first;  // of the frames compared with: out is written, not added to

@@ -95,6 +95,7 @@ void Model::update(const Plane& frame, const Homography& h, Plane& mask) {
     cells_ = h == kIdentity ? kIdentity : product(to_cells, product(h, to_pixels));
     take_sample(frame);
     const Light light = fit_light();
+    exposure_ = {1 + light[1] / 128, light[0] - light[1]};
     workers_(rows_, [&](int band, int first, int end) {
         for (int row = first; row < end; ++row) learn(row, band, light, frame, mask);
     });

@@ -20,7 +20,7 @@ constexpr int kRounds = 1;
 Segmenter::Segmenter(int columns, int rows)
     : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), evidence_(rest_), right_(rest_), down_(rest_),
       horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes),
-      past_(kFar, rest_), ways_(kFar, kIdentity) {
+      past_(kFar, rest_), ways_(kFar, kIdentity), light_(kFar) {
     reset();
 }
 
@@ -36,7 +36,8 @@ void Segmenter::compare(const Model& model, int frames, float weight, bool first
     const Homography& h = ways_[which];
     const Grid<float>& means = model.means();
     for (int y = 0; y < rows_; ++y) {
-        Past row{means.row(y - 1), means.row(y), means.row(y + 1), past_[which].row(0), means.pitch(), columns_, rows_, {}, disorder_, weight, first, rest_.row(y)};
+        Past row{means.row(y - 1), means.row(y), means.row(y + 1), past_[which].row(0), means.pitch(), columns_, rows_, {},
+                 light_[which].gain, light_[which].offset, disorder_, weight, first, rest_.row(y)};
         for (int k = 0; k < 3; ++k) row.h[3 * k] = float(h[3 * k]), row.h[3 * k + 1] = float(h[3 * k + 1] * y + h[3 * k + 2]);
         disorder_sum_ += kernels_.segment.compare(row, &disorder_cells_);
     }
@@ -82,6 +83,8 @@ void Segmenter::spread() {
 
 void Segmenter::operator()(const Model& model) {
     for (Homography& way : ways_) way = product(way, model.to_last_cells());
+    const Exposure change = model.exposure();
+    for (Exposure& light : light_) light = {light.gain * change.gain, light.offset * change.gain + change.offset};
     disorder_sum_ = 0, disorder_cells_ = 0;
     if (frames_ >= kFar) compare(model, kFar, 1, true);
     if (frames_ >= kNear) compare(model, kNear, kNearWeight, frames_ < kFar);
@@ -94,7 +97,7 @@ void Segmenter::operator()(const Model& model) {
         const float found = float(disorder_sum_) / (16.0f * float(disorder_cells_));
         disorder_ = std::clamp(disorder_ * (1 + 0.3f * (found / kTypical - 1)), 1.0f, kMostDisorder);
     }
-    past_[frames_ % kFar] = model.means(), ways_[frames_ % kFar] = kIdentity;
+    past_[frames_ % kFar] = model.means(), ways_[frames_ % kFar] = kIdentity, light_[frames_ % kFar] = {};
     ++frames_;
 }
 

@@ -39,6 +39,7 @@ private:
     std::vector<float> line_, room_;
     std::vector<Grid<float>> past_;  // means of the cells of the last frames
     std::vector<Homography> ways_;   // from the current frame's cells to theirs
+    std::vector<Exposure> light_;      // and from their grey levels to the current ones
     std::int64_t frames_ = 0;        // in a row
     float disorder_, edge_;
     std::int64_t disorder_sum_ = 0, edge_sum_ = 0;

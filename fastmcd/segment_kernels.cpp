@@ -37,7 +37,7 @@ std::int64_t compare(const Past& row, int* cells) {
             return side_by_side ? load<Floats>(row.then + offset + index[0]) : gather(row.then + offset, index);
         };
         const Floats upper = corner(0) + tu * (corner(1) - corner(0)), lower = corner(row.pitch) + tu * (corner(row.pitch + 1) - corner(row.pitch));
-        const Floats d = load<Floats>(row.here + column) - (upper + tv * (lower - upper));
+        const Floats d = load<Floats>(row.here + column) - (row.gain * (upper + tv * (lower - upper)) + row.offset);
         const Floats gx = load<Floats>(row.here + column + 1) - load<Floats>(row.here + column - 1);
         const Floats gy = load<Floats>(row.below + column) - load<Floats>(row.above + column);
         const Floats edge = (gx * gx + gy * gy) * 0.25f, square = d * d;
