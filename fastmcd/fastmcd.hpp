@@ -9,7 +9,8 @@
 // Each frame is smoothed (nearly a 5x5 median), registered to the one before it (textured points tracked by Lucas-Kanade,
 // then a RANSAC homography), and compared with a background model that is carried along under that homography:
 // one Gaussian per 4x4 pixel cell, and a second one as the candidate that may replace it. What does not fit the
-// background becomes the mask, and the mask's connected regions become boxes.
+// background, has changed since the last frames, or has the colours of what moved, is carried on within what looks alike, and
+// becomes the mask; the mask's connected regions become boxes.
 // Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
 //
 // Same frames in, same bits out, on every CPU and with any number of threads. A detector belongs to one thread at a time; different detectors
@@ -76,7 +77,7 @@ struct Timings {
 // Views into the detector, valid until its next call.
 struct Result {
     std::span<const Object> objects;  // best score first; ties: larger box first, then topmost, then leftmost
-    Image mask;                       // 0 or 255, cleaned; all 0 while the camera's motion is unknown
+    Image mask;                       // 0 or 255, cleaned, of the objects reported; all 0 while the camera's motion is unknown
     Motion motion;
 };
 
