@@ -59,7 +59,7 @@ def gather(frames: Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]], w
     """The boxes of (BGR frame, truth, region of interest), as detection.read yields them."""
     detector, evidence, hits, scores, count = None, [], [], [], 0
     for bgr, truth, region in frames:
-        detector = detector or fastmcd.Detector(bgr.shape[1], bgr.shape[0])
+        detector = detector or fastmcd.Detector(bgr.shape[1], bgr.shape[0], min_score=0)
         result = detector.detect(bgr)
         if truth is None:
             continue

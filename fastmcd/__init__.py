@@ -86,7 +86,7 @@ class Detector:
     def detect(self, frame: np.ndarray) -> Result:
         """The moving objects of the next frame.
 
-        frame: uint8, grey (H, W), or blue, green, red (H, W, 3), which gives what grey(frame) gives. Rows at any stride,
+        frame: uint8, grey (H, W), or blue, green, red (H, W, 3); grey is colour of equal parts. Rows at any stride,
         each row's bytes adjacent. Raises TypeError for another dtype or number of axes, ValueError for another size or
         layout. The GIL is released meanwhile.
         """
@@ -113,7 +113,7 @@ class Detector:
         self._detector.reset()
 
     def bytes(self) -> int:
-        """Memory held, in bytes: below 24 per pixel, plus at most 128 KiB."""
+        """Memory held, in bytes: below 30 per pixel, plus at most 256 KiB."""
         return self._detector.bytes()
 
 

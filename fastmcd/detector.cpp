@@ -9,6 +9,7 @@
 #include "model.hpp"
 #include "motion.hpp"
 #include "regions.hpp"
+#include "segment.hpp"
 #include "workers.hpp"
 
 namespace fastmcd {
@@ -50,7 +51,7 @@ private:
 struct Detector::State {
     State(int width, int height, const Params& params)
         : workers(std::clamp(cells(height) / kBandRows, 1, params.threads)), smooth(width, workers), current(width, height), reference(width, height), estimate_motion(width, height, params),
-          model(width, height, params, workers), mask(width, height), find_regions(width, height, params) {}
+          model(width, height, params, workers), mask(width, height), segment(cells(width), cells(height)), find_regions(width, height, params) {}
 
     bool place(const Motion& motion);  // false: the frame could not be compared with the model
 
@@ -60,6 +61,7 @@ struct Detector::State {
     MotionEstimator estimate_motion;
     Model model;
     Plane mask;
+    Segmenter segment;
     Regions find_regions;
     bool started = false, compared = false;  // with the reference
     int still_frames = 0;
@@ -75,13 +77,15 @@ bool Detector::State::place(const Motion& motion) {
     const bool still = motion.known && motion.homography == kIdentity;
     if (!motion.known) {
         if (started && ++lost <= kPatience) return false;
-        model.reset(), find_regions.reset();
+        model.reset(), find_regions.reset(), segment.reset();
         started = true;
     }
     lost = 0;
     last = motion.homography;
     still_frames = still ? std::min(still_frames + 1, kSteady + 1) : 0;
     model.update(current.levels[0], motion.homography, mask);
+    segment(model);
+    model.correct(segment.belief(), segment.rest(), mask);
     if (!still) std::swap(current, reference);
     return true;
 }
@@ -104,12 +108,13 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     Stopwatch watch(timings != nullptr);
     Timings spent{};
 
+    s.segment.colours().look(frame);
     s.smooth(frame, s.current.levels[0]);
     s.current.build(s.workers);
     spent.smooth_ms = watch.lap_ms();
 
     s.compared = s.started;
-    const Motion motion = s.started ? s.estimate_motion(s.current, s.reference, s.last) : Motion{kIdentity, false, 0, 0};
+    const Motion motion = s.started ? s.estimate_motion(s.current, s.reference, s.last, &s.mask) : Motion{kIdentity, false, 0, 0};
     spent.motion_ms = watch.lap_ms();
 
     const bool placed = s.place(motion);
@@ -133,14 +138,14 @@ void Detector::reset() {
     state_->started = state_->compared = false;
     state_->lost = state_->still_frames = 0;
     state_->last = kIdentity;
-    state_->model.reset();
+    state_->model.reset(), state_->segment.reset();
     state_->find_regions.reset();
 }
 
 std::size_t Detector::bytes() const {
     const State& s = *state_;
     return sizeof s + s.smooth.bytes() + s.current.bytes() + s.reference.bytes() + s.estimate_motion.bytes() +
-           s.model.bytes() + s.mask.pixels.size() + s.find_regions.bytes();
+           s.model.bytes() + s.segment.bytes() + s.mask.pixels.size() + s.find_regions.bytes();
 }
 
 }  // namespace fastmcd

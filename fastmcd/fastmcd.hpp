@@ -9,7 +9,8 @@
 // Each frame is smoothed (nearly a 5x5 median), registered to the one before it (textured points tracked by Lucas-Kanade,
 // then a RANSAC homography), and compared with a background model that is carried along under that homography:
 // one Gaussian per 4x4 pixel cell, and a second one as the candidate that may replace it. What does not fit the
-// background becomes the mask, and the mask's connected regions become boxes.
+// background, has changed since the last frames, or has the colours of what moved, is carried on within what looks alike, and
+// becomes the mask; the mask's connected regions become boxes.
 // Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
 //
 // Same frames in, same bits out, on every CPU and with any number of threads. A detector belongs to one thread at a time; different detectors
@@ -76,7 +77,7 @@ struct Timings {
 // Views into the detector, valid until its next call.
 struct Result {
     std::span<const Object> objects;  // best score first; ties: larger box first, then topmost, then leftmost
-    Image mask;                       // 0 or 255, cleaned; all 0 while the camera's motion is unknown
+    Image mask;                       // 0 or 255, cleaned, of the objects reported; all 0 while the camera's motion is unknown
     Motion motion;
 };
 
@@ -111,6 +112,7 @@ struct Params {
     double min_area = 0.0015;       // 0..0.5 of the frame: smaller regions are dropped
     double closing = 0.025;         // 0..0.1 of the frame's diagonal: gaps that are bridged. More: neighbours join
     int persistence = 2;            // 1..30 frames an object must be seen before it is reported. More: less flicker
+    double min_score = 0.2;         // 0..1: objects that score less are not reported. More: fewer false ones, and fewer true ones
     int max_objects = 64;           // 1..1000 per frame, the best ones
     double crop_context = 0.1;      // 0..1: margin on each side of a crop, as a share of the box's width or height there
     double crop_aspect = 2;         // 1..100: longer side of a crop over its shorter one at most; 1 makes squares
@@ -142,13 +144,13 @@ public:
 
     // Feeds the next frame. std::invalid_argument if its size is another one. Timings are taken only if asked for.
     Result detect(Image grey, Timings* timings = nullptr);
-    Result detect_bgr(Colour frame, Timings* timings = nullptr);  // as if given what grey_from_bgr makes of it
+    Result detect_bgr(Colour frame, Timings* timings = nullptr);  // registers what grey_from_bgr makes of it; grey is colour of equal parts
 
     std::vector<TrackedPoint> tracked() const;  // by the last frame; empty if that was the first
     Background background() const;              // as the last frame left it
 
     void reset();               // forget everything: the next frame is the first
-    std::size_t bytes() const;  // memory held: below 24 per pixel, plus at most 128 KiB
+    std::size_t bytes() const;  // memory held: below 30 per pixel, plus at most 256 KiB
 
 private:
     template <class Frame>

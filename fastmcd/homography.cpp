@@ -107,7 +107,14 @@ void Ransac::add(Point from, Point to) {
     const double cx = (width_ - 1) / 2.0, cy = (height_ - 1) / 2.0;
     x_[count_] = float((from.x - cx) / unit_), y_[count_] = float((from.y - cy) / unit_);
     to_x_[count_] = float((to.x - cx) / unit_), to_y_[count_] = float((to.y - cy) / unit_);
-    ++count_;
+    matches_ = ++count_;
+}
+
+void Ransac::repeat(int match, int times) {
+    for (; times > 0; --times, ++count_) {
+        x_[count_] = x_[match], y_[count_] = y_[match];
+        to_x_[count_] = to_x_[match], to_y_[count_] = to_y_[match];
+    }
 }
 
 MatchArrays Ransac::arrays() {
@@ -128,10 +135,24 @@ int Ransac::count(const Homography& relative, double tolerance) {
     return kernels_.motion.count(arrays(), single(relative).data(), float(tolerance / unit_));
 }
 
-int Ransac::count_within(const Homography& h, double tolerance) {
+Homography Ransac::relative(const Homography& h) const {
     const double cx = (width_ - 1) / 2.0, cy = (height_ - 1) / 2.0;
     const Homography out = {1 / unit_, 0, -cx / unit_, 0, 1 / unit_, -cy / unit_, 0, 0, 1};
-    return count(product(out, product(h, {unit_, 0, cx, 0, unit_, cy, 0, 0, 1})), tolerance);
+    return product(out, product(h, {unit_, 0, cx, 0, unit_, cy, 0, 0, 1}));
+}
+
+int Ransac::votes_within(const Homography& h, double tolerance) { return count(relative(h), tolerance); }
+
+int Ransac::matches_within(const Homography& h, double tolerance) const {
+    const Homography r = relative(h);
+    const double most = tolerance / unit_;
+    int n = 0;
+    for (int i = 0; i < matches_; ++i) {
+        const Point p = project(r, {double(x_[i]), double(y_[i])});
+        const double dx = p.x - double(to_x_[i]), dy = p.y - double(to_y_[i]);
+        n += dx * dx + dy * dy <= most * most;
+    }
+    return n;
 }
 
 bool Ransac::sample(Homography& h, const std::size_t which[4]) const {

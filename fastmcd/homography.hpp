@@ -33,16 +33,19 @@ class Ransac {
 public:
     Ransac(int width, int height, int max_matches);
 
-    void clear() { count_ = 0; }
-    void add(Point from, Point to);
-    int size() const { return count_; }
+    void clear() { count_ = matches_ = 0; }
+    void add(Point from, Point to);  // all are added before any is repeated
+    void repeat(int match, int times);  // gives it as many votes more; each has one
+    int size() const { return matches_; }
+    int votes() const { return count_; }
 
     // RANSAC, then a refinement over all matches that lets those far beyond the tolerance count for nothing.
-    // Deterministic. Returns the number of matches within the tolerance (px) of h; 0 if no plausible h was found.
+    // Deterministic. Returns the votes within the tolerance (px) of h; 0 if no plausible h was found.
     int operator()(double tolerance, Homography& h);
 
-    // Number of matches that h takes to within the tolerance of where they are.
-    int count_within(const Homography& h, double tolerance);
+    // Votes of the matches, or number of them, that h takes to within the tolerance (px) of where they are.
+    int votes_within(const Homography& h, double tolerance);
+    int matches_within(const Homography& h, double tolerance) const;
 
     std::size_t bytes() const { return 4 * x_.size() * sizeof(float); }
 
@@ -52,11 +55,12 @@ private:
     bool sample(Homography& h, const std::size_t which[4]) const;
     bool refit(const double sums[kSums], Homography& h) const;
     int count(const Homography& relative, double tolerance);
+    Homography relative(const Homography& absolute) const;
     MatchArrays arrays();
     Homography absolute(const Homography& relative) const;
 
     const Kernels& kernels_ = kernels();
-    int width_, height_, count_ = 0;
+    int width_, height_, matches_ = 0, count_ = 0;  // count_: with repetitions
     double unit_;  // px
     std::vector<float> x_, y_, to_x_, to_y_;
 };

@@ -83,6 +83,7 @@ struct Learning {  // one row of cells
     std::uint8_t* mask;
     std::ptrdiff_t stride, mask_stride;
     std::int32_t* marks;
+    float* means;  // of the cells, grey levels
     int columns;
     float light, gain, slope;  // change of level in column i: light + gain * level + slope * i
 };
@@ -92,6 +93,9 @@ inline int moved(std::int32_t mark) { return mark & 255; }
 inline int moved_columns(std::int32_t mark) { return mark >> 8 & 15; }
 inline int moved_rows(std::int32_t mark) { return mark >> 12 & 15; }
 inline int contrast(std::int32_t mark) { return mark >> 16; }
+
+inline constexpr int kUnlike = 5;          // of a cell's 16 pixels: a one-pixel line, as edges leave it, has 4
+inline constexpr std::int32_t kAllMoved = 0xff10;  // the mark, but for its contrast, of a cell that moved as a whole
 
 inline constexpr int kLightSums = 14;  // of 4 x 5 symmetric normal equations
 
@@ -108,11 +112,46 @@ struct ModelKernels {
                   int least_here, int least_around, std::uint64_t* bits);
 };
 
+struct Past {  // a row of cells, and how it lies in an earlier frame
+    const float *above, *here, *below;  // means of the frame's cells; columns -1 and `columns` repeat the outermost
+    const float* then;                  // those of the earlier frame, all of them, the outermost repeated too
+    std::ptrdiff_t pitch;
+    int columns, rows;
+    float h[9];       // from cells to the earlier frame's; h[1], h[4], h[7] have the row's part of the sums already
+    float gain, offset;  // of its grey levels since
+    float disorder;   // variance of the differences at rest, as a multiple of what is expected of it
+    float weight;
+    bool first;  // of the frames compared with: out is written, not added to
+    float* out;
+};
+
+struct Weighing {  // of a row of cells
+    const std::int32_t* marks;
+    const float *age, *rest, *colour;
+    int columns;
+    float* out;
+};
+
+struct SegmentKernels {
+    // Adds each cell's logarithm of how much likelier rest is than motion. Returns the sum of 16 * min(9, squared difference over the
+    // variance that is expected at rest) and the number of cells that it was taken over.
+    std::int64_t (*compare)(const Past& row, int* cells);
+    // How strongly a cell is tied to its right-hand and lower neighbours; returns the sum of 16 * |difference| of both.
+    int (*tie)(const float* here, const float* below, int columns, float scale, float* right, float* down);
+    void (*weigh)(const Weighing& row);
+    // Messages along `count` (at most kLanes) rows, from both sides: out = what the left and right tell each cell.
+    void (*along_rows)(const float* evidence, const float* vertical, const float* ties, std::ptrdiff_t pitch, int count, int columns,
+                       float* room, float* out);
+    // One step along the columns: out = line (or += if `back`); line = what the next row is told.
+    void (*along_columns)(const float* evidence, const float* horizontal, const float* ties, int columns, bool back, float* line, float* out);
+};
+
 struct Kernels {
     const char* name;
     const ImageKernels& image;
     const MotionKernels& motion;
     const ModelKernels& model;
+    const SegmentKernels& segment;
 };
 
 // The best that this processor can run, or the one that the environment's FASTMCD_LEVEL names.

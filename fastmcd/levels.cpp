@@ -9,7 +9,8 @@ namespace fastmcd {
     extern const ImageKernels image_kernels_##level;   \
     extern const MotionKernels motion_kernels_##level; \
     extern const ModelKernels model_kernels_##level;   \
-    static const Kernels level{#level, image_kernels_##level, motion_kernels_##level, model_kernels_##level};
+    extern const SegmentKernels segment_kernels_##level; \
+    static const Kernels level{#level, image_kernels_##level, motion_kernels_##level, model_kernels_##level, segment_kernels_##level};
 
 FASTMCD_LEVEL(baseline)
 #if defined(__x86_64__)

@@ -9,6 +9,8 @@ namespace fastmcd {
 namespace {
 
 constexpr int kSampleRows = 16;  // rows of cells that the light is fitted to, about
+constexpr float kGhostAge = 3;       // frames that a candidate must have been seen to take the place of a ghost
+constexpr float kGhostShare = 0.3f;  // and of the background's age
 constexpr double kCentre = (kCell - 1) / 2.0;  // of a cell, counted from its first pixel's centre
 
 }  // namespace
@@ -18,7 +20,7 @@ Model::Model(int width, int height, const Params& p, Workers& workers)
                  float(p.min_variance), float(p.decay_variance), float(p.decay_rate)},
       columns_(cells(width)), rows_(cells(height)), sample_step_(std::max(1, rows_ / kSampleRows)),
       modes_(6, {columns_, rows_}), next_(modes_), line_(6, {columns_, workers.count()}),
-      sample_(3, {columns_, rows_ / sample_step_ + 1}), marks_(columns_, rows_) {}
+      sample_(3, {columns_, rows_ / sample_step_ + 1}), marks_(columns_, rows_), means_(columns_, rows_) {}
 
 void Model::reset() {
     for (const int age : {2, 5}) modes_[age].fill(0);
@@ -93,10 +95,13 @@ void Model::update(const Plane& frame, const Homography& h, Plane& mask) {
     cells_ = h == kIdentity ? kIdentity : product(to_cells, product(h, to_pixels));
     take_sample(frame);
     const Light light = fit_light();
+    exposure_ = {1 + light[1] / 128, light[0] - light[1]};
     workers_(rows_, [&](int band, int first, int end) {
         for (int row = first; row < end; ++row) learn(row, band, light, frame, mask);
     });
     if (cells_ != kIdentity) std::swap(modes_, next_);
+    std::copy_n(means_.row(0) - 1, columns_ + 2, means_.row(-1) - 1);
+    std::copy_n(means_.row(rows_ - 1) - 1, columns_ + 2, means_.row(rows_) - 1);
 }
 
 Background Model::background() const {
@@ -117,13 +122,34 @@ void Model::learn(int row, int band, const Light& light, const Plane& frame, Pla
     std::int32_t* marks = marks_.row(row);
     std::vector<Grid<float>>& to = cells_ == kIdentity ? modes_ : next_;  // at rest in place: half the memory to go through
     kernels_.model.learn({&constants_, arrived(row, band), planes(to, row), frame.row(row * kCell), mask.row(row * kCell),
-                          frame.stride, mask.stride, marks, columns_, light[0] - light[1] - light[2] + light[3] * y,
+                          frame.stride, mask.stride, marks, means_.row(row), columns_, light[0] - light[1] - light[2] + light[3] * y,
                           light[1] / 128, 2 * light[2] / float(columns_)});
     std::fill(marks + columns_, marks + marks_.pitch(), 0);
+    float* means = means_.row(row);
+    means[-1] = means[0], means[columns_] = means[columns_ - 1];
+}
+
+// What was segmented otherwise than the background alone would have it. A ghost, still and part of what rests, becomes background at
+// once where its candidate is not much younger than the background.
+void Model::correct(const Grid<float>& belief, const Grid<float>& rest, Plane& mask) {
+    for (int y = 0; y < rows_; ++y) {
+        std::int32_t* marks = marks_.row(y);
+        const Planes modes = planes(modes_, y);
+        for (int x = 0; x < columns_; ++x) {
+            const bool moves = belief.row(y)[x] > 0, differs = moved(marks[x]) >= kUnlike;
+            if (moves == differs) continue;
+            if (differs && rest.row(y)[x] > 0 && modes.of[5][x] >= std::max(kGhostAge, kGhostShare * modes.of[2][x])) {
+                for (int k = 0; k < 3; ++k) std::swap(modes.of[k][x], modes.of[3 + k][x]);
+                modes.of[5][x] = 0;
+            }
+            marks[x] = (marks[x] & ~0xffff) | (moves ? kAllMoved : 0);
+            for (int k = 0; k < kCell; ++k) std::fill_n(mask.row(y * kCell + k) + x * kCell, kCell, std::uint8_t(moves ? 255 : 0));
+        }
+    }
 }
 
 std::size_t Model::bytes() const {
-    return 12 * modes_[0].bytes() + 6 * line_[0].bytes() + 3 * sample_[0].bytes() + marks_.bytes();
+    return 12 * modes_[0].bytes() + 6 * line_[0].bytes() + 3 * sample_[0].bytes() + marks_.bytes() + means_.bytes();
 }
 
 }  // namespace fastmcd

@@ -32,6 +32,11 @@ private:
     std::vector<T> values_;
 };
 
+// By what light, exposure and gain made of the grey levels: gain * level + offset.
+struct Exposure {
+    float gain = 1, offset = 0;
+};
+
 class Model {
 public:
     Model(int width, int height, const Params& params, Workers& workers = alone());
@@ -42,11 +47,17 @@ public:
     // marks in mask (0 or 255) what was no background.
     void update(const Plane& frame, const Homography& h, Plane& mask);
 
+    // Takes over what was decided for each cell of the last frame: belief above 0 is moving, rest above 0 unchanged.
+    void correct(const Grid<float>& belief, const Grid<float>& rest, Plane& mask);
+
     int columns() const { return columns_; }
     int rows() const { return rows_; }
     Background background() const;
     const Grid<float>& plane(int mode, int which) const { return modes_[3 * mode + which]; }  // mean, variance, age
+    Exposure exposure() const { return exposure_; }
     const Grid<std::int32_t>& marks() const { return marks_; }
+    const Homography& to_last_cells() const { return cells_; }  // from the last frame's cells to those of the one before
+    const Grid<float>& means() const { return means_; }  // of the last frame's cells; those around repeat the outermost
     std::size_t bytes() const;
 
 private:
@@ -66,6 +77,8 @@ private:
     std::vector<Grid<float>> sample_;  // every so many rows: mean and age of the background, mean of the frame
     Homography cells_ = kIdentity;     // takes the frame's cells to the model's
     Grid<std::int32_t> marks_;
+    Grid<float> means_;
+    Exposure exposure_;  // from the frame before to the last one
 };
 
 }  // namespace fastmcd

@@ -181,6 +181,8 @@ void learn(const Learning& row) {
         lows = lesser(lows, Bytes(Ints(lows) >> 8)), highs = greater(highs, Bytes(Ints(highs) >> 8));
         const Floats low = real(Ints(lows) & 255), high = real(Ints(highs) & 255), mean = means_of(p, row.stride);
 
+        store(row.means + column, mean);
+
         const Floats offset = light + row.slope * real(lanes() + column);
         Mode modes[2];
         for (int m = 0; m < 2; ++m) {

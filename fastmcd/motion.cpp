@@ -4,11 +4,16 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "pan.hpp"
+
 namespace fastmcd {
 namespace {
 
 constexpr double kMinTexture = 1;      // grey levels per px, rms, in the direction where it is weakest
 constexpr int kMinPoints = 10;
+constexpr int kVotes = 3;              // of a point that did not move before
+constexpr double kLeastPan = 2;        // px of the coarsest level, from frame to frame
+constexpr double kMostChange = 3;      // px there by which a pan goes on differently
 constexpr int kGuides = 32;            // points
 constexpr double kEnough = 0.6;        // share of points that must agree, or they are looked for more thoroughly
 constexpr double kExact = 0.3;         // px of the base level: a movement that would matter to the model
@@ -33,7 +38,7 @@ float median(std::vector<Shift>& shifts, float Shift::*part) {
 
 MotionEstimator::MotionEstimator(int width, int height, const Params& params)
     : points_(params.points), tolerance_(params.tolerance), min_inliers_(params.min_inliers),
-      ransac_(width, height, params.points) {
+      ransac_(width, height, kVotes * params.points) {
     const Pyramid shape(width, height);
     const Plane& image = shape.levels[shape.base];
     base_ = shape.base;
@@ -104,8 +109,8 @@ void MotionEstimator::track_level(const Pyramid& current, const Pyramid& previou
 // Tracks points from the coarsest level down to the one above the base. What is found at one level, for the nearest whole
 // pixel there, is the start for the next, so every window stays on whole pixels. A point that got lost, or whose window
 // reaches over the edge, starts from the median of the others instead.
-void MotionEstimator::descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points) {
-    shifts_.assign(points.size(), Shift{0, 0});
+void MotionEstimator::descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points, Shift start) {
+    shifts_.assign(points.size(), start);
     for (int level = int(current.levels.size()) - 1; level > current.base; --level) {
         track_level(current, previous, level, points);
         good_.clear();
@@ -128,6 +133,18 @@ void MotionEstimator::start_from(const Homography& h, double scale, const std::v
     }
 }
 
+// The background did not move before: a point that comes from off what moved has more votes.
+void MotionEstimator::vote(const std::vector<Pixel>& points, double scale, const Plane& moved) {
+    int match = 0;
+    for (std::size_t i = 0; i < points.size() && match < ransac_.size(); ++i) {
+        if (!tracked_[i]) continue;
+        const Point at = full_size(points[i], scale);
+        const int x = int(at.x + scale * double(shifts_[i].x)), y = int(at.y + scale * double(shifts_[i].y));
+        const bool inside = x >= 0 && y >= 0 && x < moved.width && y < moved.height;
+        ransac_.repeat(match++, inside && !moved.row(y)[x] ? kVotes - 1 : 0);
+    }
+}
+
 // Tracks points at the base level from where they are thought to be, and fits the homography.
 Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points) {
     const double scale = double(1 << current.base);
@@ -138,10 +155,12 @@ Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, 
         const Point from = full_size(points[i], scale);
         ransac_.add(from, {from.x + scale * double(shifts_[i].x), from.y + scale * double(shifts_[i].y)});
     }
+    if (moved_) vote(points, scale, *moved_);
     Motion motion{kIdentity, false, ransac_.size(), 0};
-    if (motion.points >= kMinPoints) motion.inliers = ransac_(tolerance_ * scale, motion.homography);
-    fitted_ = motion.homography, fits_ = motion.inliers > 0;
-    motion.known = motion.inliers >= kMinPoints && motion.inliers >= min_inliers_ * motion.points;
+    const int votes = motion.points >= kMinPoints ? ransac_(tolerance_ * scale, motion.homography) : 0;
+    fitted_ = motion.homography, fits_ = votes > 0;
+    if (fits_) motion.inliers = ransac_.matches_within(motion.homography, tolerance_ * scale);
+    motion.known = motion.inliers >= kMinPoints && votes >= min_inliers_ * ransac_.votes();
     return motion;
 }
 
@@ -168,17 +187,37 @@ Motion MotionEstimator::follow(const Pyramid& current, const Pyramid& previous, 
         if (agreed(motion, found_)) return motion;
     }
     descend(current, previous, found_);
-    return arrive(current, previous, found_);
+    motion = arrive(current, previous, found_);
+    if (motion.known) return motion;
+    return pan(current, previous, likely);
 }
 
-Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely) {
+// The camera turns so fast that points are lost: they start again from where the coarsest pictures fit. If they still do not agree, being
+// blurred, but the pictures fit where the last motion leads to, that is where the camera looks.
+Motion MotionEstimator::pan(const Pyramid& current, const Pyramid& previous, const Homography& likely) {
+    const Shift shift = best_translation(current.levels.back(), previous.levels.back());
+    descend(current, previous, found_, shift);
+    Motion motion = arrive(current, previous, found_);
+    const double shrink = double(1 << (current.levels.size() - 1));
+    const Point middle{current.levels[0].width / 2.0, current.levels[0].height / 2.0}, from = project(likely, middle);
+    const double x = (from.x - middle.x) / shrink, y = (from.y - middle.y) / shrink;
+    const bool goes_on = std::hypot(x, y) >= kLeastPan && std::hypot(double(shift.x) - x, double(shift.y) - y) <= kMostChange;
+    if (!motion.known && goes_on) {
+        motion.homography = {1, 0, shrink * double(shift.x), 0, 1, shrink * double(shift.y), 0, 0, 1};
+        motion.known = true;
+    }
+    return motion;
+}
+
+Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely, const Plane* moved) {
+    moved_ = moved;
     const Plane& image = current.levels[current.base];
     find_points(image);
     Motion motion = follow(current, previous, likely);
     if (motion.known) {
         const double exact = kExact * double(1 << current.base);
-        const int moving = ransac_.count_within(motion.homography, exact);
-        if (ransac_.count_within(kIdentity, exact) >= kAsGood * moving) motion.homography = kIdentity;
+        const int moving = ransac_.votes_within(motion.homography, exact);
+        if (moving >= kMinPoints && ransac_.votes_within(kIdentity, exact) >= kAsGood * moving) motion.homography = kIdentity;
     } else {
         motion.homography = kIdentity;
         motion.known = motion.points < kMinPoints && unchanged(image, previous.levels[previous.base]);

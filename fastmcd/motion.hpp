@@ -13,8 +13,10 @@ class MotionEstimator {
 public:
     MotionEstimator(int width, int height, const Params& params);
 
-    // Maps pixel coordinates of `current` to those of `previous`; `likely` is looked at first.
-    Motion operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely = kIdentity);
+    // Maps pixel coordinates of `current` to those of `previous`; `likely` is looked at first. `moved`: the
+    // previous frame's mask; points on what moved there have less of a say.
+    Motion operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely = kIdentity,
+                      const Plane* moved = nullptr);
 
     std::vector<TrackedPoint> tracked() const;  // in the last call; as many as its motion's points
 
@@ -24,8 +26,10 @@ private:
     void find_points(const Plane& image);
     void best_of(int column, int row);
     void track_level(const Pyramid& current, const Pyramid& previous, int level, const std::vector<Pixel>& points);
-    void descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
+    void descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points, Shift start = {0, 0});
     void start_from(const Homography& h, double scale, const std::vector<Pixel>& points);
+    void vote(const std::vector<Pixel>& points, double scale, const Plane& moved);
+    Motion pan(const Pyramid& current, const Pyramid& previous, const Homography& likely);
     Motion arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
     Motion follow(const Pyramid& current, const Pyramid& previous, const Homography& likely);
     bool unchanged(const Plane& current, const Plane& previous) const;
@@ -43,6 +47,7 @@ private:
     std::vector<Pixel> scaled_;             // at the level being tracked
     std::vector<Shift> shifts_, good_;      // of each point; of those tracked at this level
     std::vector<std::uint8_t> tracked_;
+    const Plane* moved_ = nullptr;  // in the previous frame
     Ransac ransac_;
     Homography fitted_ = kIdentity;  // of the last call, before rest may have been preferred
     bool fits_ = false;              // false: none was found

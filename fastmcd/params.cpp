@@ -22,6 +22,7 @@ constexpr Parameter kParameters[] = {
     {"min_area", "smallest region, as a share of the frame", 0, 0.5, &P::min_area},
     {"closing", "gaps that are bridged, as a share of the frame's diagonal", 0, 0.1, &P::closing},
     {"persistence", "frames an object must be seen before it is reported", 1, 30, &P::persistence},
+    {"min_score", "least score of an object that is reported", 0, 1, &P::min_score},
     {"max_objects", "most objects per frame, the best ones", 1, 1000, &P::max_objects},
     {"crop_context", "margin around a crop, as a share of the box's width and height", 0, 1, &P::crop_context},
     {"crop_aspect", "longer side of a crop over its shorter one at most", 1, 100, &P::crop_aspect},

@@ -11,7 +11,6 @@
 namespace fastmcd {
 namespace {
 
-constexpr int kMinCount = 5;       // of a cell's 16 pixels: a one-pixel line, as edges leave it, has 4
 constexpr int kMinDensity = 32;    // of the 144 pixels of 3x3 cells
 constexpr int kOpening = 1;       // radius, cells
 constexpr double kEqual = 0.35;    // of several parts in one region, those of this share of the largest are objects too
@@ -19,7 +18,7 @@ constexpr double kOverlap = 0.25;  // share of the smaller of two boxes that mak
 
 // Logistic regression on sequences with truth, real and rendered: printed by benchmarks/score.py.
 float score(const Evidence& e) {
-    const double z = -13.36 + 8.14 * double(e.size) + 3.29 * double(e.solid) + 5.46 * double(e.distinct) + 3.13 * double(e.lasting);
+    const double z = -13.20 + 9.76 * double(e.size) + 4.80 * double(e.solid) + 4.93 * double(e.distinct) + 0.88 * double(e.lasting);
     // 1 / (1 + e^-z): the C library's exp differs in the last bit between CPUs
     double power = 1 - z / 65536;
     for (int i = 0; i < 16; ++i) power *= power;
@@ -49,7 +48,7 @@ Regions::Regions(int width, int height, const Params& params)
 // shrink back) and bridges of one or two cells are broken (shrink and grow back).
 void Regions::find_cells(const Grid<std::int32_t>& marks) {
     for (int y = 0; y < rows_; ++y)
-        kernels_.model.seeds(marks.row(y - 1), marks.row(y), marks.row(y + 1), columns_, kMinCount, kMinDensity, on_.row(y));
+        kernels_.model.seeds(marks.row(y - 1), marks.row(y), marks.row(y + 1), columns_, kUnlike, kMinDensity, on_.row(y));
     cores_ = on_;
     on_.grow(closing_);
     on_.shrink(closing_ + kOpening);
@@ -215,6 +214,18 @@ void Regions::fill(Plane& mask, int row, int first, int end, std::uint8_t value)
         std::fill(mask.row(y) + first * kCell, mask.row(y) + end * kCell, value);
 }
 
+// The mask is that of the objects.
+void Regions::forget_unreported() {
+    for (const Run& run : runs_) {
+        const bool reported = std::any_of(objects_.begin(), objects_.end(), [&](const Object& object) {
+            const Box& box = object.box;
+            return run.first * kCell < box.x + box.width && box.x < run.end * kCell && run.row * kCell < box.y + box.height &&
+                   box.y < (run.row + 1) * kCell;
+        });
+        if (!reported) on_.clear(run.row, run.first, run.end);
+    }
+}
+
 // Within the regions the mask is kept, with holes filled where all cells around are on; elsewhere it is cleared.
 void Regions::clean(Plane& mask) {
     for (int row = 0; row < rows_; ++row) {
@@ -247,10 +258,13 @@ std::span<const Object> Regions::operator()(Plane& mask, const Grid<std::int32_t
     keep(steady ? split(labels, marks) : labels);
     merge();
     follow(h);
-    clean(mask);
     objects_.clear();
-    for (const Region& region : regions_)
-        if (region.age >= params_.persistence) objects_.push_back(describe(region));
+    for (const Region& region : regions_) {
+        const Object object = describe(region);
+        if (region.age >= params_.persistence && double(object.score) >= params_.min_score) objects_.push_back(object);
+    }
+    forget_unreported();
+    clean(mask);
     std::sort(objects_.begin(), objects_.end(), [](const Object& a, const Object& b) {
         const auto key = [](const Object& o) {
             return std::tuple(-o.score, -o.box.width * o.box.height, o.box.y, o.box.x, o.box.width);

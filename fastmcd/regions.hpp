@@ -46,6 +46,7 @@ private:
     void add(Region& region, const Run& run, const Grid<std::int32_t>& marks) const;
     void merge();
     void follow(const Homography& h);
+    void forget_unreported();
     void clean(Plane& mask);
     void fill(Plane& mask, int row, int first, int end, std::uint8_t value) const;
     Evidence evidence(const Region& region) const;

@@ -268,7 +268,7 @@ void memory_is_bounded() {
         for (const int threads : {1, 16}) {
             Params params;
             params.threads = threads;
-            CHECK(Detector(width, height, params).bytes() <= std::size_t(24) * width * height);
+            CHECK(Detector(width, height, params).bytes() <= std::size_t(30) * width * height);
         }
 }
 

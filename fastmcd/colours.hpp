@@ -1,0 +1,37 @@
+// What colours move: one histogram of the cells that do, one of those that don't.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "fastmcd.hpp"
+#include "model.hpp"
+
+namespace fastmcd {
+
+class Colours {
+public:
+    Colours(int columns, int rows);
+
+    void reset();
+    void look(Colour frame);  // notes the colour of each cell; grey is the colour of equal parts
+    void look(Image frame);
+
+    // For each cell of a row, the logarithm of how much likelier its colour is among what moves.
+    const float* row(int y);
+
+    // Learns from the cells that surely move, by evidence and belief, and from those that surely don't.
+    void learn(const Grid<float>& evidence, const Grid<float>& belief);
+
+    std::size_t bytes() const;
+
+private:
+    template <class At>
+    void look(int width, int height, const At& at);
+
+    int columns_, rows_;
+    Grid<std::uint16_t> colour_;
+    std::vector<float> moving_, still_, ratio_, line_;
+};
+
+}  // namespace fastmcd

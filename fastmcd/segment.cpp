@@ -1,0 +1,108 @@
+#include "segment.hpp"
+
+#include <algorithm>
+#include <array>
+
+namespace fastmcd {
+namespace {
+
+constexpr int kNear = 1, kFar = 4;   // frames back that are compared with
+constexpr float kNearWeight = 0.5f;  // what moves slowly is seen in the far one only
+constexpr int kSettled = 4;          // frames, before colours are asked
+constexpr float kTypical = 0.6f;      // mean of min(9, squared difference over its variance) at rest: 1 for a Gaussian, which leaves no margin
+constexpr float kMostDisorder = 16;
+constexpr float kLeastEdge = 2;      // grey levels
+constexpr float kEdge = 2;           // times the mean difference of neighbours: a difference that cuts their tie to a quarter
+constexpr int kRounds = 1;
+
+}  // namespace
+
+Segmenter::Segmenter(int columns, int rows)
+    : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), evidence_(rest_), right_(rest_), down_(rest_),
+      horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes),
+      past_(kFar, rest_), ways_(kFar, kIdentity), light_(kFar) {
+    reset();
+}
+
+void Segmenter::reset() {
+    frames_ = 0, disorder_ = 1, edge_ = 8;
+    colours_.reset();
+}
+
+// Whether a cell has changed since the frame so many back, seen from where the camera looks now (cf. the local misalignment of Irani,
+// Rousso and Peleg 1994). A ghost has not, what moves has, wherever it is not flat.
+void Segmenter::compare(const Model& model, int frames, float weight, bool first) {
+    const std::size_t which = std::size_t((frames_ - frames) % kFar);
+    const Homography& h = ways_[which];
+    const Grid<float>& means = model.means();
+    for (int y = 0; y < rows_; ++y) {
+        Past row{means.row(y - 1), means.row(y), means.row(y + 1), past_[which].row(0), means.pitch(), columns_, rows_, {},
+                 light_[which].gain, light_[which].offset, disorder_, weight, first, rest_.row(y)};
+        for (int k = 0; k < 3; ++k) row.h[3 * k] = float(h[3 * k]), row.h[3 * k + 1] = float(h[3 * k + 1] * y + h[3 * k + 2]);
+        disorder_sum_ += kernels_.segment.compare(row, &disorder_cells_);
+    }
+}
+
+// Neighbours are tied the more the less they differ, in terms of what neighbours in this picture differ by.
+void Segmenter::find_ties(const Model& model) {
+    const float scale = 1 / (edge_ * edge_);
+    std::int64_t sum = 0;
+    for (int y = 0; y < rows_; ++y)
+        sum += kernels_.segment.tie(model.means().row(y), model.means().row(y + 1), columns_, scale, right_.row(y), down_.row(y));
+    edge_ = std::max(kLeastEdge, kEdge * float(sum) / (32.0f * float(columns_) * float(rows_)));
+}
+
+void Segmenter::weigh(const Model& model) {
+    static const std::vector<float> nothing(4096 / kCell + 2 * kLanes);
+    for (int y = 0; y < rows_; ++y)
+        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), rest_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, evidence_.row(y)});
+}
+
+// The likeliest labels of all cells together, if neighbours that are tied had rather agree: an Ising model, by min-sum messages along
+// rows and columns by turns (belief propagation, Tappen and Freeman 2003). For two labels a message is a number: all that a cell has
+// heard and seen, at most as much as the tie carries.
+void Segmenter::spread() {
+    vertical_.fill(0);
+    for (int round = 0; round < kRounds; ++round) {
+        for (int y = 0; y < rows_; y += kLanes)
+            kernels_.segment.along_rows(evidence_.row(y), vertical_.row(y), right_.row(y), right_.pitch(), std::min(kLanes, rows_ - y),
+                                        columns_, room_.data(), horizontal_.row(y));
+        std::fill(line_.begin(), line_.end(), 0.0f);
+        for (int y = 0; y < rows_; ++y)
+            kernels_.segment.along_columns(evidence_.row(y), horizontal_.row(y), down_.row(y), columns_, false, line_.data(), vertical_.row(y));
+        std::fill(line_.begin(), line_.end(), 0.0f);
+        for (int y = rows_ - 1; y >= 0; --y)
+            kernels_.segment.along_columns(evidence_.row(y), horizontal_.row(y), down_.row(std::max(y - 1, 0)), columns_, true, line_.data(), vertical_.row(y));
+    }
+    for (int y = 0; y < rows_; ++y) {
+        const float *e = evidence_.row(y), *h = horizontal_.row(y), *v = vertical_.row(y);
+        float* out = belief_.row(y);
+        for (int x = 0; x < columns_; ++x) out[x] = e[x] + h[x] + v[x];
+    }
+}
+
+void Segmenter::operator()(const Model& model) {
+    for (Homography& way : ways_) way = product(way, model.to_last_cells());
+    const Exposure change = model.exposure();
+    for (Exposure& light : light_) light = {light.gain * change.gain, light.offset * change.gain + change.offset};
+    disorder_sum_ = 0, disorder_cells_ = 0;
+    if (frames_ >= kFar) compare(model, kFar, 1, true);
+    if (frames_ >= kNear) compare(model, kNear, kNearWeight, frames_ < kFar);
+    else rest_.fill(0);
+    find_ties(model);
+    weigh(model);
+    spread();
+    colours_.learn(evidence_, belief_);
+    if (disorder_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most
+        const float found = float(disorder_sum_) / (16.0f * float(disorder_cells_));
+        disorder_ = std::clamp(disorder_ * (1 + 0.3f * (found / kTypical - 1)), 1.0f, kMostDisorder);
+    }
+    past_[frames_ % kFar] = model.means(), ways_[frames_ % kFar] = kIdentity, light_[frames_ % kFar] = {};
+    ++frames_;
+}
+
+std::size_t Segmenter::bytes() const {
+    return (7 + past_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size()) * sizeof(float);
+}
+
+}  // namespace fastmcd

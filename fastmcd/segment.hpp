@@ -1,0 +1,49 @@
+// Whole objects: what each cell tells of rest or motion, carried on within what looks alike.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "colours.hpp"
+#include "fastmcd.hpp"
+#include "model.hpp"
+
+namespace fastmcd {
+
+class Segmenter {
+public:
+    Segmenter(int columns, int rows);
+
+    void reset();  // the next frame is the first
+
+    Colours& colours() { return colours_; }  // they are to have looked at the frame
+
+    // Decides for each cell of the model's last frame.
+    void operator()(const Model& model);
+
+    const Grid<float>& belief() const { return belief_; }  // above 0: moves
+    const Grid<float>& rest() const { return rest_; }      // above 0: has not changed for some frames
+
+    std::size_t bytes() const;
+
+private:
+    void compare(const Model& model, int frames, float weight, bool first);
+    void find_ties(const Model& model);
+    void weigh(const Model& model);
+    void spread();
+
+    const Kernels& kernels_ = kernels();
+    int columns_, rows_;
+    Colours colours_;
+    Grid<float> rest_, evidence_, right_, down_, horizontal_, vertical_, belief_;
+    std::vector<float> line_, room_;
+    std::vector<Grid<float>> past_;  // means of the cells of the last frames
+    std::vector<Homography> ways_;   // from the current frame's cells to theirs
+    std::vector<Exposure> light_;      // and from their grey levels to the current ones
+    std::int64_t frames_ = 0;        // in a row
+    float disorder_, edge_;
+    std::int64_t disorder_sum_ = 0, edge_sum_ = 0;
+    int disorder_cells_ = 0;
+};
+
+}  // namespace fastmcd

@@ -1,0 +1,134 @@
+// Evidence and messages of the segmentation: a cell per lane. What each step means is told in segment.cpp.
+#include "kernels.hpp"
+#include "simd.hpp"
+
+namespace fastmcd {
+namespace {
+
+constexpr float kNoise = 3;            // grey levels: of the difference of two cells at rest
+constexpr float kMisplaced = 0.4f;     // cells by which registration may be off, and that blur may hide
+constexpr float kAtRest = 1;           // most that one comparison may say for rest
+constexpr float kMoving = 1;           // and for motion
+constexpr float kBackground = 0.2f;    // for rest, of a cell like its background
+constexpr float kForeground = 0.5f;    // for motion, of a cell unlike it
+constexpr float kGhost = 0.2f;         // for motion at least of such a cell, though it be still: a ghost, or the middle of an even object
+constexpr float kTrusted = 5;          // frames, at which a background's age halves the weight of motion before it
+
+ALWAYS Floats select(Ints mask, Floats a, Floats b) { return mask ? a : b; }
+ALWAYS Floats clamp(Floats v, Floats low, Floats high) { return lesser(greater(v, low), high); }
+
+// The difference d of a cell to where it was is Gaussian: of variance s0 at rest, from noise and misplaced edges, of s1 if what is
+// there moves by a cell or is something else. The ratio's logarithm is 1/2 ln(s1 / s0) - d^2 / 2 (1 / s0 - 1 / s1): a flat cell at
+// rest says little, a textured one much. ln by its Pade approximant.
+std::int64_t compare(const Past& row, int* cells) {
+    Ints sum{}, count{};
+    const Floats last_u = spread(float(row.columns - 1)), last_v = spread(float(row.rows - 1));
+    for (int column = 0; column < row.columns; column += kFloats) {
+        const Floats x = real(lanes() + column);
+        const Floats scale = 1 / (row.h[6] * x + row.h[7]);
+        Floats u = (row.h[0] * x + row.h[1]) * scale, v = (row.h[3] * x + row.h[4]) * scale;
+        const Ints inside = (u >= 0) & (v >= 0) & (u <= last_u) & (v <= last_v) & (x <= last_u);
+        u = select(inside, u, Floats{}), v = select(inside, v, Floats{});
+        const Ints left = whole(u), top = whole(v);
+        const Floats tu = u - real(left), tv = v - real(top);
+        const Ints index = top * int(row.pitch) + left;
+        const bool side_by_side = !bits(index != lanes() + index[0]);
+        const auto corner = [&](std::ptrdiff_t offset) {
+            return side_by_side ? load<Floats>(row.then + offset + index[0]) : gather(row.then + offset, index);
+        };
+        const Floats upper = corner(0) + tu * (corner(1) - corner(0)), lower = corner(row.pitch) + tu * (corner(row.pitch + 1) - corner(row.pitch));
+        const Floats d = load<Floats>(row.here + column) - (row.gain * (upper + tv * (lower - upper)) + row.offset);
+        const Floats gx = load<Floats>(row.here + column + 1) - load<Floats>(row.here + column - 1);
+        const Floats gy = load<Floats>(row.below + column) - load<Floats>(row.above + column);
+        const Floats edge = (gx * gx + gy * gy) * 0.25f, square = d * d;
+        const Floats rest = kNoise * kNoise + kMisplaced * kMisplaced * edge, s0 = row.disorder * rest;
+        const Floats s1 = s0 + edge + kNoise * kNoise, ratio = s1 / s0;
+        const Floats half_ln = 1.5f * (ratio * ratio - 1) / (ratio * ratio + 4 * ratio + 1);
+        const Floats llr = half_ln - 0.5f * square * (1 / s0 - 1 / s1);
+        const Floats told = select(inside, row.weight * clamp(llr, spread(-kMoving), spread(kAtRest)), Floats{});
+        store(row.out + column, row.first ? told : load<Floats>(row.out + column) + told);
+        sum += inside & whole(16 * lesser(square / s0, spread(9)));
+        count -= inside;
+    }
+    std::int64_t total = 0;
+    for (int i = 0; i < kFloats; ++i) total += sum[i], *cells += count[i];
+    return total;
+}
+
+int tie(const float* here, const float* below, int columns, float scale, float* right, float* down) {
+    Ints sum{};
+    for (int column = 0; column < columns; column += kFloats) {
+        const Floats v = load<Floats>(here + column);
+        const Ints inside = lanes() + column < columns;
+        for (float* out : {right, down}) {
+            const Floats d = load<Floats>(out == right ? here + column + 1 : below + column) - v;
+            const Floats q = 1 / (1 + d * d * scale);
+            store(out + column, q * q);
+            sum += inside & whole(16 * greater(d, -d));
+        }
+    }
+    int total = 0;
+    for (int i = 0; i < kFloats; ++i) total += sum[i];
+    return total;
+}
+
+void weigh(const Weighing& row) {
+    for (int column = 0; column < row.columns; column += kFloats) {
+        const Ints count = load<Ints>(row.marks + column) & 255, unlike = count >= kUnlike;
+        const Floats n = real(count) * (1.0f / 16), age = load<Floats>(row.age + column), rest = load<Floats>(row.rest + column);
+        const Ints known = age > 1;
+        const Floats doubt = kTrusted / (kTrusted + age);
+        const Floats seen = select(unlike, n * kForeground, (n - 1) * kBackground);
+        const Floats still = select((rest >= 0) | unlike, rest, doubt * rest);
+        const Floats hue = load<Floats>(row.colour + column);
+        const Floats colour = select((hue > 0) & (rest >= 0), Floats{}, hue);  // what rests may look like what moves
+        const Floats all = select(known, seen, Floats{}) - still + colour;
+        store(row.out + column, select(known & unlike, greater(all, spread(kGhost)), all));
+    }
+}
+
+// As columns of a transposed band, kLanes rows at once.
+void along_rows(const float* evidence, const float* vertical, const float* ties, std::ptrdiff_t pitch, int count, int columns,
+                float* room, float* out) {
+    float *told = room, *tied = room + columns * kLanes, *heard = tied + columns * kLanes;
+    for (int y = 0; y < count; ++y)
+        for (int x = 0; x < columns; ++x) {
+            told[x * kLanes + y] = evidence[y * pitch + x] + vertical[y * pitch + x];
+            tied[x * kLanes + y] = ties[y * pitch + x];
+        }
+    for (int lane = 0; lane < kLanes; lane += kFloats) {
+        Floats message{};
+        for (int x = 0; x < columns; ++x) {
+            store(heard + x * kLanes + lane, message);
+            const Floats most = load<Floats>(tied + x * kLanes + lane);
+            message = clamp(message + load<Floats>(told + x * kLanes + lane), -most, most);
+        }
+        message = Floats{};
+        for (int x = columns - 1; x >= 0; --x) {
+            float* p = heard + x * kLanes + lane;
+            store(p, load<Floats>(p) + message);
+            if (x == 0) break;
+            const Floats most = load<Floats>(tied + (x - 1) * kLanes + lane);
+            message = clamp(message + load<Floats>(told + x * kLanes + lane), -most, most);
+        }
+    }
+    for (int y = 0; y < count; ++y)
+        for (int x = 0; x < columns; ++x) out[y * pitch + x] = heard[x * kLanes + y];
+}
+
+void along_columns(const float* evidence, const float* horizontal, const float* ties, int columns, bool back, float* line, float* out) {
+    for (int column = 0; column < columns; column += kFloats) {
+        const Floats message = load<Floats>(line + column), most = load<Floats>(ties + column);
+        store(out + column, back ? load<Floats>(out + column) + message : message);
+        store(line + column, clamp(message + load<Floats>(evidence + column) + load<Floats>(horizontal + column), -most, most));
+    }
+}
+
+}  // namespace
+
+#define NAME2(a, b) a##b
+#define NAME(a, b) NAME2(a, b)
+extern const SegmentKernels NAME(segment_kernels_, FASTMCD_LEVEL);
+const SegmentKernels NAME(segment_kernels_, FASTMCD_LEVEL) = {compare, tie, weigh, along_rows, along_columns};
+
+}  // namespace fastmcd
