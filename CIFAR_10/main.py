@@ -390,7 +390,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe) -> float:
     if args.wild:
         from util.train import wild
 
-        mixture = wild.Mixture(images[kept], labels[kept], args.wild, SPECS[name], recipe.batch_size)
+        mixture = wild.Mixture(images[kept], labels[kept], args.wild, SPECS[name], recipe.batch_size, device)
         batch_of, loss_of, judging = mixture.batch_of(args.seed), mixture.loss, mixture.judges(*judging)
         recalibrating = mixture.many(args.seed, len(some) // 2)
     step = step_of(model, steps.step_model(model, machine), ema, optimizer, bin_op, teacher, machine, loss_of)
