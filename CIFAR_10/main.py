@@ -46,6 +46,8 @@ from util.train.run import Files, Run, settings_of  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CLIP_CLASSES = [*CLASSES, "person", "other"]  # of a network for clips; what it calls other is unknown
+# Of networks for clips: how often a class is met there, 1 being as often as it is learnt; chosen on clips (docs/experiments-names.md).
+PRIOR = {"automobile": 7.0, "truck": 7.0, "person": 3.0, "airplane": 0.4, "cat": 0.4, "deer": 0.4, "frog": 0.4}
 KINDS = {
     "vehicle": ("airplane", "automobile", "ship", "truck"), "animal": ("bird", "cat", "deer", "dog", "frog", "horse"),
     "person": ("person",),
@@ -55,6 +57,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 
 HELD_OUT = 2000  # training images that pick the epoch
 RECALIBRATE_BY = 16  # one in so many training images recalibrates batch norm
 # Arch -> (temperature, probability below which a name is unknown) of the weights in models/; benchmarks/unknown.py finds them.
+CLIP_CALIBRATION = {"vgg_clips": (0.9, 0.35)}  # benchmarks/names.py finds the temperature
 CALIBRATION = {"vgg": (0.49, 0.46), "nin": (0.67, 0.39), "nin_bwn": (0.57, 0.45), "resnet20": (0.63, 0.39)}
 
 
@@ -188,10 +191,10 @@ RECIPES_ON_GPU = {"nin": ON_GPU | {"epochs": 322}, "vgg": ON_GPU | {"epochs": 35
 
 def spec_of(name: str) -> Spec:
     """Return what a clip needs to know of the network `name`."""
-    temperature, unknown_below = CALIBRATION.get(name, (1.0, 0.0))
+    temperature, unknown_below = {**CALIBRATION, **CLIP_CALIBRATION}.get(name, (1.0, 0.0))
     also_right = {"automobile": ("truck",)}
     if CLIPS in name:  # learnt from crops with what lies around the object, and from small ones
-        more = {"detector": {"min_crop": 16}, "kinds": KINDS}
+        more = {"detector": {"min_crop": 16}, "prior": PRIOR, "kinds": KINDS}
         return Spec(name, tuple(CLIP_CLASSES), SHAPE, MEAN, STD, "dimmed", also_right, temperature, unknown_below, **more)
     return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", also_right, temperature, unknown_below)
 
