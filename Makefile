@@ -9,8 +9,9 @@
 # make bench-unknown    how sure a network has to be of a name: temperature, threshold, what is named falsely
 # make soak             memory of the whole pipeline over 50,000 frames
 # make bench-training   images per second of a training step, beside XNOR-Net-PyTorch's plain loop
+# make bench-names CLIPS="DIR DIR"  how often what moves bears its right name, and an absurd one
 # make train-nin        train a network with its recipe, as those that ship were: train-vgg, train-resnet20, train-nin_bwn (which nin
-#                       begins with), train-lenet; float: train-airbench, train-mobilenet
+#                       begins with), train-lenet, train-vgg_clips WILD=DIR; float: train-airbench, train-mobilenet
 # make native           only the build: the Python module, and build/fastMCD where OpenCV's C++ files are found
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan, then under ThreadSanitizer
 # make arm              the C++ tests built for 64-bit ARM and run under QEMU (Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static)
@@ -24,9 +25,10 @@ PY := $(VENV)/bin/python
 CMAKE := $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DCMAKE_CXX_COMPILER=$(CXX)
 OUT ?= out
 
-TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-lenet train-airbench train-mobilenet
+TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-vgg_clips train-lenet train-airbench train-mobilenet
 
-.PHONY: demo score test bench bench-speed bench-watch bench-xnor bench-cost bench-training bench-unknown soak $(TRAININGS) lint sanitize arm native clean
+.PHONY: demo score test bench bench-speed bench-watch bench-xnor bench-cost bench-training bench-unknown bench-names soak $(TRAININGS) lint
+.PHONY: sanitize arm native clean
 .DELETE_ON_ERROR:
 
 demo: native
@@ -62,6 +64,9 @@ bench-xnor: native $(VENV)/.requirements
 bench-cost: native $(VENV)/.requirements
 	$(PY) benchmarks/binarization_cost.py $(CLIPS) --plot $(OUT)/binarization_cost.png
 
+bench-names: native $(VENV)/.requirements
+	$(PY) benchmarks/names.py $(CLIPS) --sheet $(OUT)/names.png
+
 bench-unknown: native $(VENV)/.requirements
 	$(PY) benchmarks/unknown.py
 
@@ -84,6 +89,10 @@ START :=
 train-nin: START := --pretrained CIFAR_10/models/nin_bwn.best.pth.tar
 train-nin train-vgg train-resnet20: train-%: $(TEACHER) native $(VENV)/.requirements
 	$(TRAIN) CIFAR_10/main.py --arch $* --compile $(COUNTING) --teacher $< $(START) $(RESUME)
+
+# WILD: images of the classes, of people and of other things (docs/training.md).
+train-vgg_clips: $(TEACHER) native $(VENV)/.requirements
+	$(TRAIN) CIFAR_10/main.py --arch vgg_clips --compile $(COUNTING) --teacher $< --wild "$(WILD)" --pretrained CIFAR_10/models/vgg.best.pth.tar $(RESUME)
 
 train-nin_bwn train-vgg_bwn train-resnet20_bwn: train-%_bwn: $(TEACHER)
 	$(TRAIN) CIFAR_10/main.py --arch $* --bwn --compile --teacher $< $(RESUME)

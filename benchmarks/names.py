@@ -150,6 +150,12 @@ def probabilities(network: Network, crops: list[np.ndarray]) -> np.ndarray:
     return softmax(ask(network, prepare(crops, network.spec)) / network.spec.temperature)
 
 
+def as_in_clips(network: Network, crops: list[np.ndarray]) -> np.ndarray:
+    """The same with the network's prior, as a run over a clip has it."""
+    bias = np.log([network.spec.prior.get(name, 1.0) for name in network.spec.classes])
+    return softmax((ask(network, prepare(crops, network.spec)) + bias) / network.spec.temperature)
+
+
 def sureness(p: np.ndarray, network: Network) -> np.ndarray:
     """(N,) the largest probability of a class that can be a name."""
     return p[:, [name != OTHER for name in network.spec.classes]].max(1)
@@ -219,7 +225,7 @@ def report_crops(root: Path, network: Network) -> None:
     print(f"{'crops called':<14}" + "".join(f"{name[:8]:>9}" for name in (*network.spec.classes, UNKNOWN)))
     for folder in folders:
         paths = list_images(folder)
-        p = probabilities(network, [_rgba(path) for path in paths])
+        p = as_in_clips(network, [_rgba(path) for path in paths])
         sure, called = sureness(p, network) >= network.spec.unknown_below, p.argmax(1)
         shares = [((called == k) & sure).mean() for k in range(len(network.spec.classes))]
         print(f"{folder.name:<14}" + "".join(f"{share:>9.0%}" for share in (*shares, (~sure).mean())) + f"   of {len(paths)}")

@@ -6,12 +6,14 @@ import pytest
 from util.spec import Spec
 
 GOOD = {"arch": "vgg", "classes": ["car", "truck"], "shape": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3,
-        "also_right": {"car": ["truck"]}, "temperature": 0.5, "unknown_below": 0.4, "detector": {"crop_aspect": 1.0}}  # fmt: skip
+        "also_right": {"car": ["truck"]}, "temperature": 0.5, "unknown_below": 0.4, "detector": {"crop_aspect": 1.0},
+        "kinds": {"vehicle": ["car", "truck"]}, "prior": {"car": 3.0}}  # fmt: skip
 BAD = {
     "classes": [[], ["a", "a"], ["a", ""], ["a", "b\n"], ["a", "x" * 101], 7, None],
     "shape": [[3, 32], [2, 32, 32], [3, 0, 32], [3, 32, 10**9]],
     "mean": [[0.5], [float("nan")] * 3], "std": [[0.25, 0.25, 0.0], ["x"] * 3], "crop": ["whole"], "temperature": [0, float("inf")],
     "unknown_below": [-0.1, 1.1], "also_right": [["truck"]], "detector": [{"crop_aspect": "wide"}], "extra": [1],
+    "prior": [{"van": 2.0}, {"car": 0.0}, {"car": "often"}, 7], "kinds": [["car"], 7],
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 import argparse
 import csv
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -172,3 +173,11 @@ def test_show_debug_writes_a_look_inside(clip, tmp_path):
     video = cv2.VideoCapture(str(tmp_path / "out" / "debug.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 12
     assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == 3 * 64
+
+
+def test_what_is_met_often_is_named_sooner(stand_in, clip, tmp_path):
+    network = RedOrGrey()
+    network.spec = replace(network.spec, prior={"red": 1e9})
+    assert run(network, video=str(clip), save=tmp_path / "a").tracks == {"red": 2}
+    (tmp_path / "a.toml").write_text("names.prior = { red = 1e-9 }\n")
+    assert run(network, video=str(clip), save=tmp_path / "b", settings=str(tmp_path / "a.toml")).tracks == {"grey": 2}

@@ -33,7 +33,7 @@ def folder(tmp_path):
 @pytest.fixture
 def mixture(folder):
     photographs = torch.from_numpy(noise(50, seed=1)).permute(0, 3, 1, 2).contiguous()
-    return wild.Mixture(photographs, torch.arange(50) % 2, folder, SPEC, 64)
+    return wild.Mixture(photographs, torch.arange(50) % 2, folder, SPEC, 64, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", [augment.PHOTOGRAPH, augment.WINDOW, augment.FOREIGN])

@@ -27,6 +27,7 @@ class Spec:
     temperature: float = 1.0  # softmax(logits / temperature) says how often it is right
     unknown_below: float = 0.0  # probability below which a name is "unknown"
     detector: Mapping[str, float] = field(default_factory=dict)  # parameters of fastmcd that the network wants
+    prior: Mapping[str, float] = field(default_factory=dict)  # class -> how often it is met in clips, 1 being as often as it was learnt
     kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what a thing is where its class is in doubt -> classes
 
     def __post_init__(self):
@@ -41,6 +42,8 @@ class Spec:
             raise ValueError(f"crops are prepared as {self.crop!r}; expected one of {' '.join(CROPS)}")
         if tuple(self.shape) != ((1, 28, 28) if self.crop == "digit" else (3, height, height)):
             raise ValueError(f"images are {self.shape}, but crops become 1 x 28 x 28 as a digit, 3 x n x n as an object")
+        if not all(name in self.classes and 0 < often < math.inf for name, often in self.prior.items()):
+            raise ValueError(f"prior is {dict(self.prior)}; expected some of the classes, each with a number above 0")
         if not (0 < self.temperature < math.inf and 0 <= self.unknown_below <= 1):
             raise ValueError(f"temperature is {self.temperature}, unknown_below {self.unknown_below}; expected above 0, and 0 to 1")
 
@@ -64,6 +67,7 @@ class Spec:
                 values[name] = tuple(map(kind, values[name]))
             values["also_right"] = {str(name): tuple(map(str, others)) for name, others in values.get("also_right", {}).items()}
             values["kinds"] = {str(kind): tuple(map(str, names)) for kind, names in values.get("kinds", {}).items()}
+            values["prior"] = {str(name): float(often) for name, often in values.get("prior", {}).items()}
             values["detector"] = {str(name): float(value) for name, value in values.get("detector", {}).items()}
             return cls(**values)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:

@@ -92,8 +92,8 @@ def _person(rng):
 def _spoil(image, rng):
     """The crop as a video camera shows it: moved, out of focus, grey, dark, noisy, interlaced, compressed, each now and then."""
     size = len(image)
-    if rng.random() < 0.2:
-        image = _motion(image, rng.uniform(0.04, 0.2) * size, rng.uniform(0, np.pi))
+    if rng.random() < 0.25:
+        image = _motion(image, rng.uniform(0.04, 0.25) * size, rng.uniform(0, np.pi))
     if rng.random() < 0.25:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.025 * size + 0.2))
     if rng.random() < 0.02:

@@ -81,11 +81,11 @@ class Mixture:
     # What a teacher of the photographs counts beside their labels: (cross-entropy, distance), as they are and as crops.
     TAUGHT = {"photographs": (0.3, 0.9), "photographs as crops": (0.6, 0.5)}
     # Classes that there are few of in the wild, or that are mixed up in clips, are drawn more often than others.
-    OFTEN = {"automobile": 1.3, "bird": 1.2, "dog": 1.2, "horse": 1.5, "truck": 1.4}
+    OFTEN = {"automobile": 2.0, "bird": 1.2, "dog": 1.2, "horse": 1.5, "truck": 1.6, "frog": 0.7}
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, root: Path, spec: Spec, batch_size: int):
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, root: Path, spec: Spec, batch_size: int, device: torch.device):
         self.classes, self.mean, self.size = list(spec.classes), spec.mean, images.shape[-1]
-        self.photographs, self.names = _last_channel(images), labels.numpy()
+        self.photographs, self.names = _last_channel(images), labels.cpu().numpy()
         found, self.labels, self.sources = load(root, self.classes, self.size)
         self.images, person, other = _last_channel(found), self.classes.index("person"), self.classes.index("other")
         self.kept, self.held_out = (part.numpy() for part in split(self.labels, self.sources, other))
@@ -98,6 +98,9 @@ class Mixture:
         }  # fmt: skip
         self.counts = {kind: round(share * batch_size) for kind, share in self.SHARES.items()}
         self.counts["photographs"] += batch_size - sum(self.counts.values())
+        weights = [self.TAUGHT[kind] for kind in self.TAUGHT for _ in range(self.counts[kind])]
+        self.weights = torch.tensor(weights, device=device).T  # of a photograph's losses
+        self.device = device
         self.chances = {"photographs as crops": self._chances(self.names), "known": self._chances(self.labels[self.places["known"]])}
         windows = self.sources[self.places["people"]] == WINDOWS
         self.chances["people"] = np.where(windows, 0.55 / max(1, windows.sum()), 0.45 / max(1, (~windows).sum()))
@@ -135,20 +138,19 @@ class Mixture:
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None) -> torch.Tensor:
         """Return the mean loss of a batch's float logits (N, C): cross-entropy, and the distance to a teacher of the photographs' classes.
 
-        taught: logits (n, fewer than C) for the n photographs, or None.
+        taught: logits (n, fewer than C) for the photographs, which come first, and maybe for more; or None.
         """
         losses = F.cross_entropy(logits, labels, reduction="none")
         if taught is None:
             return losses.mean()
-        weights = [self.TAUGHT[kind] for kind in self.TAUGHT for _ in range(self.counts[kind])]
-        alone, beside = torch.tensor(weights, device=logits.device).T
-        known = taught.shape[1]
-        away = distillation_losses(logits[: len(taught), :known], taught)
-        return torch.cat([alone * losses[: len(taught)] + beside * away, losses[len(taught) :]]).mean()
+        alone, beside = self.weights
+        count, known = len(alone), taught.shape[1]
+        away = distillation_losses(logits[:count, :known], taught[:count])
+        return torch.cat([alone * losses[:count] + beside * away, losses[count:]]).mean()
 
     def batch_of(self, seed: int):
         """Return a function from (epoch, step, whatever) to that step's batch."""
-        return lambda epoch, step, _: self.batch(seed, epoch, step)
+        return lambda epoch, step, _: tuple(part.to(self.device, non_blocking=True) for part in self.batch(seed, epoch, step))
 
     def many(self, seed: int, count: int) -> torch.Tensor:
         """Return the images of as many batches as make `count`, always the same."""
@@ -167,7 +169,7 @@ class Mixture:
         at = np.concatenate(at)
         crops = _first_channel(self._crops(self.images[at], self.kinds[at], rng))
         some = torch.linspace(0, len(images) - 1, min(most, len(images))).long()  # a folder's images come class by class
-        return torch.cat([images[some], crops]), torch.cat([labels[some], torch.from_numpy(self.labels[at])])
+        return torch.cat([images[some].cpu(), crops]), torch.cat([labels[some].cpu(), torch.from_numpy(self.labels[at])])
 
 
 def start_from(model: torch.nn.Module, path: Path, *archs: str) -> None:
@@ -184,7 +186,7 @@ def start_from(model: torch.nn.Module, path: Path, *archs: str) -> None:
 
 
 def _last_channel(images: torch.Tensor) -> np.ndarray:
-    return images.permute(0, 2, 3, 1).contiguous().numpy()
+    return images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _first_channel(images: np.ndarray) -> torch.Tensor:

@@ -162,6 +162,7 @@ class Pipeline:
             raise InputError(f"detector: {error}") from None
         names = settings["names"]
         only = {*names["only"], OTHER} if names["only"] else spec.classes
+        self.bias = np.log([{**spec.prior, **names["prior"]}.get(name, 1.0) for name in spec.classes])
         self.columns = [i for i, name in enumerate(spec.classes) if name in only]
         unknown_below = spec.unknown_below if names["unknown_below"] is None else names["unknown_below"]
         calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
@@ -183,7 +184,7 @@ class Pipeline:
             viewed = self.tracker.associate(moment)
         with clock("classify"):
             cut = [cut_out(frame, crops[i], boxes[i], result.mask) for i in viewed]
-            logits = self.network(prepare(cut, self.network.spec))[:, self.columns] if cut else np.empty((0, len(self.columns)))
+            logits = self.network(prepare(cut, self.network.spec)) + self.bias if cut else np.empty((0, len(self.bias)))
         with clock("track"):
-            self.tracker.name(moment, viewed, logits)
+            self.tracker.name(moment, viewed, logits[:, self.columns])
         return moment

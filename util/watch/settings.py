@@ -11,7 +11,7 @@ NUMBERS = {
     "tracks": {"min_sightings": (5, 1, 1000), "lost_seconds": (1.0, 0, 60), "overlap": (0.2, 0.01, 0.99)},
     "names": {"temperature": (None, 0.01, 100), "unknown_below": (None, 0, 1), "views_per_frame": (16, 1, 10_000)},
 }
-OTHERS = {"names": {"only": [], "kinds": False, "drop_other": False}, "zones": {"watch": [], "ignore": []}}
+OTHERS = {"names": {"only": [], "kinds": False, "drop_other": False, "prior": {}}, "zones": {"watch": [], "ignore": []}}
 
 
 def load_settings(source: str | None, classes: list[str]) -> dict[str, dict]:
@@ -77,8 +77,14 @@ def _checked(name: str, table: str, key: str, value: object, classes: list[str])
         raise InputError(f"{name}: {table} has no {key!r}; it has {' '.join(known)}")
     if key in ("kinds", "drop_other") and not isinstance(value, bool):
         raise InputError(f"{name}: names.{key} is {value!r}; expected true or false")
+    if key == "prior" and not (isinstance(value, dict) and all(_is_often(*item, classes) for item in value.items())):
+        raise InputError(f"{name}: names.prior is {value!r}; expected a number above 0 for some of {' '.join(classes)}")
     if key == "only" and not (isinstance(value, list) and all(label in classes for label in value)):
         raise InputError(f"{name}: names.only is {value!r}; expected some of {' '.join(classes)}")
     if table == "zones" and not isinstance(value, str | list):
         raise InputError(f"{name}: zones.{key} is {value!r}; expected an image file or polygons")
     return value
+
+
+def _is_often(label: str, often: object, classes: list[str]) -> bool:
+    return label in classes and isinstance(often, int | float) and not isinstance(often, bool) and 0 < often < float("inf")
