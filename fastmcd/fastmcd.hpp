@@ -14,7 +14,7 @@
 // Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
 //
 // Same frames in, same bits out, on every CPU and with any number of threads. A detector belongs to one thread at a time; different detectors
-// share nothing. The first masks come with the third frame, and six frames after a scene cut.
+// share nothing. The first objects come with the third frame, and six frames after a scene cut.
 #pragma once
 
 #include <array>

@@ -28,7 +28,7 @@ def test_evidence_is_what_it_says():
         side = np.sqrt(w * h / (WIDTH * HEIGHT))
         assert size == pytest.approx(side / (side + 0.1), abs=1e-5)
         assert 0.5 < solid <= 1 and 0.65 < distinct < 1  # a light square on grey ground, 30 to 100 grey levels off its background
-        assert 4 * lasting / (1 - lasting) == pytest.approx(t - 2, abs=1e-3)  # the first masks come with the third frame
+        assert 4 * lasting / (1 - lasting) == pytest.approx(t, abs=1e-3)  # the first comes with the second frame
         count += 1
     assert count > 20
 
