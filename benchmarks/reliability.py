@@ -63,7 +63,7 @@ def run(out: Path, mark: int) -> None:
 def check(out: Path, marks: set[int], way: str) -> str:
     """Return what is wrong with the results in `out`, "" if nothing: whole, and of one of the runs `marks` alone.
 
-    After Ctrl-C they may be shorter, after an error the last frame may be missing in some of the files.
+    After Ctrl-C they may be shorter; after an error the last frame may be missing in some of the files, and in the video the last fragment.
     """
     try:
         staging.refuse_foreign(out, changed=True)
@@ -81,7 +81,8 @@ def check(out: Path, marks: set[int], way: str) -> str:
             "events.jsonl": (out / "events.jsonl").read_text().count("\n"),
             "annotated.mp4": sum(1 for _ in iter(lambda: capture.read()[0], False)),
         }
-        frames = len(crops)
+        frames, video = len(crops), lengths.pop("annotated.mp4")
+        lengths["annotated.mp4"] = frames if way == "error" and video <= frames else video
         found = {round(1000 * float(row["probability"])) for row in rows}
         if len(found | marks) > len(marks) or len(found) > 1:
             return f"holds runs {found}"
