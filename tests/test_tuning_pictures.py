@@ -20,7 +20,7 @@ def test_pictures_show_what_the_page_says(tmp_path):
     tuning.save(tmp_path / "views.jpg", tuning.run(frames, 46)[1])
     picture = cv2.imread(str(tmp_path / "views.jpg"))
     assert picture.shape[1] == 3 * tuning.WIDTH and (tmp_path / "views.jpg").stat().st_size < 200_000
-    dim, stopped = frames[45].truth[2], frames[-1].truth[3]
-    assert white(frames, 46, dim, threshold=30) == 0 < white(frames, 46, dim, threshold=1)
+    dim, thin, stopped = frames[45].truth[2], frames[45].truth[3], frames[-1].truth[3]
+    assert white(frames, 46, thin, threshold=30) < 0.95 < white(frames, 46, thin, threshold=1) and white(frames, 46, dim, threshold=1) == 0
     assert len(tuning.run(frames, 46, closing=0)[0].boxes) > len(tuning.run(frames, 46)[0].boxes)
     assert white(frames, len(frames), stopped, max_age=10) < 0.6 and white(frames, len(frames), stopped) > 0.9
