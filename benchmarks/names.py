@@ -103,7 +103,8 @@ def measure(directory: Path, network: Network, right_names: list[str], settings:
     truth, clip = true_boxes(directory), Clip(directory.name, right_names)
     rng = np.random.default_rng(0)
     for moment in watch(source_of(directory), network, settings):
-        labels = [sighting.label for sighting in moment.sightings]
+        shown = [*moment.sightings, *moment.expected]
+        labels = [sighting.label for sighting in shown]
         clip.frames += 1
         clip.absurd += sum(label not in right_names and label not in COMMON and label != UNKNOWN for label in labels)
         true = None if truth is None else truth.get(moment.number)
@@ -112,11 +113,11 @@ def measure(directory: Path, network: Network, right_names: list[str], settings:
             clip.right += any(label in right_names for label in labels)
         if true is not None and len(true):
             clip.true += len(true)
-            boxes = np.array([sighting.box for sighting in moment.sightings], float).reshape(-1, 4)
+            boxes = np.array([sighting.box for sighting in shown], float).reshape(-1, 4)
             pairs = match(true, boxes)
             clip.found += len(pairs)
             clip.named += sum(labels[j] in right_names for _, j in pairs)
-        for sighting in moment.sightings:  # an even sample of unknown size
+        for sighting in shown:  # an even sample of unknown size
             place = len(clip.samples) if len(clip.samples) < SAMPLES else int(rng.integers(0, 50 * SAMPLES))
             if place < SAMPLES:
                 x, y, w, h = sighting.crop

@@ -89,7 +89,7 @@ class PredictionTable(Sink):
     def add(self, moment: Moment) -> None:
         lines = io.StringIO()
         rows = csv.writer(lines, lineterminator="\n")
-        for number, seen in enumerate(moment.sightings):
+        for number, seen in enumerate([*moment.sightings, *moment.expected]):  # the latter are in no other table
             rows.writerow([moment.number, number, *map(int, seen.box), seen.label, f"{seen.probability:.4f}", seen.track or ""])
         self._file.append(lines.getvalue())
 
@@ -158,7 +158,7 @@ class Annotated(Sink):
         self.close = self._file.close
 
     def add(self, moment: Moment) -> None:
-        shown = [seen for seen in moment.sightings if seen.track]
+        shown = moment.tracks
         texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in shown]
         self._file.write(annotate(moment.frame, [seen.box for seen in shown], texts), moment.seconds)
 

@@ -56,6 +56,13 @@ class Association:
         self._add(measured[others], identities[others], seconds)
         return identities
 
+    def unseen(self) -> dict[int, np.ndarray]:
+        """Return identity -> box x, y, width, height (float) where an object that the latest frame did not show is expected in it."""
+        lost = (self._seen < self._seconds) & (self._identity > 0)
+        boxes = self._position[lost].copy()
+        boxes[:, :2] -= boxes[:, 2:] / 2
+        return dict(zip(self._identity[lost].tolist(), boxes, strict=True))
+
     def _keep(self, kept: np.ndarray) -> None:
         if not kept.all():
             for name in ("_position", "_speed", "_variance", "_identity", "_seen"):

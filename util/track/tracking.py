@@ -54,6 +54,7 @@ class Moment:
     frame: np.ndarray  # BGR uint8 (H, W, 3)
     result: object  # fastmcd.Result
     sightings: list[Sighting]
+    expected: list[Sighting] = field(default_factory=list)  # named tracks that were lost lately, where they should be; their score is 0
     ended: list[Track] = field(default_factory=list)  # tracks not seen for too long
     begun: list[Track] = field(default_factory=list)  # as they are so far: tracks that are new
     renamed: list[Track] = field(default_factory=list)  # and those that are called something else than in the frame before
@@ -61,8 +62,8 @@ class Moment:
 
     @property
     def tracks(self) -> list[Sighting]:
-        """The sightings that belong to a track: each has its box, label, probability and, as `track`, its identity."""
-        return [sighting for sighting in self.sightings if sighting.track]
+        """What belongs to a track, seen or expected: each has its box, label, probability and, as `track`, its identity."""
+        return [sighting for sighting in self.sightings if sighting.track] + self.expected
 
 
 class Life:
@@ -99,16 +100,17 @@ class Tracker:
     For each moment first `associate`, then `name`. classes: names; what is called `other` is unknown. calibration: (temperature,
     unknown_below), see util.track.evidence.
     min_sightings: a track counts, and gets its number, from so many on; less is flicker. lost_seconds: an object unseen for longer, and
-    for more than LOST_FRAMES frames, has ended. fps: frames per second. schedule: which sightings are looked at; None: all.
+    for more than LOST_FRAMES frames, has ended; for keep_seconds a named one is expected where it should be. fps: frames per second.
+    schedule: which sightings are looked at; None: all.
     kinds: kind -> names of its classes; with `name_kinds` a track is called by its kind where its own name is in doubt. drop_other: what
     looks most like none of the classes is left out of the tracks that end.
     """
 
     def __init__(
-        self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, overlap=0.2,
+        self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, keep_seconds=0.5, overlap=0.2,
         schedule: Schedule | None = None, kinds: Mapping[str, Sequence[str]] | None = None, name_kinds=False, drop_other=False,
     ):  # fmt: skip
-        lost_seconds = max(lost_seconds, LOST_FRAMES / fps)
+        lost_seconds, self.keep_seconds = max(lost_seconds, LOST_FRAMES / fps), keep_seconds
         self.classes, self.calibration, self.min_sightings, self.lost_seconds = list(classes), calibration, min_sightings, lost_seconds
         self.other = self.classes.index(OTHER) if OTHER in self.classes else None
         members = {kind: [self.classes.index(name) for name in names if name in self.classes] for kind, names in (kinds or {}).items()}
@@ -155,8 +157,29 @@ class Tracker:
                 (moment.renamed if life.told else moment.begun).append(life.track(self.kinds))
                 life.told = life.label
             sighting.track, sighting.label, sighting.probability = life.number, life.label, life.probability
+        moment.expected = self._expected(moment)
         ended = [i for i, life in self._lives.items() if moment.seconds - life.end > self.lost_seconds]
         moment.ended, moment.dropped = self._end(ended)
+
+    def _expected(self, moment: Moment) -> list[Sighting]:
+        """Return the named tracks lost for at most keep_seconds where they should be, if mostly in view and nothing else is seen there."""
+        height, width = moment.frame.shape[:2]
+        seen = np.array([sighting.box for sighting in moment.sightings], float).reshape(-1, 4)
+        found = []
+        for identity, box in self._association.unseen().items():
+            life = self._lives[identity]
+            if not life.number or life.label == UNKNOWN or moment.seconds - life.end > self.keep_seconds:
+                continue
+            low, high = box[:2].clip(0), np.minimum(box[:2] + box[2:], (width, height))
+            overlaps = (np.minimum(high, seen[:, :2] + seen[:, 2:]) - np.maximum(low, seen[:, :2])).clip(0).prod(1)
+            area = (high - low).clip(0).prod()
+            if area < box[2:].prod() / 2 or (overlaps > np.minimum(area, seen[:, 2:].prod(1)) / 2).any():
+                continue
+            x, y, right, bottom = (int(value) for value in (*low.round(), *high.round()))
+            if right > x and bottom > y:
+                place = x, y, right - x, bottom - y
+                found.append(Sighting(place, place, 0.0, life.number, life.label, life.probability))
+        return found
 
     def finish(self) -> list[Track]:
         """Return the tracks that have not ended yet, and forget them."""
