@@ -1,5 +1,6 @@
 """What predicts for a script: PyTorch, or the same network packed (see util.spec.Network)."""
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -30,10 +31,10 @@ class TorchNetwork:
         return self.model(x.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
 
 
-def load_network(args, model: nn.Module, spec: Spec, weights: Path) -> Network:
-    """Return what predicts for `args` (see util.cli): `model` with the weights of --pretrained or `weights`, or its packed form.
+def load_network(args, build: Callable[..., nn.Module], spec: Spec, weights: Path) -> Network:
+    """Return what predicts for `args` (see util.cli): a model with the weights of --pretrained or `weights`, or its packed form.
 
-    --engine auto packs what has 1-bit activations, on the CPU. --export FILE writes the packed network too. What the file says of the
+    build: makes the model, for so many `classes`, where it will run. --engine auto packs what has 1-bit activations, on the CPU. --export FILE writes the packed network too. What the file says of the
     network goes before `spec`, which is the script's.
     Raises InputError for weights that don't fit, for a model that can't be packed, and for --engine xnor where it isn't built.
     """
@@ -43,7 +44,10 @@ def load_network(args, model: nn.Module, spec: Spec, weights: Path) -> Network:
             raise InputError(f"{path}: is a packed network, which PyTorch can't run; give the checkpoint it was made of, or --engine xnor")
         network = packed.load(path, spec, threads=torch.get_num_threads())
     else:
-        spec = checkpoint.spec_of(checkpoint.load_into(model, path, spec.arch), path, spec)
+        saved = checkpoint.load(path)
+        spec = checkpoint.spec_of(saved, path, spec)
+        model = build(classes=len(spec.classes))
+        checkpoint.fill(model, saved, path, spec.arch)
         try:
             with np.errstate(all="ignore"):  # such as a variance below zero
                 network = _choose(args, model, spec)
