@@ -13,6 +13,7 @@ from util import packed
 from util.binop import BinOp
 from util.cli import InputError
 from util.packed.freeze import NotAChainError, freeze, freeze_layers
+from util.packed.onnx import export
 from util.spec import Network, Spec
 from util.train import checkpoint, data
 
@@ -39,7 +40,10 @@ def load_network(args, build: Callable[..., nn.Module], spec: Spec, weights: Pat
     Raises InputError for weights that don't fit, for a model that can't be packed, and for --engine xnor where it isn't built.
     """
     path = args.pretrained or weights
+    onnx = args.export is not None and args.export.suffix.lower() == ".onnx"
     if packed.is_packed(path):
+        if onnx:
+            raise InputError(f"{path}: is a packed network, of which ONNX can't be made; give the checkpoint it was made of")
         if args.engine == "torch":
             raise InputError(f"{path}: is a packed network, which PyTorch can't run; give the checkpoint it was made of, or --engine xnor")
         network = packed.load(path, spec, threads=torch.get_num_threads())
@@ -48,6 +52,8 @@ def load_network(args, build: Callable[..., nn.Module], spec: Spec, weights: Pat
         spec = checkpoint.spec_of(saved, path, spec)
         model = build(classes=len(spec.classes))
         checkpoint.fill(model, saved, path, spec.arch)
+        if onnx:
+            return _export_onnx(model, spec, args.export)
         try:
             with np.errstate(all="ignore"):  # such as a variance below zero
                 network = _choose(args, model, spec)
@@ -58,6 +64,14 @@ def load_network(args, build: Callable[..., nn.Module], spec: Spec, weights: Pat
             raise InputError(f"{spec.arch} can't be packed as a whole, so there is nothing to write to {args.export}")
         print(f"written: {args.export} ({packed.save(network, args.export)} bytes)")
     return network
+
+
+def _export_onnx(model: nn.Module, spec: Spec, path: Path) -> Network:
+    try:
+        print(f"written: {path} ({export(model, spec, path)} bytes)")
+    except NotAChainError as error:
+        raise InputError(f"{path}: {spec.arch} can't be written as ONNX ({error})") from error
+    return TorchNetwork(model, spec)
 
 
 def _choose(args, model: nn.Module, spec: Spec) -> Network:
