@@ -161,7 +161,7 @@ class Mixture:
 
     def __str__(self):
         parts = (("learnt", self.learnt), ("held out", self.held_out), ("test", self.test))
-        counts = ", ".join(f"{len(part.images)} of {len(set(part.tracks.tolist()))} tracks {name}" for name, part in parts)
+        counts = ", ".join(f"{len(part.images)} of {len(set(zip(part.tracks, part.labels, strict=True)))} tracks {name}" for name, part in parts)
         return f"{len(self.spec.classes)} classes ({' '.join(self.spec.classes)}); images: {counts}"
 
     def batch(self, *numbers: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -35,8 +35,8 @@ class TorchNetwork:
 def load_network(args, build: Callable[..., nn.Module], spec: Spec, weights: Path) -> Network:
     """Return what predicts for `args` (see util.cli): a model with the weights of --pretrained or `weights`, or its packed form.
 
-    build: makes the model, for so many `classes`, where it will run. --engine auto packs what has 1-bit activations, on the CPU. --export FILE writes the packed network too. What the file says of the
-    network goes before `spec`, which is the script's.
+    build: makes the model, for so many `classes`, where it will run. --engine auto packs what has 1-bit activations, on the CPU.
+    --export FILE writes the packed network too, or ONNX. What the file says of the network goes before `spec`, which is the script's.
     Raises InputError for weights that don't fit, for a model that can't be packed, and for --engine xnor where it isn't built.
     """
     path = args.pretrained or weights
