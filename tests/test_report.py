@@ -217,3 +217,11 @@ def test_names_are_corrected_by_clicks_and_keys_and_saved_as_a_table(tmp_path):
     assert rows == [["track", "class", "first_frame"], *([n, name, first[n]] for n, name in names.items())]
     (tmp_path / "labels.csv").write_text(saved)
     assert read_labels(tmp_path / "labels.csv") == {f"{n}@{first[n]}": name for n, name in names.items()}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_where_classes_are_digits_a_key_is_the_class_of_that_name(tmp_path):
+    page = made(tmp_path, [track(n, "5") for n in (1, 2)], classes=list("0123456789"))
+    keys = CLICKS.partition("const button")[0] + 'rows[0].click(); press("7"); press("o"); document.title = rows.map(r => given.get(r));</script>'
+    (tmp_path / "report.html").write_text(page.replace("</body>", keys + "</body>"))
+    assert "<title>7,other</title>" in chromium(tmp_path, "--dump-dom")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from util.cli import InputError, reading
 from util.crops import prepare
 from util.files import IMAGE_SUFFIXES
-from util.spec import Network, Spec
+from util.spec import OTHER, Network, Spec
 from util.train import augment, curve, data
 from util.train.recipe import Recipe
 from util.train.run import Files
@@ -31,6 +31,7 @@ LARGEST = 1 << 26  # pixels of an image
 SIDE = 64  # pixels of a kept image's longer side, twice what a network sees
 JUDGED_BY = 5  # one in so many tracks of a class is held out, and one tests
 EPOCH = 2048  # images that are drawn for an epoch
+MADE = 0.3  # share of images of `other` that are made
 MOST_JUDGES = 100  # held-out images of a class, at most
 TEMPERATURES = np.geomspace(0.1, 10, 81)
 KEPT_NAMES, MOST_UNSURE = 0.98, 0.5  # share of right names that `unknown_below` keeps; it is no larger than that
@@ -148,6 +149,8 @@ def read_image(path: Path) -> np.ndarray:
 class Mixture:
     """Batches in which every class is as frequent as any other, of images made to look like other crops of a clip (util.train.augment).
 
+    Of the class `other` a share of MADE are pictures made for it, of lit grounds, edges, captions: a few clips show too few of them.
+
     `steps.train_epoch`s of EPOCH images each; what is judged has as many images of each class, too, so that the share that is right is
     the mean over the classes.
     """
@@ -155,6 +158,7 @@ class Mixture:
     def __init__(self, root: Path, spec: Spec, batch_size: int, smoothing: float, limit: int | None = None):
         self.spec, self.batch_size, self.smoothing = spec, batch_size, smoothing
         self.learnt, self.held_out, self.test = load(root, spec.classes, limit)
+        self.other = spec.classes.index(OTHER) if OTHER in spec.classes else -1
         counts = np.bincount(self.learnt.labels, minlength=len(spec.classes))
         chances = 1 / counts[self.learnt.labels]
         self.chances = chances / chances.sum()
@@ -169,6 +173,10 @@ class Mixture:
         rng = np.random.default_rng(numbers)
         at = rng.choice(len(self.chances), self.batch_size, p=self.chances)
         crops = [augment.seen_again(self.learnt.images[i], rng) for i in at]
+        others = np.flatnonzero(self.learnt.labels[at] == self.other)
+        made = others[rng.random(len(others)) < MADE]
+        for place, ground in zip(made, augment.grounds(len(made), SIDE, rng) if len(made) else (), strict=True):
+            crops[place] = augment.look(ground, augment.FOREIGN, rng)
         return torch.from_numpy(prepare(crops, self.spec)), torch.from_numpy(self.learnt.labels[at]), torch.from_numpy(at)
 
     def evenly(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,15 +220,17 @@ def name_of(arch: str, root: Path) -> str:
 
 # ---- What comes of it ------------------------------------------------------------------------------------------------
 def calibrated(spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Spec:
-    """Return the spec with the temperature of the least loss on held-out images (logits (N, C), labels (N,)), and the probability that
-    KEPT_NAMES of those that are named rightly have at least, no more than MOST_UNSURE.
+    """Return the spec with the temperature of the least loss on held-out images (logits (N, C), labels (N,)), and `unknown_below`.
+
+    That is the probability that KEPT_NAMES of those that are named rightly have at least, no more than MOST_UNSURE; 0 where there is a
+    class `other`, which decides by itself.
     """
     logits, labels = torch.from_numpy(logits).double(), torch.from_numpy(labels)
     losses = [F.cross_entropy(logits / t, labels).item() for t in TEMPERATURES]
     temperature = float(TEMPERATURES[int(np.argmin(losses))])
     sure, named = (logits / temperature).softmax(1).max(1)
     right = sure[named == labels].numpy()
-    below = min(MOST_UNSURE, float(np.quantile(right, 1 - KEPT_NAMES))) if len(right) else 0.0
+    below = min(MOST_UNSURE, float(np.quantile(right, 1 - KEPT_NAMES))) if len(right) and OTHER not in spec.classes else 0.0
     return replace(spec, temperature=round(temperature, 3), unknown_below=round(below, 3))
 
 
