@@ -431,6 +431,8 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     if own_names:
         from util.train import own
 
+        if args.teacher or args.wild or machine.processes > 1:
+            raise InputError(f"{args.data}: classes of one's own are learnt by one process, without --teacher or --wild; leave those out")
         mixture = own.Mixture(args.data, spec, recipe.batch_size, recipe.smoothing, args.limit)
         print(f"{args.data}: {mixture}", flush=True)
         judging, recalibrating = [x.to(device) for x in mixture.judges()], mixture.many(own.EPOCH // 4)
@@ -467,7 +469,8 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
         _, accuracy = evaluate(averaged, *load_data(args, False, spec), device, averaged_op)
         training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged))
     if own_names and machine.first:
-        print(f"name what moves in a clip with it: python3 CIFAR_10/main.py --arch {args.arch} --pretrained {files.best} --video CLIP --save OUT")
+        command = f"python3 CIFAR_10/main.py --arch {args.arch} --pretrained {files.best} --video CLIP --save OUT"
+        print(f"name what moves in a clip with it: {command}")
     return accuracy
 
 

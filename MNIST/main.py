@@ -22,7 +22,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from util.binop import BinOp  # noqa: E402
-from util.cli import Parser, add_common_arguments, add_cpu_training_arguments, add_engine_arguments, run  # noqa: E402
+from util.cli import InputError, Parser, add_common_arguments, add_cpu_training_arguments, add_engine_arguments, run  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 from util.spec import Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
@@ -43,7 +43,7 @@ SPEC = Spec(
 
 # ---- Models ----------------------------------------------------------------------------------------------------------
 class LeNet5(nn.Module):
-    """LeNet-5, (N, 1, 28, 28) -> (N, classes) logits: 0.43 M weights, 98.6 % of them 1-bit. Keys and shapes are those of XNOR-Net-PyTorch."""
+    """LeNet-5, (N, 1, 28, 28) -> (N, 10) logits: 0.43 M weights, 98.6 % of them 1-bit. Keys and shapes are those of XNOR-Net-PyTorch."""
 
     def __init__(self, estimator="polynomial", classes=10):
         super().__init__()
@@ -166,6 +166,8 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
     if own_names:
         from util.train import own
 
+        if machine.processes > 1:
+            raise InputError(f"{args.data}: classes of one's own are learnt by one process; start without torchrun")
         recipe = own.recipe_for(RECIPE, args.pretrained is not None)
         mixture = own.Mixture(args.data, spec, recipe.batch_size, 0.0, args.limit)
         (images, labels), judging = mixture.evenly(own.EPOCH), mixture.judges()

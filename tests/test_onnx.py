@@ -61,7 +61,8 @@ def test_zero_is_plus_one_and_weights_are_alpha(tmp_path):
     export(model, spec, tmp_path / "net.onnx")
     proto = onnx.load(tmp_path / "net.onnx")
     constants = {c.name: onnx.numpy_helper.to_array(c) for c in proto.graph.initializer}
-    binary = [node for node, before in zip(proto.graph.node[1:], proto.graph.node, strict=False) if (before.op_type, node.op_type) == ("Sign", "Conv")]
+    pairs = zip(proto.graph.node, proto.graph.node[1:], strict=False)
+    binary = [node for before, node in pairs if (before.op_type, node.op_type) == ("Sign", "Conv")]
     assert len(binary) == 2 and all(len(np.unique(np.abs(f))) == 1 for node in binary for f in constants[node.input[1]])
     signs = [node for node in proto.graph.node if node.op_type == "Sign"]
     made = onnx.helper.make_graph(proto.graph.node[list(proto.graph.node).index(signs[0]) :][:3], "signs", [

@@ -70,7 +70,7 @@ def test_images_of_any_mode_and_size_are_read(tmp_path):
     clear = palette.copy()
     clear.info["transparency"] = 0
     made = {"rgb": rgb, "grey": grey, "palette": palette, "clear": clear, "la": grey.convert("LA"), "rgba": rgb.convert("RGBA"),
-            "one": rgb.convert("1"), "deep": Image.fromarray((np.asarray(grey).astype(np.uint16) * 257))}  # fmt: skip
+            "one": rgb.convert("1"), "deep": Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)}  # fmt: skip
     for name, image in made.items():
         image.save(tmp_path / f"{name}.png")
         read = own.read_image(tmp_path / f"{name}.png")
@@ -104,7 +104,8 @@ def spoil(path, kind):
 
 
 @pytest.mark.parametrize(("kind", "words"), [
-    ("fifo", "no regular file"), ("folder", "no regular file"), ("bomb", "9000x9000 pixels"), ("cut", "no image that"), ("empty", "no image that"),
+    ("fifo", "no regular file"), ("folder", "no regular file"), ("bomb", "9000x9000 pixels"),
+    ("cut", "no image that"), ("empty", "no image that"),
 ])  # fmt: skip
 def test_what_is_no_image_is_named_in_one_line(tmp_path, kind, words):
     victim = sorted((write(tmp_path) / "red").iterdir())[3]
@@ -190,7 +191,8 @@ def test_a_crop_seen_again_is_a_like_crop(channels):
     if channels == 4:
         crop[8:32, 6:24, 3] = 255
     seen = [augment.seen_again(crop, np.random.default_rng(i)) for i in range(60)]
-    assert all(s.shape in {(side, side, 4) for side in augment.SIZES} and s.dtype == np.uint8 for s in seen) and len({s.shape for s in seen}) > 2
+    shapes = {s.shape for s in seen}
+    assert shapes <= {(side, side, 4) for side in augment.SIZES} and len(shapes) > 2 and all(s.dtype == np.uint8 for s in seen)
     middle = np.array([s[len(s) // 2, len(s) // 2].astype(float) for s in seen])
     assert (middle[:, 0] > middle[:, 2] + 20).mean() > 0.8 and (middle[:, 3] == 255).mean() > 0.9
     if channels == 4:
@@ -218,8 +220,9 @@ def test_another_head_on_the_same_body(tmp_path, capsys):
     with pytest.raises(InputError, match="holds resnet20, expected vgg"):
         checkpoint.start_from(cifar.VGG(), tmp_path / "own", cifar.SPECS["vgg"], {"vgg": cifar.CLASSES})
     checkpoint.save(tmp_path / "bad", {"arch": "resnet20", "state_dict": model.state_dict()})  # three rows, said to be ten
+    model, spec = cifar.MODELS["resnet20"](classes=4), replace(SPEC, classes=tuple("abcd"))
     with pytest.raises(InputError, match="classifier.bias is"):
-        checkpoint.start_from(cifar.MODELS["resnet20"](classes=4), tmp_path / "bad", replace(SPEC, classes=tuple("abcd")), {"resnet20": cifar.CLASSES})
+        checkpoint.start_from(model, tmp_path / "bad", spec, {"resnet20": cifar.CLASSES})
 
 
 def test_calibration_and_confusion_by_hand():
@@ -254,8 +257,8 @@ def test_a_network_of_own_classes_is_trained_evaluated_and_trained_anew(home, sc
     best = home / "models" / f"{arch}.crops.best.pth.tar"
     assert "2 classes (blå red); images: 12 of 6 tracks learnt, 4 of 2 tracks held out, 4 of 2 tracks test" in printed
     assert f"written: {best}" in printed and ("right" in printed and (script is mnist or f"--pretrained {best} --video CLIP" in printed))
-    assert {p.name for p in best.parent.iterdir()} == {f"{arch}.crops.{end}" for end in
-                                                        ("best.pth.tar", "last.pth.tar", "log.csv", "curve.png", "confusion.png")}  # fmt: skip
+    ends = ("best.pth.tar", "last.pth.tar", "log.csv", "curve.png", "confusion.png")
+    assert {path.name for path in best.parent.iterdir()} == {f"{arch}.crops.{end}" for end in ends}
     saved = checkpoint.load(best)
     assert saved["spec"]["classes"] == ["blå", "red"] and saved["spec"]["temperature"] in np.round(own.TEMPERATURES, 3)
     assert script.main([*arguments, "--evaluate", "--name", f"{arch}.crops", "--engine", "torch"]) == accuracy
@@ -276,7 +279,8 @@ def test_a_network_of_own_classes_is_trained_evaluated_and_trained_anew(home, sc
 
 def test_a_run_on_own_classes_replaces_no_weights_of_the_data_set_and_resumes_on_its_own_alone(home):
     models = home / "models"
-    checkpoint.save(models / "resnet20.best.pth.tar", {"arch": "resnet20", "state_dict": cifar.MODELS["resnet20"]().state_dict(), "held_out": "x"})
+    state = cifar.MODELS["resnet20"]().state_dict()
+    checkpoint.save(models / "resnet20.best.pth.tar", {"arch": "resnet20", "state_dict": state, "held_out": "x"})
     before = (models / "resnet20.best.pth.tar").read_bytes()
     arguments = ["--cpu", "--arch", "resnet20", "--epochs", "1", "--data"]
     crops = write(home / "crops")
@@ -289,6 +293,12 @@ def test_a_run_on_own_classes_replaces_no_weights_of_the_data_set_and_resumes_on
         Image.new("RGB", (30, 20)).save(crops / "red" / f"b{i}.png")
     with pytest.raises(InputError, match="was trained on other images"):
         cifar.main([*arguments, str(crops), "--name", "resnet20", "--resume"])
+
+
+def test_flags_that_know_nothing_of_own_classes_are_refused(home):
+    arguments = ["--cpu", "--arch", "resnet20", "--data", str(write(home / "crops"))]
+    with pytest.raises(InputError, match="without --teacher or --wild"):
+        cifar.main([*arguments, "--teacher", "logits.safetensors"])
 
 
 def test_a_training_that_gets_no_better_ends(home, monkeypatch, capsys):

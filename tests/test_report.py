@@ -66,7 +66,8 @@ def test_the_page_counts_frames_tracks_names_and_time(tmp_path):
 
 def test_the_page_stands_alone_and_escapes_what_names_hold(tmp_path):
     page = made(tmp_path, [track(1, "<b>&", size=(500, 20))])
-    assert page.count("<script") == 1 and "alert" not in page.partition("<script")[2] and "<b>&" not in page and "&lt;b&gt;&amp;" in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1 and "alert" not in page.partition("<script")[2]
+    assert "<b>&" not in page and "&lt;b&gt;&amp;" in page and "&lt;script&gt;" in page
     assert set(re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(\w+:)""", page)) == {"data:"}
     assert not re.search(r"https?:|[\"'(]//|@import|<link", page)
     data = re.search(r"data:image/jpeg;base64,([\w+/=]+)", page)[1]
@@ -222,6 +223,7 @@ def test_names_are_corrected_by_clicks_and_keys_and_saved_as_a_table(tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_where_classes_are_digits_a_key_is_the_class_of_that_name(tmp_path):
     page = made(tmp_path, [track(n, "5") for n in (1, 2)], classes=list("0123456789"))
-    keys = CLICKS.partition("const button")[0] + 'rows[0].click(); press("7"); press("o"); document.title = rows.map(r => given.get(r));</script>'
+    keys = 'rows[0].click(); press("7"); press("o"); document.title = rows.map(r => given.get(r));</script>'
+    keys = CLICKS.partition("const button")[0] + keys
     (tmp_path / "report.html").write_text(page.replace("</body>", keys + "</body>"))
     assert "<title>7,other</title>" in chromium(tmp_path, "--dump-dom")

@@ -120,7 +120,8 @@ def add_common_arguments(parser: Parser, archs: Sequence[str]) -> None:
     add_video_options(parser)
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help="network")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to use or to start from (default: the best of training)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set (default: beside the script, downloaded), or of any classes")
+    text = "folder of the data set (default: beside the script, downloaded), or of any classes"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=text)
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
     parser.add_argument("--epochs", type=at_least(1), help="of training (default: the recipe's)")
     parser.add_argument("--lr", type=_positive, help="highest learning rate (default: the recipe's)")
@@ -161,7 +162,8 @@ def add_video_options(parser: Parser) -> None:
 def add_engine_arguments(parser: Parser) -> None:
     """Add the flags of scripts with binarized networks: what predicts, and writing it packed."""
     parser.add_argument("--engine", choices=["auto", "torch", "xnor"], default="auto", help="PyTorch, or packed bits on the CPU")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write the network packed, 1 bit per weight, which --pretrained reads; or FILE.onnx")
+    text = "write the network packed, 1 bit per weight, which --pretrained reads; or as FILE.onnx"
+    parser.add_argument("--export", type=Path, metavar="FILE", help=text)
 
 
 def add_precision_argument(parser: Parser) -> None:

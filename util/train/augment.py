@@ -56,8 +56,8 @@ def seen_again(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     matrix = scale @ [[c, -s], [s, c]]
     middle = np.array([(left + right) / 2 * width, (top + bottom) / 2 * height])
     offset = middle - matrix @ [size / 2, size / 2] + matrix @ [0.5, 0.5] - 0.5  # of pixels' middles
-    blur = [max(0.3, 0.4 * length) if length > 1.2 else 0 for length in np.abs(np.diag(scale))]
-    image = cv2.GaussianBlur(crop, (0, 0), sigmaX=max(blur[0], 0.1), sigmaY=max(blur[1], 0.1)) if any(blur) else crop  # averaged, not picked
+    across, down = (max(0.3, 0.4 * length) for length in np.abs(np.diag(scale)))
+    image = cv2.GaussianBlur(crop, (0, 0), sigmaX=across, sigmaY=down) if max(across, down) > 0.48 else crop  # averaged, not picked
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
     small = cv2.warpAffine(image, np.c_[matrix, offset].astype(np.float32), (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
     rgb = np.ascontiguousarray(small[..., :3])

@@ -162,7 +162,7 @@ def start_from(model: nn.Module, path: str | Path, spec: Spec, known: Mapping[st
                 rows[ours] = state[key][theirs]
             state[key] = rows
         new = [name for name in spec.classes if name not in classes]
-        print(f"{path}: body kept; head new" + (f" for {' '.join(new)}" if new else ", with its classes in another order or fewer"), flush=True)
+        print(f"{path}: body kept; head " + (f"new for {' '.join(new)}" if new else "kept for fewer classes, or in another order"), flush=True)
     fill(model, saved, path, spec.arch, *known)
     return found
 

@@ -60,7 +60,8 @@ def own_classes(root: Path | None, known: list[str]) -> list[str] | None:
         return None
     split = (root / "train").is_dir()
     try:
-        found = sorted(path.name for path in (root / "train" if split else root).iterdir() if path.is_dir() and not path.name.startswith("."))
+        folders = (path for path in (root / "train" if split else root).iterdir() if path.is_dir())
+        found = sorted(path.name for path in folders if not path.name.startswith("."))
     except OSError as error:
         raise InputError(f"{error.filename or root}: {error.strerror}") from error
     if not found or split and set(found) == set(known) or not split and set(found) <= OF_TORCHVISION:

@@ -37,7 +37,7 @@ TEMPERATURES = np.geomspace(0.1, 10, 81)
 KEPT_NAMES, MOST_UNSURE = 0.98, 0.5  # share of right names that `unknown_below` keeps; it is no larger than that
 
 # What differs from a network's recipe where it begins with weights that know something: few steps, small ones.
-FINE_TUNING = {"epochs": 16, "lr": 0.001, "batch_size": 64, "sizes": ((1, 32),), "anneal_until": 0.0, "freeze_bn_from": 1.0,
+FINE_TUNING = {"epochs": 12, "lr": 0.0005, "batch_size": 64, "sizes": ((1, 32),), "anneal_until": 0.0, "freeze_bn_from": 1.0,
                "cutmix": 0.0, "smoothing": 0.05, "ema_decay": 0.98, "patience": 5}  # fmt: skip
 
 
@@ -165,7 +165,8 @@ class Mixture:
 
     def __str__(self):
         parts = (("learnt", self.learnt), ("held out", self.held_out), ("test", self.test))
-        counts = ", ".join(f"{len(part.images)} of {len(set(zip(part.tracks, part.labels, strict=True)))} tracks {name}" for name, part in parts)
+        tracks = {name: len(set(zip(part.tracks, part.labels, strict=True))) for name, part in parts}
+        counts = ", ".join(f"{len(part.images)} of {tracks[name]} tracks {name}" for name, part in parts)
         return f"{len(self.spec.classes)} classes ({' '.join(self.spec.classes)}); images: {counts}"
 
     def batch(self, *numbers: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -240,7 +241,8 @@ def conclude(mixture: Mixture, network: Network, files: Files) -> Spec:
     counts = confusion(_logits(network, images), labels.numpy())
     print(curve.confusion_table(counts, mixture.spec.classes))
     files.directory.mkdir(parents=True, exist_ok=True)
-    curve.plot_confusion(files.confusion, counts, mixture.spec.classes, f"{files.name}: {counts.trace() / counts.sum():.1%} of {counts.sum()} test images")
+    title = f"{files.name}: {counts.trace() / counts.sum():.1%} of {counts.sum()} test images"
+    curve.plot_confusion(files.confusion, counts, mixture.spec.classes, title)
     images, labels = mixture.judges()
     return calibrated(mixture.spec, _logits(network, images), labels.numpy())
 

@@ -179,7 +179,8 @@ def load_teacher_logits(path: Path, count: int, classes: int) -> torch.Tensor:
     logits = checkpoint.load_tensors(path).get("logits")
     if logits is None or tuple(logits.shape) != (count, classes):
         found = "" if logits is None else f" but of {tuple(logits.shape)}"
-        raise InputError(f"{path}: holds no logits of {count} images{found}; write them with PyTorch_CIFAR10/main.py --logits, the same --limit")
+        advice = "write them with PyTorch_CIFAR10/main.py --logits, the same --limit"
+        raise InputError(f"{path}: holds no logits of {count} images{found}; {advice}")
     return logits.float()
 
 
