@@ -162,7 +162,8 @@ def start_from(model: nn.Module, path: str | Path, spec: Spec, known: Mapping[st
                 rows[ours] = state[key][theirs]
             state[key] = rows
         new = [name for name in spec.classes if name not in classes]
-        print(f"{path}: body kept; head " + (f"new for {' '.join(new)}" if new else "kept for fewer classes, or in another order"), flush=True)
+        head = f"new for {' '.join(new)}" if new else "kept for fewer classes, or in another order"
+        print(f"{path}: body kept; head {head}", flush=True)
     fill(model, saved, path, spec.arch, *known)
     return found
 
