@@ -226,4 +226,4 @@ def test_where_classes_are_digits_a_key_is_the_class_of_that_name(tmp_path):
     keys = 'rows[0].click(); press("7"); press("o"); document.title = rows.map(r => given.get(r));</script>'
     keys = CLICKS.partition("const button")[0] + keys
     (tmp_path / "report.html").write_text(page.replace("</body>", keys + "</body>"))
-    assert "<title>7,other</title>" in chromium(tmp_path, "--dump-dom")
+    assert "<title>7,other</title>" in chromium(tmp_path / "report.html", "--dump-dom")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from util.cli import label_of
+from util.cli import InputError, label_of
 from util.spec import Network
 from util.track.tracking import Moment
 
