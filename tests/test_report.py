@@ -223,7 +223,7 @@ def test_names_are_corrected_by_clicks_and_keys_and_saved_as_a_table(tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_where_classes_are_digits_a_key_is_the_class_of_that_name(tmp_path):
     page = made(tmp_path, [track(n, "5") for n in (1, 2)], classes=list("0123456789"))
-    keys = 'rows[0].click(); press("7"); press("o"); document.title = rows.map(r => given.get(r));</script>'
-    keys = CLICKS.partition("const button")[0] + keys
+    keys = CLICKS.partition("const button")[0] + 'document.querySelector(".wrap").click(); press("7"); press("o");'
+    keys += 'document.title = [...document.querySelectorAll(".name")].map(e => e.innerHTML);</script>'
     (tmp_path / "report.html").write_text(page.replace("</body>", keys + "</body>"))
     assert "<title>7,other</title>" in chromium(tmp_path / "report.html", "--dump-dom")
