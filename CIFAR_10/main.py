@@ -250,7 +250,8 @@ def own_classes(args: Namespace) -> list[str] | None:
 def spec_for(args: Namespace) -> Spec:
     """Return what a clip needs to know of the network that is trained: its classes are the folder's where those are not CIFAR-10's."""
     spec, classes = SPECS[network_of(args)], own_classes(args)
-    return replace(spec, classes=tuple(classes), also_right={}, kinds={}, temperature=1.0, unknown_below=0.0) if classes else spec
+    unset = {"also_right": {}, "kinds": {}, "prior": {}, "temperature": 1.0, "unknown_below": 0.0}  # known of the data set's classes alone
+    return replace(spec, classes=tuple(classes), **unset) if classes else spec
 
 
 # ---- Data ------------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def own_classes(root: Path | None, known: list[str]) -> list[str] | None:
         found = sorted(path.name for path in folders if not path.name.startswith("."))
     except OSError as error:
         raise InputError(f"{error.filename or root}: {error.strerror}") from error
-    if not found or split and set(found) == set(known) or not split and set(found) <= OF_TORCHVISION:
+    if not found or split and set(found) == set(known) or not split and OF_TORCHVISION & set(found):
         return None
     try:
         check_classes(found)
