@@ -9,7 +9,7 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -72,7 +72,7 @@ class NIN(nn.Module):
     is 0 by default (0.5 there; too much for short trainings), and the last pooling takes any size, so that training can use smaller images.
     """
 
-    def __init__(self, dropout=0.0, estimator="wide"):
+    def __init__(self, dropout=0.0, estimator="wide", classes=10):
         super().__init__()
 
         def block(in_channels, out_channels, kernel_size, padding=0, dropout=0.0):
@@ -92,7 +92,7 @@ class NIN(nn.Module):
             block(192, 192, 3, padding=1, dropout=dropout),
             block(192, 192, 1),
             nn.BatchNorm2d(192, eps=1e-4, affine=False),
-            nn.Conv2d(192, 10, 1),
+            nn.Conv2d(192, classes, 1),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
         )
@@ -150,7 +150,7 @@ class VGG(nn.Module):
 class ResNet20(nn.Module):
     """ResNet-20 with a shortcut past every layer, (N, 3, 32, 32) -> (N, 10) logits: 0.27 M 1-bit weights, 41 M multiply-adds."""
 
-    def __init__(self, estimator="polynomial"):
+    def __init__(self, estimator="polynomial", classes=10):
         super().__init__()
         widths = [16] * 7 + [32] * 6 + [64] * 6
         self.features = nn.Sequential(
@@ -160,7 +160,7 @@ class ResNet20(nn.Module):
             nn.BatchNorm2d(64),
             nn.AdaptiveAvgPool2d(1),
         )
-        self.classifier = nn.Linear(64, 10)
+        self.classifier = nn.Linear(64, classes)
 
     def forward(self, x):
         return self.classifier(self.features(x).flatten(1))
@@ -208,7 +208,7 @@ SPECS = {name: spec_of(name) for name in MODELS}
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(NETWORKS), CLIP_CLASSES[:-1])  # --arch: nin, and for clips the network that is made for them
+    add_common_arguments(parser, list(NETWORKS))  # --arch: nin, for clips the network that is made for them, for own classes vgg
     add_engine_arguments(parser)
     text = "train a network for clips (--arch …_clips) on these images, too: DIR/<class>/, DIR/person/, DIR/other/"
     parser.add_argument("--wild", type=Path, metavar="DIR", help=text)
@@ -218,10 +218,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add_cpu_training_arguments(parser)
     parser.set_defaults(arch=None)
     args = parser.parse_args(argv)
-    args.arch = args.arch or (f"vgg{CLIPS}" if args.video and not (args.pretrained or args.bwn) else "nin")
-    names = SPECS[network_of(args)].classes
-    if args.label is not None and args.label >= len(names):
-        parser.error(f"argument --label: '{args.label}' is no label; expected 0-{len(names) - 1} or one of {' '.join(names)}")
+    for_clips = args.video and not (args.pretrained or args.bwn)
+    args.arch = args.arch or (f"vgg{CLIPS}" if for_clips else "vgg" if own_classes(args) else "nin")
     if args.wild and CLIPS not in args.arch:
         parser.error(f"--wild goes with a network for clips, such as --arch vgg{CLIPS}")
     return args
@@ -237,16 +235,36 @@ def recipe_for(args: Namespace) -> Recipe:
     name, recipe = network_of(args), RECIPES.get(network_of(args), RECIPES[args.arch])
     if steps.device_of(args).type == "cuda":
         recipe = replace(recipe, **RECIPES_ON_GPU.get(name, ON_GPU))
+    if own_classes(args):
+        from util.train import own  # here: it loads OpenCV
+
+        recipe = own.recipe_for(recipe, args.pretrained is not None)
     return recipe.with_flags(args)
 
 
+def own_classes(args: Namespace) -> list[str] | None:
+    """Return the classes of the folder of --data, None if they are CIFAR-10's."""
+    return data.own_classes(args.data, CLASSES)
+
+
+def spec_for(args: Namespace) -> Spec:
+    """Return what a clip needs to know of the network that is trained: its classes are the folder's where those are not CIFAR-10's."""
+    spec, classes = SPECS[network_of(args)], own_classes(args)
+    unset = {"also_right": {}, "kinds": {}, "prior": {}, "temperature": 1.0, "unknown_below": 0.0}  # known of the data set's classes alone
+    return replace(spec, classes=tuple(classes), **unset) if classes else spec
+
+
 # ---- Data ------------------------------------------------------------------------------------------------------------
-def load_data(args: Namespace, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return uint8 images (N, 3, 32, 32) and labels (N,)."""
+def load_data(args: Namespace, train: bool, spec: Spec | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return uint8 images (N, 3, 32, 32) and labels (N,); spec: of the network that is tested, where its classes may be others."""
+    if own_classes(args) and not train:
+        from util.train import own
+
+        return own.load_test(args.data, spec.classes, args.limit).prepared(spec)
     from torchvision import datasets  # here, since importing it takes as long as all the rest
 
     images, labels = data.load(datasets.CIFAR10, args.data or HERE / "data", train, CLASSES, "RGB", 32)
-    return images[: args.limit], labels[: args.limit]
+    return data.drawn(images, labels, args.limit)
 
 
 def preprocess(images: torch.Tensor) -> torch.Tensor:
@@ -360,23 +378,35 @@ def evaluate(
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
-def start_from(model: nn.Module, args: Namespace, recipe: Recipe) -> Recipe:
+def start_from(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec | None = None) -> Recipe:
     """Put the weights of --pretrained into the model; return the recipe without what they have learnt: small images and, mostly, signs."""
-    float_activations = f"{args.arch}_bwn"
-    if CLIPS in args.arch:
-        from util.train import wild  # here: it loads OpenCV
-
-        wild.start_from(model, args.pretrained, network_of(args), args.arch.removesuffix(CLIPS))
+    name, float_activations = network_of(args), f"{args.arch}_bwn"
+    archs = [name, float_activations, name.removesuffix(CLIPS)]
+    known = {arch: SPECS[arch].classes for arch in archs if arch in SPECS}
+    found = checkpoint.start_from(model, args.pretrained, spec or SPECS[name], known)
+    if CLIPS in args.arch or own_classes(args):
         return recipe
-    found = checkpoint.load_into(model, args.pretrained, network_of(args), float_activations).get("arch")
     anneal_until = recipe.anneal_until if found == float_activations else 0.0
     return replace(recipe, sizes=recipe.sizes[1:] or recipe.sizes, anneal_until=anneal_until)
 
 
-def train(model: nn.Module, args: Namespace, recipe: Recipe) -> float:
-    """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
-    machine = steps.machine_for(args, args.bf16)
-    device, name = machine.device, network_of(args)
+@dataclass
+class Material:
+    """What a training learns from: a step's batch of (epoch, step, places), how many images an epoch has, the loss; what picks the
+    epoch, what batch norm is recalibrated on, and what teaches.
+    """
+
+    batch_of: Callable
+    count: int
+    loss: Callable
+    judging: tuple[torch.Tensor, torch.Tensor]
+    recalibrating: torch.Tensor
+    teacher: steps.Teacher | None = None
+
+
+def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine) -> Material:
+    """Return CIFAR-10's training images, alone or beside those of --wild."""
+    device = machine.device
     images, labels = (x.to(device) for x in load_data(args, train=True))
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
     mixed = torch.randperm(len(kept), generator=steps.generator(0))  # a folder's images come class by class
@@ -384,39 +414,64 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe) -> float:
     teacher = teacher_of(args, len(images), kept, device)
     if not (teacher and teacher.online):  # labels and cached logits know nothing of mixed images
         recipe = replace(recipe, cutmix=0.0)
+    judging = images[held_out], labels[held_out]
+    if args.wild:
+        from util.train import wild
+
+        mixture = wild.Mixture(images[kept], labels[kept], args.wild, SPECS[network_of(args)], recipe.batch_size, device)
+        recalibrating = mixture.many(args.seed, len(some) // 2)
+        return Material(mixture.batch_of(args.seed), len(kept), mixture.loss, mixture.judges(*judging), recalibrating, teacher)
+    batch_of = photographs(images[kept], labels[kept], recipe, machine, args.seed)
+    return Material(batch_of, len(kept), steps.loss_for(teacher), judging, images[some], teacher)
+
+
+def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> float:
+    """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
+    machine = steps.machine_for(args, args.bf16)
+    device, name, own_names = machine.device, network_of(args), own_classes(args)
+    if own_names:
+        from util.train import own
+
+        if args.teacher or args.wild or machine.processes > 1:
+            raise InputError(f"{args.data}: classes of one's own are learnt by one process, without --teacher or --wild; leave those out")
+        mixture = own.Mixture(args.data, spec, recipe.batch_size, recipe.smoothing, args.limit)
+        print(f"{args.data}: {mixture}", flush=True)
+        judging, recalibrating = [x.to(device) for x in mixture.judges()], mixture.many(own.EPOCH // 4)
+        on_device = own.on(device, mixture.batch_of(args.seed))
+        material = Material(on_device, own.EPOCH, mixture.loss, judging, recalibrating)
+        files = Files.of(HERE / "models", args.name or own.name_of(name, args.data))
+    else:
+        material, files = material_for(args, recipe, machine), Files.of(HERE / "models", args.name or name)
     steps.keep_memory()
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    ema = steps.ema_of(model)
+    ema = steps.ema_of(model, recipe.ema_decay)
     averaged, averaged_op, bin_op = ema.module, BinOp(ema.module), BinOp(model, machine.compiled)
     if machine.compiled and device.type == "cpu":
         accelerate(model, machine.popcount_forward, machine.int8_gradients)
     optimizer = steps.portable(recipe.optimizer(model, recipe.lr))
-    batch_of, loss_of = photographs(images[kept], labels[kept], recipe, machine, args.seed), steps.loss_for(teacher)
-    recalibrating, judging = images[some], (images[held_out], labels[held_out])
-    if args.wild:
-        from util.train import wild
-
-        mixture = wild.Mixture(images[kept], labels[kept], args.wild, SPECS[name], recipe.batch_size, device)
-        batch_of, loss_of, judging = mixture.batch_of(args.seed), mixture.loss, mixture.judges(*judging)
-        recalibrating = mixture.many(args.seed, len(some) // 2)
-    step = step_of(model, steps.step_model(model, machine), ema, optimizer, bin_op, teacher, machine, loss_of)
+    step = step_of(model, steps.step_model(model, machine), ema, optimizer, bin_op, material.teacher, machine, material.loss)
     with Run(
-        Files.of(HERE / "models", args.name or name), recipe.epochs, {"state_dict": model, "optimizer": optimizer, "ema": ema},
-        settings_of(args, name, recipe), data.fingerprint(*judging), machine, SPECS[name], args.resume,
+        files, recipe.epochs, {"state_dict": model, "optimizer": optimizer, "ema": ema}, settings_of(args, name, recipe, own_names or ()),
+        data.fingerprint(*material.judging), machine, spec, args.resume,
     ) as training:  # fmt: skip
         frozen_from = math.ceil(recipe.freeze_bn_from * recipe.epochs)
-        while training.epoch < recipe.epochs:
+        while training.epoch < recipe.epochs and not training.stale(recipe.patience):
             frozen = training.epoch >= frozen_from
             if training.epoch == frozen_from and training.step == 0:
-                recalibrate_batch_norm(model, recalibrating, device, bin_op)
-            lr = train_epoch(model, step, optimizer, batch_of, len(kept), frozen, recipe, training, args.seed)
+                recalibrate_batch_norm(model, material.recalibrating, device, bin_op)
+            lr = train_epoch(model, step, optimizer, material.batch_of, material.count, frozen, recipe, training, args.seed)
             if not frozen and recipe.size(training.epoch + 1) == SHAPE[-1]:
-                recalibrate_batch_norm(averaged, recalibrating, device, averaged_op)
-            _, accuracy = evaluate(averaged, *judging, device, averaged_op)
+                recalibrate_batch_norm(averaged, material.recalibrating, device, averaged_op)
+            _, accuracy = evaluate(averaged, *material.judging, device, averaged_op)
             training.end_epoch(lr, accuracy, averaged)
         averaged.load_state_dict(training.best.state_dict)
-        _, accuracy = evaluate(averaged, *load_data(args, train=False), device, averaged_op)
+        if own_names and machine.first:
+            training.spec = own.conclude(mixture, predict.TorchNetwork(averaged, spec), files)
+        _, accuracy = evaluate(averaged, *load_data(args, False, spec), device, averaged_op)
         training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged))
+    if own_names and machine.first:
+        command = f"python3 CIFAR_10/main.py --arch {args.arch} --pretrained {files.best} --video CLIP --save OUT"
+        print(f"name what moves in a clip with it: {command}")
     return accuracy
 
 
@@ -424,15 +479,19 @@ def main(argv: list[str] | None = None) -> float | None:
     args = parse_args(argv)
     torch.manual_seed(args.seed)
     torch.backends.cudnn.allow_tf32 = False  # signs depend on what TF32 rounds off: 0.2 points of the test images
-    arch = network_of(args)
-    model = MODELS[arch]().to(steps.device_of(args), memory_format=torch.channels_last)
+    arch, device = network_of(args), steps.device_of(args)
+
+    def build(classes):
+        return MODELS[arch](classes=classes).to(device, memory_format=torch.channels_last)
+
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
-        recipe = recipe_for(args)
-        return train(model, args, start_from(model, args, recipe) if args.pretrained else recipe)
-    network = predict.load_network(args, model, SPECS[arch], HERE / "models" / f"{args.name or arch}.best.pth.tar")
+        spec, recipe = spec_for(args), recipe_for(args)
+        model = build(len(spec.classes))
+        return train(model, args, start_from(model, args, recipe, spec) if args.pretrained else recipe, spec)
+    network = predict.load_network(args, build, SPECS[arch], HERE / "models" / f"{args.name or arch}.best.pth.tar")
     if args.evaluate:
-        accuracy = predict.accuracy(network, *load_data(args, train=False))
+        accuracy = predict.accuracy(network, *load_data(args, False, network.spec))
         print(f"{arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if names:

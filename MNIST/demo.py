@@ -209,7 +209,7 @@ def load_network(args):
 
     from util.train import predict
 
-    return predict.load_network(args, lenet.LeNet5(), lenet.SPEC, args.pretrained)
+    return predict.load_network(args, lenet.LeNet5, lenet.SPEC, args.pretrained)
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 """
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -21,7 +22,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from util.binop import BinOp  # noqa: E402
-from util.cli import Parser, add_common_arguments, add_cpu_training_arguments, add_engine_arguments, run  # noqa: E402
+from util.cli import InputError, Parser, add_common_arguments, add_cpu_training_arguments, add_engine_arguments, run  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 from util.spec import Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
@@ -44,7 +45,7 @@ SPEC = Spec(
 class LeNet5(nn.Module):
     """LeNet-5, (N, 1, 28, 28) -> (N, 10) logits: 0.43 M weights, 98.6 % of them 1-bit. Keys and shapes are those of XNOR-Net-PyTorch."""
 
-    def __init__(self, estimator="polynomial"):
+    def __init__(self, estimator="polynomial", classes=10):
         super().__init__()
         self.conv1 = nn.Conv2d(1, 20, 5)
         self.bn_conv1 = nn.BatchNorm2d(20, eps=1e-4, affine=False)
@@ -53,7 +54,7 @@ class LeNet5(nn.Module):
         self.bin_conv2 = BinConv2d(20, 50, 5, estimator=estimator)
         self.pool2 = nn.MaxPool2d(2)
         self.bin_ip1 = BinLinear(50 * 4 * 4, 500, norm_channels=50, estimator=estimator)
-        self.ip2 = nn.Linear(500, 10)
+        self.ip2 = nn.Linear(500, classes)
 
     def forward(self, x):
         x = self.pool1(self.relu_conv1(self.bn_conv1(self.conv1(x))))
@@ -68,19 +69,28 @@ RECIPE = Recipe(epochs=60, lr=0.003, batch_size=128, sizes=((1, 28),))
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(description="Binarized LeNet-5 on MNIST: train (the default), evaluate, or read the digits that move.")
-    add_common_arguments(parser, list(MODELS), CLASSES)
+    add_common_arguments(parser, list(MODELS))
     add_engine_arguments(parser)
     add_cpu_training_arguments(parser)
     return parser.parse_args(argv)
 
 
 # ---- Data ------------------------------------------------------------------------------------------------------------
-def load_data(args: Namespace, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return uint8 images (N, 1, 28, 28) and labels (N,)."""
+def own_classes(args: Namespace) -> list[str] | None:
+    """Return the classes of the folder of --data, None if they are MNIST's."""
+    return data.own_classes(args.data, CLASSES)
+
+
+def load_data(args: Namespace, train: bool, spec: Spec = SPEC) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return uint8 images (N, 1, 28, 28) and labels (N,); spec: of the network that is tested, where its classes may be others."""
+    if own_classes(args) and not train:
+        from util.train import own  # here: it loads OpenCV
+
+        return own.load_test(args.data, spec.classes, args.limit).prepared(spec)
     from torchvision import datasets  # here, since importing it takes as long as all the rest
 
     images, labels = data.load(datasets.MNIST, args.data or HERE / "data", train, CLASSES, "L", 28)
-    return images[: args.limit], labels[: args.limit]
+    return data.drawn(images, labels, args.limit)
 
 
 def preprocess(images: torch.Tensor) -> torch.Tensor:
@@ -149,27 +159,42 @@ def evaluate(
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
-def train(model: nn.Module, args: Namespace) -> float:
+def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
-    recipe, machine = RECIPE.with_flags(args), steps.machine_for(args, bf16=False)
-    device = machine.device
-    images, labels = load_data(args, train=True)
-    kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
+    recipe, machine, own_names = RECIPE, steps.machine_for(args, bf16=False), own_classes(args)
+    device, files = machine.device, Files.of(HERE / "models", args.name or args.arch)
+    if own_names:
+        from util.train import own
+
+        if machine.processes > 1:
+            raise InputError(f"{args.data}: classes of one's own are learnt by one process; start without torchrun")
+        recipe = own.recipe_for(RECIPE, args.pretrained is not None)
+        mixture = own.Mixture(args.data, spec, recipe.batch_size, 0.0, args.limit)
+        (images, labels), judging = mixture.evenly(own.EPOCH), mixture.judges()
+        files = Files.of(HERE / "models", args.name or own.name_of(args.arch, args.data))
+        print(f"{args.data}: {mixture}", flush=True)
+    else:
+        images, labels = load_data(args, train=True)
+        kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
+        images, labels, judging = images[kept], labels[kept], (images[held_out], labels[held_out])
+    recipe = recipe.with_flags(args)
     bin_op = BinOp(model, machine.compiled)
     if machine.compiled and device.type == "cpu":
         accelerate(model, machine.popcount_forward, machine.int8_gradients)
     optimizer = steps.portable(recipe.optimizer(model, recipe.lr))
     step_model = steps.step_model(model, machine)
     with Run(
-        Files.of(HERE / "models", args.name or args.arch), recipe.epochs, {"state_dict": model, "optimizer": optimizer},
-        settings_of(args, args.arch, recipe), data.fingerprint(images[held_out], labels[held_out]), machine, SPEC, args.resume,
+        files, recipe.epochs, {"state_dict": model, "optimizer": optimizer}, settings_of(args, args.arch, recipe, own_names or ()),
+        data.fingerprint(*judging), machine, spec, args.resume,
     ) as training:  # fmt: skip
-        while training.epoch < recipe.epochs:
-            lr = train_epoch(model, step_model, optimizer, bin_op, images[kept], labels[kept], recipe, training, args.seed)
-            _, accuracy = evaluate(model, images[held_out], labels[held_out], device, bin_op)
+        while training.epoch < recipe.epochs and not training.stale(recipe.patience):
+            lr = train_epoch(model, step_model, optimizer, bin_op, images, labels, recipe, training, args.seed)
+            _, accuracy = evaluate(model, *judging, device, bin_op)
             training.end_epoch(lr, accuracy, model)
         model.load_state_dict(training.best.state_dict)
-        _, accuracy = evaluate(model, *load_data(args, train=False), device, bin_op)
+        if own_names and machine.first:
+            training.spec = own.conclude(mixture, predict.TorchNetwork(model, spec), files)
+        _, accuracy = evaluate(model, *load_data(args, False, spec), device, bin_op)
         training.finish(accuracy, training.best.state_dict)
     return accuracy
 
@@ -178,15 +203,21 @@ def main(argv: list[str] | None = None) -> float | None:
     args = parse_args(argv)
     torch.manual_seed(args.seed)
     device = steps.device_of(args)
-    model = MODELS[args.arch]().to(device, memory_format=torch.channels_last)
+
+    def build(classes):
+        return MODELS[args.arch](classes=classes).to(device, memory_format=torch.channels_last)
+
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
+        names = own_classes(args)
+        spec = replace(SPEC, classes=tuple(names), temperature=1.0, unknown_below=0.0) if names else SPEC
+        model = build(len(spec.classes))
         if args.pretrained:
-            checkpoint.load_into(model, args.pretrained, args.arch)
-        return train(model, args)
-    network = predict.load_network(args, model, SPEC, HERE / "models" / f"{args.name or args.arch}.best.pth.tar")
+            checkpoint.start_from(model, args.pretrained, spec, {args.arch: CLASSES})
+        return train(model, args, spec)
+    network = predict.load_network(args, build, SPEC, HERE / "models" / f"{args.name or args.arch}.best.pth.tar")
     if args.evaluate:
-        accuracy = predict.accuracy(network, *load_data(args, train=False))
+        accuracy = predict.accuracy(network, *load_data(args, False, network.spec))
         print(f"{args.arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if names:

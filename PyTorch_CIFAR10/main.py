@@ -51,7 +51,7 @@ def spec_of(name: str, std: tuple[float, ...]) -> Spec:
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(script=__file__, description="Full-precision networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(networks.NETWORKS), CLASSES)
+    add_common_arguments(parser, list(networks.NETWORKS))
     same = {"dest": "arch", "choices": sorted(networks.NETWORKS), "default": argparse.SUPPRESS}
     parser.add_argument("--classifier", metavar="ARCH", help="another word for --arch; its weights are state_dicts/ARCH.pt", **same)
     parser.add_argument("--old-std", action="store_true", help=f"standardise by {OLD_STD}, as some older weights expect it")
@@ -75,7 +75,7 @@ def precision_for(args: Namespace, device: torch.device) -> bool:
 def load_data(args: Namespace, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return uint8 images (N, 3, 32, 32) and labels (N,)."""
     images, labels = data.load(datasets.CIFAR10, args.data or HERE.parent / "CIFAR_10" / "data", train, CLASSES, "RGB", 32)
-    return images[: args.limit], labels[: args.limit]
+    return data.drawn(images, labels, args.limit)
 
 
 def preprocess(images: torch.Tensor, std: tuple[float, ...]) -> torch.Tensor:

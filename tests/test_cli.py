@@ -9,19 +9,22 @@ from pathlib import Path
 import pytest
 
 from tests.scripts import ROOT
-from util.cli import InputError, Parser, add_common_arguments, printable, read_text, reading
+from util.cli import InputError, Parser, add_common_arguments, label_of, printable, read_text, reading
 
 
 @pytest.fixture
 def parser():
     parser = Parser()
-    add_common_arguments(parser, ["nin"], ["airplane", "automobile"])
+    add_common_arguments(parser, ["nin"])
     return parser
 
 
-def test_labels_are_numbers_or_names(parser):
-    assert parser.parse_args(["--label", "1"]).label == 1
-    assert parser.parse_args(["--label", "airplane"]).label == 0
+def test_labels_are_numbers_or_names_of_the_networks_classes():
+    classes = ("airplane", "automobile", "0")
+    assert [label_of(text, classes) for text in ("1", "airplane", "0")] == ["automobile", "airplane", "0"]
+    for text, words in (("3", "'3' is no label; expected 0-2"), ("-1", "label"), ("boat", "airplane automobile"), ("\u00b2", "no label")):
+        with pytest.raises(InputError, match=words):
+            label_of(text, classes)
 
 
 def test_a_start_is_a_time_with_a_zone(parser):
@@ -31,9 +34,6 @@ def test_a_start_is_a_time_with_a_zone(parser):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["--label", "2"], "'2' is no label"),
-    (["--label", "-1"], "label"),
-    (["--label", "boat"], "airplane automobile"),
     (["--epochs", "0"], "from 1 up"),
     (["--epochs", "many"], "many"),
     (["--lr", "nan"], "above 0"),

@@ -53,9 +53,9 @@ def test_predictions_are_written_where_they_belong(results, tmp_path, monkeypatc
 
 
 def test_label_counts_its_equals_as_right(results, capsys):
-    run(multi_fastMCD=results, label=0)
+    run(multi_fastMCD=results, label="0")
     assert "grey: 3 of 6 objects, 50.0%" in capsys.readouterr().out
-    run(multi_fastMCD=results, label=1)
+    run(multi_fastMCD=results, label="red")
     assert "red or grey: 6 of 6 objects, 100.0%" in capsys.readouterr().out
 
 

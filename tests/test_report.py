@@ -1,15 +1,19 @@
 """The report: what it counts and keeps, that it stands alone, and how a browser shows it."""
 import base64
+import csv
+import html
 import re
 import shutil
 import subprocess
 from datetime import datetime, timedelta
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
 import pytest
 
+from util.outputs.dataset import read_labels
 from util.outputs.report import BINS, MOST, Activity, Longest, Report, _ticks
 from util.outputs.staging import Staging
 from util.track.tracking import UNKNOWN, Moment, Sighting, Track
@@ -62,7 +66,8 @@ def test_the_page_counts_frames_tracks_names_and_time(tmp_path):
 
 def test_the_page_stands_alone_and_escapes_what_names_hold(tmp_path):
     page = made(tmp_path, [track(1, "<b>&", size=(500, 20))])
-    assert "<script" not in page and "<b>&" not in page and "&lt;b&gt;&amp;" in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1 and "alert" not in page.partition("<script")[2]
+    assert "<b>&" not in page and "&lt;b&gt;&amp;" in page and "&lt;script&gt;" in page
     assert set(re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(\w+:)""", page)) == {"data:"}
     assert not re.search(r"https?:|[\"'(]//|@import|<link", page)
     data = re.search(r"data:image/jpeg;base64,([\w+/=]+)", page)[1]
@@ -178,3 +183,47 @@ def test_a_live_source_says_what_was_lost_and_when_it_was(tmp_path):
     assert "2026-11-26 16:00:00 +01:00 to 2026-11-26 16:00:10 +01:00" in page and "from 3.2 s · 16:00:03 to" in page
     assert "dropped 1,234" in page and "reconnects 2" in page
     assert "dropped" not in text_of(made(tmp_path, [track(1)], source=SimpleNamespace(live=False, time_of=lambda seconds: None)))
+
+
+CLICKS = """<script>
+const press = (key, on = document.activeElement) => on.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+const type = name => { press("t"); typed.value = name; press("Enter", typed); };
+const button = name => [...document.querySelectorAll(".teach button")].find(b => b.dataset.class === name);
+document.querySelector("[data-track='2']").click();
+button("dog").click();                       // a class of the network; the next track is picked
+press("Enter");                              // 3 is what it is called
+press("1");                                  // 4 is the first class
+press("o");                                  // 5 is other
+type("für, \\"Elise\\"");                    // 6, a class that is new
+press("ArrowDown"); type("DOG");             // 8 as it is spelt already
+type("a/b"); const refused = problem.textContent; press("Escape");
+press("Backspace");                          // 9 has none yet
+press("ArrowUp"); press("ArrowUp"); press("ArrowUp"); type("wrong"); press("ArrowUp"); press("Backspace");   // 6 is taken back ...
+type("für, \\"Elise\\"");                    // ... and given again
+document.title = refused + "|" + save.textContent + "|" + document.querySelector("[data-track='2'] .name").textContent;
+</script>"""
+
+
+@needs_chromium
+def test_names_are_corrected_by_clicks_and_keys_and_saved_as_a_table(tmp_path):
+    page = made(tmp_path, [track(n, ["cat", "truck"][n % 2], start=n) for n in range(1, 10)], classes=["cat", "dog", "truck", "other"])
+    (tmp_path / "report.html").write_text(page.replace("</body>", CLICKS.replace("\\\\", "\\") + "</body>"))
+    dom = chromium(tmp_path / "report.html", "--dump-dom")
+    refused, text, name = html.unescape(re.search("<title>(.*)</title>", dom)[1]).split("|")
+    assert "can't be a class" in refused and text == "Save labels.csv (6)" and name == "dog"
+    saved = unquote(html.unescape(re.search('href="data:text/csv;charset=utf-8,([^"]*)"', dom)[1]))
+    rows = list(csv.reader(saved.splitlines()))
+    first = {str(n): str(25 * n + 1) for n in range(1, 10)}
+    names = {"2": "dog", "3": "truck", "4": "truck", "5": "other", "6": 'für, "Elise"', "8": "dog"}
+    assert rows == [["track", "class", "first_frame"], *([n, name, first[n]] for n, name in names.items())]
+    (tmp_path / "labels.csv").write_text(saved)
+    assert read_labels(tmp_path / "labels.csv") == {f"{n}@{first[n]}": name for n, name in names.items()}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_where_classes_are_digits_a_key_is_the_class_of_that_name(tmp_path):
+    page = made(tmp_path, [track(n, "5") for n in (1, 2)], classes=list("0123456789"))
+    keys = CLICKS.partition("const button")[0] + 'document.querySelector(".wrap").click(); press("7"); press("o");'
+    keys += 'document.title = [...document.querySelectorAll(".name")].map(e => e.innerHTML);</script>'
+    (tmp_path / "report.html").write_text(page.replace("</body>", keys + "</body>"))
+    assert "<title>7,other</title>" in chromium(tmp_path / "report.html", "--dump-dom")

@@ -108,25 +108,26 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
-def add_common_arguments(parser: Parser, archs: Sequence[str], classes: Sequence[str]) -> None:
+def add_common_arguments(parser: Parser, archs: Sequence[str]) -> None:
     """Add the flags that every script has: what to do (train if nothing is asked), with which network, data and budget."""
     verb = parser.add_mutually_exclusive_group()
     verb.add_argument("--evaluate", action="store_true", help="accuracy on all test images instead of training")
     verb.add_argument("--fastMCD", type=Path, metavar="DIR", help="name the best object of each frame in the detector's results")
     verb.add_argument("--multi_fastMCD", type=Path, metavar="DIR", help="name all objects in the detector's results")
     add_video_argument(verb)
-    parser.add_argument("--label", type=label_of(classes), metavar="0-9|NAME", help="what the objects are: report the share named so")
+    add_label_argument(parser)
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
     add_video_options(parser)
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help="network")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to use or to start from (default: the best of training)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set (default: beside the script, downloaded)")
+    text = "folder of the data set (default: beside the script, downloaded), or of any classes"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=text)
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
     parser.add_argument("--epochs", type=at_least(1), help="of training (default: the recipe's)")
     parser.add_argument("--lr", type=_positive, help="highest learning rate (default: the recipe's)")
     parser.add_argument("--batch-size", type=at_least(1), help="of training, of all processes together (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=1, help="of initial weights, order and augmentation")
-    parser.add_argument("--limit", type=at_least(1), metavar="N", help="at most N images of each set, or N frames: a quick try")
+    parser.add_argument("--limit", type=at_least(1), metavar="N", help="at most N images of each set, evenly over its classes, or N frames")
     parser.add_argument("--name", type=_file_name, metavar="NAME", help="of the files that a training writes (default: the network's)")
     parser.add_argument("--resume", action="store_true", help="continue the training that was cut off")
     parser.add_argument("--compile", action="store_true", help="torch.compile the training step (needs a C++ compiler)")
@@ -161,7 +162,8 @@ def add_video_options(parser: Parser) -> None:
 def add_engine_arguments(parser: Parser) -> None:
     """Add the flags of scripts with binarized networks: what predicts, and writing it packed."""
     parser.add_argument("--engine", choices=["auto", "torch", "xnor"], default="auto", help="PyTorch, or packed bits on the CPU")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write the network packed: 1 bit per weight; --pretrained reads it")
+    text = "write the network packed, 1 bit per weight, which --pretrained reads; or as FILE.onnx"
+    parser.add_argument("--export", type=Path, metavar="FILE", help=text)
 
 
 def add_precision_argument(parser: Parser) -> None:
@@ -189,17 +191,18 @@ def _program() -> list[str]:
     return [sys.executable, *(["-m", module.name.removesuffix(".__main__")] if module else [os.path.abspath(sys.argv[0])])]
 
 
-def label_of(classes: Sequence[str]) -> Callable[[str], int]:
-    """Return what turns a flag's text, a class's number or name, into its number."""
+def add_label_argument(parser: Parser) -> None:
+    """Add --label; args.label is a str: only the network says which classes there are (see `label_of`)."""
+    parser.add_argument("--label", metavar="NUMBER|NAME", help="what the objects are, a class of the network: report the share named so")
 
-    def label(text: str) -> int:
-        if text in classes:
-            return list(classes).index(text)
-        if text.isdecimal() and int(text) < len(classes):
-            return int(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is no label; expected 0-{len(classes) - 1} or one of {' '.join(classes)}")
 
-    return label
+def label_of(text: str, classes: Sequence[str]) -> str:
+    """Return the class that --label means by its name or number; raises InputError if there is none."""
+    if text in classes:
+        return text
+    if text.isdecimal() and int(text) < len(classes):
+        return classes[int(text)]
+    raise InputError(f"--label: {text!r} is no label; expected 0-{len(classes) - 1} or one of {' '.join(classes)}")
 
 
 def at_least(low: int) -> Callable[[str], int]:

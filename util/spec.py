@@ -1,12 +1,14 @@
 """What a clip needs to know of a network: it travels with the weights, in checkpoints and in packed files."""
 import math
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
 
 OTHER = "other"  # a class of this name is evidence for "unknown"; nothing is ever called so
+RESERVED = ("unknown", "train", "test")  # what a track without a name is called, and folders that hold classes
 CROPS = ("object", "dimmed", "digit")  # how a crop of a frame becomes an image of `shape`: see util.crops
 
 
@@ -85,6 +87,22 @@ class Network(Protocol):
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return logits, float32 (N, classes), for uint8 images (N, C, H, W) of the spec's shape."""
+
+
+def check_classes(names: Iterable[str]) -> None:
+    """Raise ValueError, in one line, unless the names can be classes and, on any disk, folders side by side.
+
+    Refused: what a Spec refuses, slashes, a dot in front, RESERVED, and two names that differ in case or in how accents are coded alone.
+    """
+    seen = {}
+    for name in names:
+        if not _is_name(name) or name.startswith(".") or {"/", "\\"} & set(name) or len(name.encode(errors="replace")) > 200:
+            raise ValueError(f"{name[:60]!r} can't be a class; expected 1 to 100 printable characters, no slash, no dot or blank in front")
+        if name.casefold() in RESERVED:
+            raise ValueError(f"{name!r} can't be a class: it has another meaning; what is none of the classes is called {OTHER}")
+        same = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if same != name:
+            raise ValueError(f"the classes {same!r} and {name!r} are one folder on some disks; spell them alike")
 
 
 def _is_name(text: str) -> bool:

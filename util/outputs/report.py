@@ -17,11 +17,13 @@ from util.outputs.pictures import colour_of
 from util.outputs.sink import Clock, Sink
 from util.outputs.staging import Staging
 from util.source.video import Video
+from util.spec import OTHER
 from util.track.tracking import UNKNOWN, Moment, Track
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 MOST = 100  # tracks on the timeline
 SIDE = 160  # pixels of a kept crop's longer side
+CHOICES = 20  # classes beside `other`, at most; others can be typed
 BINS = 240  # of the chart over time, at most
 STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400]  # seconds between ticks
 
@@ -92,12 +94,15 @@ class Report(Sink):
 
     title: what the page is about, such as the source's name; may hold any text. video: the annotated video's name, relative.
     source: the util.source.video.Video that is watched: the page has its time of day, if known, and of a live one what was lost.
+    classes: the network's. A person can correct names on the page and save them as labels.csv (util.outputs.dataset).
     """
 
     NAME = "report.html"
 
-    def __init__(self, staging: Staging, title: str, video: str | None = None, source: Video | None = None):
-        self.staging, self.title, self.video, self.source = staging, title, video, source
+    def __init__(
+        self, staging: Staging, title: str, video: str | None = None, source: Video | None = None, classes: Sequence[str] = ()
+    ):
+        self.staging, self.title, self.video, self.source, self.classes = staging, title, video, source, classes
         self.frames, self.sightings, self.last = 0, 0, 0.0
         self.labels, self.longest, self.activity = Counter(), Longest(MOST), Activity()
 
@@ -129,6 +134,7 @@ class Report(Sink):
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
             title=self.title,
             facts=self._facts(seconds, stages),
+            choices=self._choices(labels),
             labels=[(label, self.labels[label]) for label in labels],
             stages=stages,
             peak=peak,
@@ -139,6 +145,11 @@ class Report(Sink):
             tracks=[(track, _data_uri(track.best)) for track in shown],
             video=self.video if self.frames else None,
         )
+
+    def _choices(self, labels: Sequence[str]) -> list[str]:
+        """Return classes to correct names with: those that were seen, then the network's others as far as there is room, then `other`."""
+        known = dict.fromkeys(label for label in [*labels, *self.classes] if label not in (UNKNOWN, OTHER))
+        return [*list(known)[:CHOICES], OTHER]
 
     def _seconds(self) -> float:
         """The length of the run: frames are seen at their start, and the last one lasts as long as those before it."""

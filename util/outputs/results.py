@@ -9,7 +9,7 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,32 @@ def read_results(directory: str | Path, best_only: bool = False) -> list[Detecti
 # The results directory
 
 def _read_table(directory: Path, best_only: bool) -> list[Detection]:
+    rows = read_rows(directory)
+    if best_only:
+        best = {}
+        for detection, crop in rows:
+            if detection.frame not in best or detection.score > best[detection.frame][0].score:
+                best[detection.frame] = detection, crop
+        rows = list(best.values())
+    return list(with_crops(directory, rows))
+
+
+def with_crops(directory: Path, rows: Iterable[tuple[Detection, Path]]) -> Iterator[Detection]:
+    """Yield the detections of some of `read_rows`' rows with their crops; those of one frame should follow each other."""
+    number, mask = 0, None
+    for detection, crop in rows:
+        if detection.frame != number:
+            number, path = detection.frame, directory / mask_name(detection.frame)
+            mask = read_image(path)[..., 0] if path.is_file() else None
+        detection.image = _with_mask(_read_rgb(crop), detection, mask)
+        yield detection
+
+
+def read_rows(directory: Path) -> list[tuple[Detection, Path]]:
+    """Return what detections.csv holds, by frame and object: each detection, its image empty, and the path of that.
+
+    Raises InputError naming the row that is damaged or out of place.
+    """
     path = directory / TABLE
     try:
         rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True))
@@ -95,20 +121,7 @@ def _read_table(directory: Path, best_only: bool) -> list[Detection]:
             raise InputError(f"{path} line {line}: {error}") from None
         if found.setdefault((detection.frame, detection.object), (detection, crop))[0] is not detection:
             raise InputError(f"{path} line {line}: object {detection.object} of frame {detection.frame} is there twice")
-    kept = [found[key] for key in sorted(found)]
-    if best_only:
-        best = {}
-        for detection, crop in kept:
-            if detection.frame not in best or detection.score > best[detection.frame][0].score:
-                best[detection.frame] = detection, crop
-        kept = list(best.values())
-    number, mask = 0, None
-    for detection, crop in kept:
-        if detection.frame != number:
-            number, path = detection.frame, directory / f"masks/{detection.frame:06d}.png"
-            mask = read_image(path)[..., 0] if path.is_file() else None
-        detection.image = _with_mask(_read_rgb(crop), detection, mask)
-    return [detection for detection, _ in kept]
+    return [found[key] for key in sorted(found)]
 
 
 def _parse(row: list[str], directory: Path) -> tuple[Detection, Path]:

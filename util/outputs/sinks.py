@@ -69,7 +69,7 @@ def _make(staging: Staging, args, video, classes: Sequence[str], detector) -> It
     yield ChangeLines(staging, video)
     yield Annotated(staging, video)
     yield Sheet(staging, title)
-    yield Report(staging, title, Annotated.NAME, video)
+    yield Report(staging, title, Annotated.NAME, video, classes)
     if args.show_debug:
         yield Debug(staging, video, detector)
 

@@ -15,6 +15,7 @@ SIZES = (32, 48, 24, 18, 13)  # pixels along a crop's side; a person in a window
 CHANCES = ((0.35, 0.15, 0.25, 0.15, 0.1), (0.6, 0.25, 0.15, 0, 0))
 OUTSIDE = ((0, 128, 255), (0.1, 0.7, 0.2))  # how much of what is outside a mask's hull is kept, of 255, and how often
 SPOILT = 0.7  # share of crops that are spoilt at all
+MOVED = 0.1  # how far an edge of a crop lies off in another one of the same object, as a share of the side
 WINDOW_SHAPE = 96 / 160  # width over height of a pedestrian window, which is squeezed into the square
 
 
@@ -38,6 +39,35 @@ def look(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
     if kind == WINDOW and rng.random() < 0.35:  # clothes have all colours, those in the windows few
         crop = np.ascontiguousarray(crop[..., rng.permutation(3)])
     return np.dstack([_spoil(crop, rng) if rng.random() < SPOILT else crop, _hull(size, kind, rng)])
+
+
+def seen_again(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return RGBA uint8 (s, s, 4): a crop of a clip, RGB or RGBA uint8 (h, w, 3 or 4), as another box, moment and camera might show it.
+
+    Its edges lie up to a tenth further in or out; it is mirrored, turned a little, spoilt, and of a random size s. Its mask is kept but
+    for its edge; a crop that has none gets one as `look` makes them, mostly.
+    """
+    size, (height, width) = int(rng.choice(SIZES, p=CHANCES[0])), crop.shape[:2]
+    (left, top), (right, bottom) = rng.uniform(-MOVED, MOVED, (2, 2)) + [[0, 0], [1, 1]]
+    if rng.random() < 0.5:
+        left, right = right, left
+    c, s = np.cos(turn := np.deg2rad(rng.normal(0, 5))), np.sin(turn)
+    scale = np.diag([(right - left) * width / size, (bottom - top) * height / size])
+    matrix = scale @ [[c, -s], [s, c]]
+    middle = np.array([(left + right) / 2 * width, (top + bottom) / 2 * height])
+    offset = middle - matrix @ [size / 2, size / 2] + matrix @ [0.5, 0.5] - 0.5  # of pixels' middles
+    across, down = (max(0.3, 0.4 * length) for length in np.abs(np.diag(scale)))
+    image = cv2.GaussianBlur(crop, (0, 0), sigmaX=across, sigmaY=down) if max(across, down) > 0.48 else crop  # averaged, not picked
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+    small = cv2.warpAffine(image, np.c_[matrix, offset].astype(np.float32), (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    rgb = np.ascontiguousarray(small[..., :3])
+    if small.shape[2] == 4 and rng.random() < 0.9:
+        alpha = small[..., 3]
+        if grown := int(rng.integers(-1, 3)) * size // 24:
+            alpha = (cv2.dilate if grown > 0 else cv2.erode)(alpha, np.ones((3, 3), np.uint8), iterations=abs(grown))
+    else:
+        alpha = _hull(size, PHOTOGRAPH, rng) if small.shape[2] == 3 else np.full((size, size), 255, np.uint8)
+    return np.dstack([_spoil(rgb, rng) if rng.random() < SPOILT else rgb, alpha])
 
 
 def _cut(image, kind, size, rng, tight=False):

@@ -2,7 +2,7 @@
 import math
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -117,6 +117,12 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 def load_into(model: nn.Module, path: str | Path, arch: str, *also: str) -> dict:
     """Return the checkpoint at `path`, its weights copied into `model`; raises InputError if they are of none of `arch` and `also`."""
     checkpoint = load(path)
+    fill(model, checkpoint, path, arch, *also)
+    return checkpoint
+
+
+def fill(model: nn.Module, checkpoint: dict, path: str | Path, arch: str, *also: str) -> None:
+    """Copy the weights of the checkpoint that was read from `path` into `model`; see `load_into`."""
     found = checkpoint.get("arch")
     if found is not None and found not in (arch, *also):
         raise InputError(f"{path}: holds {found}, expected {arch}; choose it with --arch or give another file")
@@ -131,24 +137,56 @@ def load_into(model: nn.Module, path: str | Path, arch: str, *also: str) -> dict
             shape = tuple(getattr(state[key], "shape", ()))
             raise InputError(f"{path}: not a checkpoint of {arch}: {key} is {shape}, expected {tuple(expected[key].shape)}")
     model.load_state_dict(state)
-    return checkpoint
+
+
+def start_from(model: nn.Module, path: str | Path, spec: Spec, known: Mapping[str, Sequence[str]]) -> str | None:
+    """Put the weights at `path` into `model`, whose network is `spec`; return the arch that the file holds, None if it doesn't say.
+
+    The head (the last layer) keeps the rows of classes that both have, by name; those of others begin with small random weights, and a
+    line says so. known: arch -> classes of its files that tell none. Raises InputError if the file holds none of these archs.
+    """
+    saved = load(path)
+    found = saved.get("arch")
+    classes = list(known.get(found, known[spec.arch]))
+    if "spec" in saved:
+        classes = list(_spec(saved, path).classes)
+    if classes != list(spec.classes):
+        state, fresh = saved["state_dict"], model.state_dict()
+        head = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)][-1]
+        pairs = [(i, classes.index(name)) for i, name in enumerate(spec.classes) if name in classes]
+        for key in (f"{head}.weight", f"{head}.bias"):
+            if not isinstance(state.get(key), torch.Tensor) or state[key].shape != (len(classes), *fresh[key].shape[1:]):
+                break  # `fill` says what is wrong
+            rows = 0.2 * fresh[key].cpu()
+            for ours, theirs in pairs:
+                rows[ours] = state[key][theirs]
+            state[key] = rows
+        new = [name for name in spec.classes if name not in classes]
+        head = f"new for {' '.join(new)}" if new else "kept for fewer classes, or in another order"
+        print(f"{path}: body kept; head {head}", flush=True)
+    fill(model, saved, path, spec.arch, *known)
+    return found
 
 
 def spec_of(checkpoint: dict, path: str | Path, default: Spec) -> Spec:
     """Return what the checkpoint of `path` says of its network, or `default`, the script's, for a file that says nothing.
 
-    Raises InputError if it isn't readable or if another kind of network is meant than `default`'s.
+    Raises InputError if it isn't readable or if another kind of network is meant than `default`'s; its classes may be others.
     """
     if "spec" not in checkpoint:
         return default
-    try:
-        spec = Spec.from_dict(checkpoint["spec"])
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
-    if (spec.arch, spec.shape, len(spec.classes)) != (default.arch, default.shape, len(default.classes)):
-        found, expected = (f"{s.arch}, {len(s.classes)} classes of images {s.shape}" for s in (spec, default))
+    spec = _spec(checkpoint, path)
+    if (spec.arch, spec.shape) != (default.arch, default.shape):
+        found, expected = (f"{s.arch} for images {s.shape}" for s in (spec, default))
         raise InputError(f"{path}: tells of {found}; expected {expected}")
     return spec
+
+
+def _spec(checkpoint: dict, path: str | Path) -> Spec:
+    try:
+        return Spec.from_dict(checkpoint["spec"])
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _first_line(error: Exception) -> str:

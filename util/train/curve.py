@@ -1,7 +1,10 @@
-"""The curve of a training: what each epoch gave, as a table and as a picture."""
+"""The curve of a training, what each epoch gave, and a confusion matrix: as tables and as pictures."""
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from util.files import atomic_write
 
@@ -36,5 +39,36 @@ def plot(path: Path, rows: list[Epoch], title: str) -> None:
     right = left.twinx()
     right.plot(epochs, [100 * row.held_out_accuracy for row in rows], color="tab:orange", marker=".")
     right.set_ylabel("held-out accuracy, %", color="tab:orange")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+# ---- Who was taken for whom ------------------------------------------------------------------------------------------
+def confusion_table(counts: np.ndarray, classes: Sequence[str]) -> str:
+    """Return a confusion matrix as text: int (C, C), a row for each class, a column for each name that its images got, share right."""
+    width = max(8, *(len(name) for name in classes)) + 1
+    lines = [" " * width + "".join(f"{name:>{width}}" for name in classes) + f"{'right':>9}"]
+    for name, row in zip(classes, counts, strict=True):
+        share = f"{row[classes.index(name)] / row.sum():>9.1%}" if row.sum() else f"{'':>9}"
+        lines.append(f"{name:<{width}}" + "".join(f"{count:>{width}}" for count in row) + share)
+    return "\n".join(lines)
+
+
+def plot_confusion(path: Path, counts: np.ndarray, classes: Sequence[str], title: str) -> None:
+    """Write a picture of a confusion matrix, shares of each row as shades, counts as text."""
+    from matplotlib.figure import Figure
+
+    side = 2.5 + 0.55 * len(classes)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            axes.text(column, row, count, ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black")
+    shown = [name if len(name) < 16 else name[:15] + "…" for name in classes]
+    axes.set_xticks(range(len(classes)), shown, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(len(classes)), shown, parse_math=False)
+    axes.set(xlabel="named", ylabel="is", title=title)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)

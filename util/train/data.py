@@ -10,6 +10,9 @@ from tqdm import tqdm
 
 from util.cli import InputError, reading
 from util.files import IMAGE_SUFFIXES
+from util.spec import OTHER, check_classes
+
+OF_TORCHVISION = {"MNIST", "cifar-10-batches-py"}  # folders that a data set has been downloaded into
 
 
 def load(dataset: type, root: Path, train: bool, classes: list[str], mode: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,6 +52,45 @@ def _load_folder(split: Path, classes: list[str], mode: str, size: int) -> tuple
                 raise InputError(f"{path}: {image.width}x{image.height} pixels, expected {size}x{size}")
             images[i] = np.asarray(image.convert(mode)).reshape(size, size, -1)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+
+
+def own_classes(root: Path | None, known: list[str]) -> list[str] | None:
+    """Return the classes of a folder of somebody's own images (see util.train.own); None if it is the data set that has `known`."""
+    if root is None or not root.is_dir():
+        return None
+    split = (root / "train").is_dir()
+    try:
+        folders = (path for path in (root / "train" if split else root).iterdir() if path.is_dir())
+        found = sorted(path.name for path in folders if not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{error.filename or root}: {error.strerror}") from error
+    if not found or split and set(found) == set(known) or not split and OF_TORCHVISION & set(found):
+        return None
+    try:
+        check_classes(found)
+    except ValueError as error:
+        raise InputError(f"{root}: {error}") from error
+    if len(found) == 1:
+        raise InputError(f"{root}: holds one class alone, {found[0]}; expected a folder per class, two or more ({OTHER} may be one)")
+    return found
+
+
+def drawn(images: torch.Tensor, labels: torch.Tensor, most: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `most` of the images with their labels, always the same ones: as many of each class as there are, in their order."""
+    if most is None or most >= len(labels):
+        return images, labels
+    at = balanced(labels.numpy(), most)
+    return images[at], labels[at]
+
+
+def balanced(labels: np.ndarray, most: int) -> np.ndarray:
+    """Return the places, in order, of `most` labels drawn by a fixed seed, evenly over the classes as far as each has so many."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    turn = np.empty(len(labels), int)  # how many of its class are drawn before it
+    for label in np.unique(labels):
+        of = order[labels[order] == label]
+        turn[of] = np.arange(len(of))
+    return np.sort(order[np.argsort(turn[order], kind="stable")][:most])
 
 
 def hold_out(count: int, total: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

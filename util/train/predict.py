@@ -1,5 +1,6 @@
 """What predicts for a script: PyTorch, or the same network packed (see util.spec.Network)."""
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from util import packed
 from util.binop import BinOp
 from util.cli import InputError
 from util.packed.freeze import NotAChainError, freeze, freeze_layers
+from util.packed.onnx import export
 from util.spec import Network, Spec
 from util.train import checkpoint, data
 
@@ -30,20 +32,28 @@ class TorchNetwork:
         return self.model(x.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
 
 
-def load_network(args, model: nn.Module, spec: Spec, weights: Path) -> Network:
-    """Return what predicts for `args` (see util.cli): `model` with the weights of --pretrained or `weights`, or its packed form.
+def load_network(args, build: Callable[..., nn.Module], spec: Spec, weights: Path) -> Network:
+    """Return what predicts for `args` (see util.cli): a model with the weights of --pretrained or `weights`, or its packed form.
 
-    --engine auto packs what has 1-bit activations, on the CPU. --export FILE writes the packed network too. What the file says of the
-    network goes before `spec`, which is the script's.
+    build: makes the model, for so many `classes`, where it will run. --engine auto packs what has 1-bit activations, on the CPU.
+    --export FILE writes the packed network too, or ONNX. What the file says of the network goes before `spec`, which is the script's.
     Raises InputError for weights that don't fit, for a model that can't be packed, and for --engine xnor where it isn't built.
     """
     path = args.pretrained or weights
+    onnx = args.export is not None and args.export.suffix.lower() == ".onnx"
     if packed.is_packed(path):
+        if onnx:
+            raise InputError(f"{path}: is a packed network, of which ONNX can't be made; give the checkpoint it was made of")
         if args.engine == "torch":
             raise InputError(f"{path}: is a packed network, which PyTorch can't run; give the checkpoint it was made of, or --engine xnor")
         network = packed.load(path, spec, threads=torch.get_num_threads())
     else:
-        spec = checkpoint.spec_of(checkpoint.load_into(model, path, spec.arch), path, spec)
+        saved = checkpoint.load(path)
+        spec = checkpoint.spec_of(saved, path, spec)
+        model = build(classes=len(spec.classes))
+        checkpoint.fill(model, saved, path, spec.arch)
+        if onnx:
+            return _export_onnx(model, spec, args.export)
         try:
             with np.errstate(all="ignore"):  # such as a variance below zero
                 network = _choose(args, model, spec)
@@ -54,6 +64,14 @@ def load_network(args, model: nn.Module, spec: Spec, weights: Path) -> Network:
             raise InputError(f"{spec.arch} can't be packed as a whole, so there is nothing to write to {args.export}")
         print(f"written: {args.export} ({packed.save(network, args.export)} bytes)")
     return network
+
+
+def _export_onnx(model: nn.Module, spec: Spec, path: Path) -> Network:
+    try:
+        print(f"written: {path} ({export(model, spec, path)} bytes)")
+    except NotAChainError as error:
+        raise InputError(f"{path}: {spec.arch} can't be written as ONNX ({error})") from error
+    return TorchNetwork(model, spec)
 
 
 def _choose(args, model: nn.Module, spec: Spec) -> Network:

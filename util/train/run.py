@@ -1,8 +1,10 @@
 """One run of training: it counts steps, keeps the best epoch, stops on Ctrl-C, goes on later, and leaves files behind."""
+import contextlib
 import math
+import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,11 +64,16 @@ class Files:
     def picture(self) -> Path:
         return self.directory / f"{self.name}.curve.png"
 
+    @property
+    def confusion(self) -> Path:
+        return self.directory / f"{self.name}.confusion.png"
 
-def settings_of(args, arch: str, recipe: Recipe) -> dict[str, Any]:
-    """Return what a resumed run must have in common with its first part; its length may differ."""
+
+def settings_of(args, arch: str, recipe: Recipe, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a resumed run must have in common with its first part; its length may differ. classes: if they are somebody's own."""
+    own = {"classes": ", ".join(classes)} if classes else {}
     given = {name: getattr(args, name, None) for name in ("seed", "limit", "pretrained", "teacher")}
-    return {"arch": arch, "lr": recipe.lr, "batch_size": recipe.batch_size, **given}
+    return {"arch": arch, "lr": recipe.lr, "batch_size": recipe.batch_size, **given, **own}
 
 
 class Run:
@@ -160,6 +167,13 @@ class Run:
         if self.epoch == self.epochs or time.monotonic() - self._saved >= SAVE_EVERY:
             self._save()
 
+    def stale(self, patience: int) -> bool:
+        """Return whether held-out accuracy has not risen for `patience` epochs, so that the training may as well end; 0: never."""
+        if not (patience and self.rows):
+            return False
+        best = max(row.held_out_accuracy for row in self.rows)
+        return self.epoch - next(row.epoch for row in self.rows if row.held_out_accuracy == best) >= patience
+
     # ---- To go on later ----
     def _save(self) -> None:
         self._count()
@@ -205,6 +219,7 @@ class Run:
         held_out = 100 * self.best.held_out_accuracy
         print(f"epoch {self.best.epoch} (held out {held_out:.2f} %): {100 * accuracy:.2f} % of the test images right")
         checkpoint.check_weights(state, "this training's weights")
+        self._put_aside()
         if why := self._why_earlier_stays(held_out):
             print(f"{self.files.best} {why} and stays; this run's weights are in {self.files.last}")
             return
@@ -216,6 +231,15 @@ class Run:
         curve.write(self.files.log, self.rows)
         curve.plot(self.files.picture, self.rows, f"{self.files.name}: {100 * accuracy:.2f} % on the test set")
         print(f"written: {self.files.best}")
+
+    def _put_aside(self) -> None:
+        """Rename earlier weights of somebody's own classes that were judged on other images: their scores can't be compared."""
+        with contextlib.suppress(InputError):
+            earlier = checkpoint.load(self.files.best) if self.files.best.exists() and "classes" in self.settings else {}
+            of_own = isinstance(earlier.get("settings"), dict) and "classes" in earlier["settings"]
+            if of_own and earlier.get("held_out") != self.held_out:
+                os.replace(self.files.best, aside := self.files.directory / f"{self.files.name}.earlier.pth.tar")
+                print(f"{self.files.best} was judged on other images; kept as {aside}")
 
     def _why_earlier_stays(self, held_out: float) -> str | None:
         """Return why the weights that are there are not replaced by ours, which have `held_out` percent; None if they are."""

@@ -146,17 +146,17 @@ def portable(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def ema_of(model: nn.Module) -> AveragedModel:
+def ema_of(model: nn.Module, decay: float = EMA_DECAY) -> AveragedModel:
     """Return the exponential moving average of the model's weights, which `update_ema` moves on; `.module` is a model with them.
 
     Which sign a latent weight near zero has after a step is chance; not so in the average.
     """
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 @torch.no_grad()
 def update_ema(ema: AveragedModel, model: nn.Module) -> None:
-    """Move the EMA on by a step: a <- EMA_DECAY a + (1 - EMA_DECAY) w; buffers are copied.
+    """Move the EMA on by a step: a <- decay a + (1 - decay) w; buffers are copied.
 
     What ema.update_parameters(model) does from its second call on, which a CUDA graph can't record: it reads n_averaged back.
     """
@@ -177,9 +177,11 @@ class Teacher:
 def load_teacher_logits(path: Path, count: int, classes: int) -> torch.Tensor:
     """Return cached logits, float32 (count, classes), of the training images in their order; raises InputError without them."""
     logits = checkpoint.load_tensors(path).get("logits")
-    if logits is None or logits.shape[1:] != (classes,) or len(logits) < count:
-        raise InputError(f"{path}: holds no logits for {count} images; write them with PyTorch_CIFAR10/main.py --logits")
-    return logits[:count].float()
+    if logits is None or tuple(logits.shape) != (count, classes):
+        found = "" if logits is None else f" but of {tuple(logits.shape)}"
+        advice = "write them with PyTorch_CIFAR10/main.py --logits, the same --limit"
+        raise InputError(f"{path}: holds no logits of {count} images{found}; {advice}")
+    return logits.float()
 
 
 def training_loss(logits: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor | None, smoothing: float = 0.0) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from util.cli import InputError
 from util.spec import Spec
-from util.train import augment, checkpoint
+from util.train import augment
 from util.train.steps import distillation_losses
 
 # Sources of `other` in Tiny ImageNet that mostly show people, which are learnt as such, and those that often do, which are not learnt.
@@ -170,19 +170,6 @@ class Mixture:
         crops = _first_channel(self._crops(self.images[at], self.kinds[at], rng))
         some = torch.linspace(0, len(images) - 1, min(most, len(images))).long()  # a folder's images come class by class
         return torch.cat([images[some].cpu(), crops]), torch.cat([labels[some].cpu(), torch.from_numpy(self.labels[at])])
-
-
-def start_from(model: torch.nn.Module, path: Path, *archs: str) -> None:
-    """Put the weights at `path`, of one of `archs`, into a model that may have more classes; those begin with small random weights."""
-    saved = checkpoint.load(path)
-    if saved.get("arch") not in archs:
-        raise InputError(f"{path}: holds {saved.get('arch')}, expected {' or '.join(archs)}; give another file")
-    state, fresh = saved["state_dict"], model.state_dict()
-    for key in ("classifier.weight", "classifier.bias"):
-        rows = min(len(state[key]), len(fresh[key]))
-        fresh[key][rows:] *= 0.2
-        state[key] = torch.cat([state[key][:rows], fresh[key][rows:]])
-    model.load_state_dict(state)
 
 
 def _last_channel(images: torch.Tensor) -> np.ndarray:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from util.cli import InputError
+from util.cli import InputError, label_of
 from util.spec import Network
 from util.track.tracking import Moment
 
@@ -50,15 +50,11 @@ def run(args, network: Network):
     """
     from util.watch import batch
 
+    right = network.spec.right(label_of(args.label, network.spec.classes)) if args.label is not None else ()
     if args.video and (clips := batch.find_clips(args.video, args.save)):
         if args.start:
             raise InputError(f"--start is for one clip, and --video means {len(clips)}")
         return batch.run_clips(args, clips)
-    spec = network.spec
-    if args.label is not None and args.label >= len(spec.classes):  # of another network of the script
-        known = f"0-{len(spec.classes) - 1} or one of {' '.join(spec.classes)}"
-        raise InputError(f"argument --label: '{args.label}' is no label of {spec.arch}; expected {known}")
-    right = spec.right(spec.classes[args.label]) if args.label is not None else ()
     if args.video:
         from util.watch.pipeline import watch_clip
 

@@ -3,7 +3,7 @@
     python3 -m util.watch CLIP --network CIFAR_10/models/vgg.xnor --save OUT
     python3 -m util.watch CLIP... --save OUT --jobs 4          many clips: several, a 'pattern*', a directory of them
 """
-from util.cli import Parser, add_video_argument, add_video_options, at_least, guard, label_of, run
+from util.cli import Parser, add_label_argument, add_video_argument, add_video_options, at_least, guard, run
 
 if __name__ == "__main__":
     guard()  # Ctrl-C while the rest loads
@@ -24,7 +24,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     verb.add_argument("--multi_fastMCD", type=Path, metavar="DIR", help="name all objects in the detector's results")
     network = ROOT / "CIFAR_10" / "models" / "vgg.xnor"
     parser.add_argument("--network", type=Path, metavar="FILE", default=network, help="packed network, which main.py --export writes")
-    parser.add_argument("--label", metavar="0-9|NAME", help="what the objects are: report the share named so")
+    add_label_argument(parser)
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
     parser.add_argument("--limit", type=at_least(1), metavar="N", help="at most N frames: a quick try")
     add_video_options(parser)
@@ -43,12 +43,7 @@ def main(argv=None):
     args = parse_args(argv)
     from util import packed, watch  # here: --help needs none of it
 
-    network = packed.load(args.network)
-    try:
-        args.label = None if args.label is None else label_of(network.spec.classes)(args.label)
-    except argparse.ArgumentTypeError as error:
-        Parser().error(f"argument --label: {error}")
-    return watch.run(args, network)
+    return watch.run(args, packed.load(args.network))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,314 @@
+"""Networks for somebody's own classes: which folders and images are taken, how they are divided, what is kept of earlier weights."""
+import os
+import struct
+import zlib
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.scripts import load_script
+from util.cli import InputError
+from util.crops import prepare
+from util.train import augment, checkpoint, curve, data, own
+from util.train.predict import TorchNetwork
+
+cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
+SPEC = replace(cifar.SPECS["resnet20"], classes=("blå", "red"), also_right={}, kinds={}, temperature=1.0, unknown_below=0.0)
+COLOURS = {"blå": (30, 40, 200), "red": (200, 40, 30)}
+
+
+def write(root, tracks=5, frames=2, classes=COLOURS, size=(30, 20)):
+    """Crops of coloured things whose file names tell run and track."""
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for track in range(tracks):
+            for frame in range(frames):
+                pixels = np.clip(COLOURS.get(name, (90, 90, 90)) + rng.normal(0, 20, (*size, 3)), 0, 255).astype(np.uint8)
+                alpha = np.zeros(size, np.uint8)
+                alpha[3:-3, 3:-3] = 255
+                Image.fromarray(np.dstack([pixels, alpha])).save(root / name / f"run-1_track{track:06d}_frame{frame:06d}.png")
+    return root
+
+
+# ---- Folders ---------------------------------------------------------------------------------------------------------
+def test_a_folders_classes_are_its_own_unless_it_is_the_data_set(tmp_path):
+    known = ["cat", "dog"]
+    for split in ("train", "test"):
+        for name in known:
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+    (tmp_path / "mnist" / "MNIST" / "raw").mkdir(parents=True)
+    for name in ("狗", "cat", ".hidden"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+    (tmp_path / "part" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "part" / "train" / "cow").mkdir(parents=True)
+    found = [data.own_classes(tmp_path / name, known) for name in ("set", "mnist", "own", "part", "none")] + [data.own_classes(None, known)]
+    assert found == [None, None, ["cat", "狗"], ["cat", "cow"], None, None]
+
+
+@pytest.mark.parametrize(("names", "words"), [
+    (["cat"], "one class alone, cat"), (["cat", "Cat"], "'Cat' and 'cat' are one folder"), (["cat", "e\u0301", "\u00e9"], "one folder"),
+    (["cat", "unknown"], "called other"), (["cat", "x" * 150], "can't be a class"), (["cat", "a\nb"], "can't be a class"),
+])  # fmt: skip
+def test_folders_that_cant_be_classes_are_named(tmp_path, names, words):
+    for name in names:
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=words) as error:
+        data.own_classes(tmp_path, [])
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+# ---- Images ----------------------------------------------------------------------------------------------------------
+def test_images_of_any_mode_and_size_are_read(tmp_path):
+    grey = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8))
+    rgb = Image.merge("RGB", [grey, grey, grey.transpose(Image.FLIP_TOP_BOTTOM)])
+    palette = rgb.quantize(16)
+    clear = palette.copy()
+    clear.info["transparency"] = 0
+    made = {"rgb": rgb, "grey": grey, "palette": palette, "clear": clear, "la": grey.convert("LA"), "rgba": rgb.convert("RGBA"),
+            "one": rgb.convert("1"), "deep": Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)}  # fmt: skip
+    for name, image in made.items():
+        image.save(tmp_path / f"{name}.png")
+        read = own.read_image(tmp_path / f"{name}.png")
+        assert read.dtype == np.uint8 and read.shape == (20, 30, 4 if name in ("clear", "la", "rgba") else 3), name
+        if name in ("grey", "deep"):
+            assert np.array_equal(read[..., 0], np.asarray(grey))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    rgb.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    assert own.read_image(tmp_path / "turned.jpg").shape == (30, 20, 3)
+    rgb.resize((300, 1000)).save(tmp_path / "large.png")
+    assert own.read_image(tmp_path / "large.png").shape == (own.SIDE, round(own.SIDE * 0.3), 3)
+
+
+def spoil(path, kind):
+    """Put in the place of the image at `path` what is none."""
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "bomb":
+        def chunk(name, body):
+            return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+        head = chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 8, 0, 0, 0, 0))
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    else:
+        path.write_bytes(content[:60] if kind == "cut" else b"")
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("fifo", "no regular file"), ("folder", "no regular file"), ("bomb", "9000x9000 pixels"),
+    ("cut", "no image that"), ("empty", "no image that"),
+])  # fmt: skip
+def test_what_is_no_image_is_named_in_one_line(tmp_path, kind, words):
+    victim = sorted((write(tmp_path) / "red").iterdir())[3]
+    spoil(victim, kind)
+    with pytest.raises(InputError, match=words) as error:
+        own.load(tmp_path, list(COLOURS))
+    assert victim.name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_classes_that_cant_be_divided_are_named(tmp_path):
+    write(tmp_path / "one", tracks=1)
+    with pytest.raises(InputError, match="all images of blå are one, or of one track"):
+        own.load(tmp_path / "one", list(COLOURS))
+    (write(tmp_path / "two") / "green").mkdir()
+    with pytest.raises(InputError, match=r"green: holds no images"):
+        own.load(tmp_path / "two", [*COLOURS, "green"])
+    write(tmp_path / "three" / "train"), write(tmp_path / "three" / "test", classes=["red", "green"])
+    with pytest.raises(InputError, match=r"test/green: no class of train/"):
+        own.load(tmp_path / "three", list(COLOURS))
+
+
+# ---- How they are divided --------------------------------------------------------------------------------------------
+def test_no_track_is_on_two_sides_and_another_track_moves_none(tmp_path):
+    parts = own.load(write(tmp_path, tracks=10), list(COLOURS))
+    sides = [set(zip(part.tracks.tolist(), part.labels.tolist(), strict=True)) for part in parts]
+    assert [len(side) for side in sides] == [12, 4, 4] and len(set.union(*sides)) == 20
+    assert all(set(part.labels) == {0, 1} for part in parts)
+    again = own.load(tmp_path, list(COLOURS))
+    assert all(np.array_equal(a.tracks, b.tracks) and np.array_equal(a.labels, b.labels) for a, b in zip(parts, again, strict=True))
+    Image.new("RGB", (9, 9)).save(tmp_path / "red" / "alone.png")  # a track of its own
+    more = own.load(tmp_path, list(COLOURS))
+    assert sum(len(set(a.tracks) ^ set(b.tracks)) for a, b in zip(parts, more, strict=True)) <= 3
+
+
+def test_two_tracks_are_enough_and_a_test_folder_is_taken_as_it_is(tmp_path):
+    learnt, held_out, test = own.load(write(tmp_path / "two", tracks=2), list(COLOURS))
+    assert set(held_out.tracks) == set(test.tracks) and not set(learnt.tracks) & set(test.tracks)
+    write(tmp_path / "split" / "train"), write(tmp_path / "split" / "test", tracks=3, classes=["red"])
+    learnt, held_out, test = own.load(tmp_path / "split", list(COLOURS))
+    assert len(test.images) == 6 and set(test.labels) == {1} and len(learnt.images) + len(held_out.images) == 20
+
+
+def test_images_become_exactly_what_crops_of_a_clip_become(tmp_path):
+    part = own.load(write(tmp_path), list(COLOURS))[2]
+    images, labels = part.prepared(SPEC)
+    raw = sorted((tmp_path / "red").glob(f"{part.tracks[part.labels == 1][0]}_*"))
+    crops = [cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA) for path in raw]
+    assert np.array_equal(images[labels == 1].numpy(), prepare(crops, SPEC))
+
+
+@pytest.mark.parametrize("most", [1, 7, 20, 50, 100])
+def test_a_limit_draws_evenly_over_the_classes_and_always_the_same(most):
+    labels = torch.tensor([0] * 80 + [1] * 15 + [2] * 5)
+    images = torch.arange(100).view(-1, 1, 1, 1)
+    some, of = data.drawn(images, labels, most)
+    counts = np.bincount(of, minlength=3)
+    assert len(of) == most and (most < 3 or all(count >= min(most // 3, size) for count, size in zip(counts, (80, 15, 5), strict=True)))
+    assert torch.equal(labels[some.flatten()], of) and (some.flatten().diff() > 0).all()
+    assert torch.equal(some, data.drawn(images, labels, most)[0])
+    assert most < 7 or some.flatten()[0] != 0 or some.flatten()[1] != 1 or most > 80  # not the first ones
+
+
+# ---- Training --------------------------------------------------------------------------------------------------------
+def test_batches_have_as_many_of_each_class_and_are_fixed_by_their_numbers(tmp_path):
+    write(tmp_path, tracks=4)
+    for path in sorted((tmp_path / "red").iterdir())[4:]:
+        path.unlink()  # fewer of one
+    mixture = own.Mixture(tmp_path, SPEC, 400, 0.0)
+    images, labels, places = mixture.batch(1, 2)
+    assert images.shape == (400, 3, 32, 32) and images.dtype == torch.uint8 and abs(labels.sum() - 200) < 50
+    assert torch.equal(labels, torch.from_numpy(mixture.learnt.labels)[places]) and torch.equal(images, mixture.batch(1, 2)[0])
+    assert not torch.equal(images, mixture.batch(1, 3)[0])
+    blue, red = (images[labels == label].float().mean((0, 2, 3)) for label in (0, 1))
+    assert blue[2] > blue[0] + 5 and red[0] > red[2] + 5  # they still show it
+    judged = mixture.judges()[1]
+    assert (judged == 0).sum() == (judged == 1).sum() > 0
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_crop_seen_again_is_a_like_crop(channels):
+    crop = np.zeros((40, 30, channels), np.uint8)
+    crop[..., :3], crop[10:30, 8:22, :3] = (60, 60, 60), (200, 60, 60)
+    if channels == 4:
+        crop[8:32, 6:24, 3] = 255
+    seen = [augment.seen_again(crop, np.random.default_rng(i)) for i in range(60)]
+    shapes = {s.shape for s in seen}
+    assert shapes <= {(side, side, 4) for side in augment.SIZES} and len(shapes) > 2 and all(s.dtype == np.uint8 for s in seen)
+    middle = np.array([s[len(s) // 2, len(s) // 2].astype(float) for s in seen])
+    assert (middle[:, 0] > middle[:, 2] + 20).mean() > 0.8 and (middle[:, 3] == 255).mean() > 0.9
+    if channels == 4:
+        shares = np.array([(s[..., 3] > 127).mean() for s in seen])
+        assert 0.25 < np.median(shares) < 0.6 and (shares == 1).any()  # its mask, grown or shrunk; now and then none
+
+
+def test_another_head_on_the_same_body(tmp_path, capsys):
+    torch.manual_seed(0)
+    old = cifar.MODELS["resnet20"]().eval()
+    checkpoint.save(tmp_path / "old", {"arch": "resnet20", "state_dict": old.state_dict()})
+    spec = replace(SPEC, classes=("red", "truck", "cat"))
+    model = cifar.MODELS["resnet20"](classes=3).eval()
+    assert checkpoint.start_from(model, tmp_path / "old", spec, {"resnet20": cifar.CLASSES}) == "resnet20"
+    assert capsys.readouterr().out == f"{tmp_path / 'old'}: body kept; head new for red\n"
+    for key, value in model.state_dict().items():
+        if not key.startswith("classifier"):
+            assert torch.equal(value, old.state_dict()[key]), key
+    x = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(model(x)[:, 1:], old(x)[:, [9, 3]])
+    checkpoint.save(tmp_path / "own", {"arch": "resnet20", "state_dict": model.state_dict(), "spec": spec.to_dict()})
+    again = cifar.MODELS["resnet20"](classes=3)
+    checkpoint.start_from(again, tmp_path / "own", spec, {"resnet20": cifar.CLASSES})
+    assert capsys.readouterr().out == "" and torch.equal(again.classifier.weight, model.classifier.weight)
+    with pytest.raises(InputError, match="holds resnet20, expected vgg"):
+        checkpoint.start_from(cifar.VGG(), tmp_path / "own", cifar.SPECS["vgg"], {"vgg": cifar.CLASSES})
+    checkpoint.save(tmp_path / "bad", {"arch": "resnet20", "state_dict": model.state_dict()})  # three rows, said to be ten
+    model, spec = cifar.MODELS["resnet20"](classes=4), replace(SPEC, classes=tuple("abcd"))
+    with pytest.raises(InputError, match="classifier.bias is"):
+        checkpoint.start_from(model, tmp_path / "bad", spec, {"resnet20": cifar.CLASSES})
+
+
+def test_calibration_and_confusion_by_hand():
+    logits = 2.0 * np.log(np.array([[0.9, 0.1], [0.6, 0.4]] * 500))
+    labels = np.array([0] * 500 + [0] * 300 + [1] * 200)
+    at = np.r_[np.arange(0, 1000, 2), np.arange(1, 1000, 2)]
+    labels = np.where(np.arange(1000) % 10 == 9, 1, 0)  # a tenth of all
+    spec = own.calibrated(SPEC, logits[at], labels)
+    best = min(own.TEMPERATURES, key=lambda t: torch.nn.functional.cross_entropy(torch.tensor(logits[at] / t), torch.tensor(labels)))
+    assert spec.temperature == pytest.approx(best, abs=1e-3) and 0 < spec.unknown_below <= own.MOST_UNSURE
+    counts = own.confusion(np.array([[2.0, 1, 0], [0, 1, 2], [0, 2, 1], [0, 0, 1]]), np.array([0, 0, 1, 2]))
+    assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
+    text = curve.confusion_table(counts, ["a", "b", "c"]).splitlines()
+    assert text[0].split() == ["a", "b", "c", "right"] and text[1].split() == ["a", "1", "0", "1", "50.0%"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(own, "EPOCH", 64)
+    monkeypatch.setattr(own, "MOST_JUDGES", 4)
+    for script in (cifar, mnist):
+        monkeypatch.setattr(script, "HERE", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("script", "arch"), [(cifar, "resnet20"), (mnist, "LeNet_5")])
+def test_a_network_of_own_classes_is_trained_evaluated_and_trained_anew(home, script, arch, capsys):
+    crops = write(home / "crops", size=(30, 26))
+    arguments = ["--cpu", "--arch", arch, "--data", str(crops)]
+    accuracy = script.main([*arguments, "--epochs", "1"])
+    printed = capsys.readouterr().out
+    best = home / "models" / f"{arch}.crops.best.pth.tar"
+    assert "2 classes (blå red); images: 12 of 6 tracks learnt, 4 of 2 tracks held out, 4 of 2 tracks test" in printed
+    assert f"written: {best}" in printed and ("right" in printed and (script is mnist or f"--pretrained {best} --video CLIP" in printed))
+    ends = ("best.pth.tar", "last.pth.tar", "log.csv", "curve.png", "confusion.png")
+    assert {path.name for path in best.parent.iterdir()} == {f"{arch}.crops.{end}" for end in ends}
+    saved = checkpoint.load(best)
+    assert saved["spec"]["classes"] == ["blå", "red"] and saved["spec"]["temperature"] in np.round(own.TEMPERATURES, 3)
+    assert script.main([*arguments, "--evaluate", "--name", f"{arch}.crops", "--engine", "torch"]) == accuracy
+    assert script.main([*arguments, "--evaluate", "--name", f"{arch}.crops", "--limit", "2"]) in (0, 0.5, 1)
+    # Another class later: the weights go on, and earlier ones, judged on other images, are kept beside.
+    write(crops, classes=["grey"])
+    script.main([*arguments, "--epochs", "1", "--pretrained", str(best)])
+    printed = capsys.readouterr().out
+    assert "body kept; head new for grey" in printed and f"kept as {best.with_name(f'{arch}.crops.earlier.pth.tar')}" in printed
+    assert len(checkpoint.load(best)["spec"]["classes"]) == 3
+    with pytest.raises(InputError, match="grey, which the network lacks"):
+        script.main([*arguments, "--evaluate", "--pretrained", str(best.with_name(f"{arch}.crops.earlier.pth.tar"))])
+    with pytest.raises(InputError, match="'3' is no label; expected 0-2 or one of blå grey red"):
+        script.main(["--cpu", "--arch", arch, "--pretrained", str(best), "--fastMCD", str(crops / "red"), "--label", "3"])
+    script.main(["--cpu", "--arch", arch, "--pretrained", str(best), "--fastMCD", str(crops / "red"), "--label", "red"])
+    assert "red: " in capsys.readouterr().out
+
+
+def test_a_run_on_own_classes_replaces_no_weights_of_the_data_set_and_resumes_on_its_own_alone(home):
+    models = home / "models"
+    state = cifar.MODELS["resnet20"]().state_dict()
+    checkpoint.save(models / "resnet20.best.pth.tar", {"arch": "resnet20", "state_dict": state, "held_out": "x"})
+    before = (models / "resnet20.best.pth.tar").read_bytes()
+    arguments = ["--cpu", "--arch", "resnet20", "--epochs", "1", "--data"]
+    crops = write(home / "crops")
+    cifar.main([*arguments, str(crops), "--name", "resnet20"])  # on purpose
+    assert (models / "resnet20.best.pth.tar").read_bytes() == before and not list(models.glob("*earlier*"))
+    with pytest.raises(InputError, match="was trained with classes blå, red"):
+        cifar.main([*arguments, str(write(home / "more", classes=["red", "grey"])), "--name", "resnet20", "--resume"])
+    Image.new("RGB", (30, 20)).save(crops / "red" / "a.png")
+    for i in range(30):
+        Image.new("RGB", (30, 20)).save(crops / "red" / f"b{i}.png")
+    with pytest.raises(InputError, match="was trained on other images"):
+        cifar.main([*arguments, str(crops), "--name", "resnet20", "--resume"])
+
+
+def test_flags_that_know_nothing_of_own_classes_are_refused(home):
+    arguments = ["--cpu", "--arch", "resnet20", "--data", str(write(home / "crops"))]
+    with pytest.raises(InputError, match="without --teacher or --wild"):
+        cifar.main([*arguments, "--teacher", "logits.safetensors"])
+
+
+def test_a_training_that_gets_no_better_ends(home, monkeypatch, capsys):
+    crops = write(home / "crops")
+    monkeypatch.setitem(own.FINE_TUNING, "patience", 1)
+    monkeypatch.setattr(cifar, "evaluate", lambda *a: (0.0, 0.5))
+    cifar.main(["--cpu", "--arch", "resnet20", "--data", str(crops), "--epochs", "9"])
+    assert capsys.readouterr().out.count("held out 50.00 %\n") == 3  # twice as patient without --pretrained
+
+
+def test_a_torch_network_of_own_classes_names_crops(tmp_path):
+    network = TorchNetwork(cifar.MODELS["resnet20"](classes=2), SPEC)
+    assert network(prepare([np.zeros((9, 9, 3), np.uint8)], SPEC)).shape == (1, 2)
