@@ -432,7 +432,7 @@ def main(argv: list[str] | None = None) -> float | None:
         return train(model, args, start_from(model, args, recipe) if args.pretrained else recipe)
     network = predict.load_network(args, model, SPECS[arch], HERE / "models" / f"{args.name or arch}.best.pth.tar")
     if args.evaluate:
-        accuracy = predict.accuracy(network, *load_data(args, train=False))
+        accuracy = predict.accuracy(network, *load_data(args, train=False), len(CLASSES))
         print(f"{arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if names:
