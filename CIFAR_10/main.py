@@ -196,8 +196,8 @@ def spec_of(name: str) -> Spec:
     """Return what a clip needs to know of the network `name`."""
     temperature, unknown_below = {**CALIBRATION, **CLIP_CALIBRATION}.get(name, (1.0, 0.0))
     also_right = {"automobile": ("truck",)}
-    if CLIPS in name:  # learnt from crops with what lies around the object, and from small ones
-        more = {"detector": {"min_crop": 16}, "prior": PRIOR, "kinds": KINDS}
+    if CLIPS in name:  # learnt from crops with what lies around the object, from small ones, and what is no object
+        more = {"detector": {"min_crop": 16, "min_score": 0}, "prior": PRIOR, "kinds": KINDS}
         return Spec(name, tuple(CLIP_CLASSES), SHAPE, MEAN, STD, "dimmed", also_right, temperature, unknown_below, **more)
     return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", also_right, temperature, unknown_below)
 
@@ -491,7 +491,8 @@ def main(argv: list[str] | None = None) -> float | None:
         return train(model, args, start_from(model, args, recipe, spec) if args.pretrained else recipe, spec)
     network = predict.load_network(args, build, SPECS[arch], HERE / "models" / f"{args.name or arch}.best.pth.tar")
     if args.evaluate:
-        accuracy = predict.accuracy(network, *load_data(args, False, network.spec))
+        columns = None if own_classes(args) else len(CLASSES)  # CIFAR-10's test set asks a network for clips for ten classes
+        accuracy = predict.accuracy(network, *load_data(args, False, network.spec), columns)
         print(f"{arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if names:

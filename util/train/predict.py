@@ -85,8 +85,8 @@ def _choose(args, model: nn.Module, spec: Spec) -> Network:
         return TorchNetwork(freeze_layers(model, threads=torch.get_num_threads()), spec)
 
 
-def accuracy(network: Network, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the share of uint8 images (N, C, H, W) that get the right one of `labels` (N,), in [0, 1]."""
+def accuracy(network: Network, images: torch.Tensor, labels: torch.Tensor, classes: int | None = None) -> float:
+    """Return the share of uint8 images (N, C, H, W) that get the right one of `labels` (N,), in [0, 1], of the first `classes` or all."""
     batches = zip(images.split(250), labels.split(250), strict=True)
     bar = tqdm(batches, "evaluating", math.ceil(len(images) / 250), unit="batch", leave=False, disable=None)
-    return sum(int((network(x.numpy()).argmax(1) == y.numpy()).sum()) for x, y in bar) / len(images)
+    return sum(int((network(x.numpy())[:, :classes].argmax(1) == y.numpy()).sum()) for x, y in bar) / len(images)

@@ -1,6 +1,6 @@
 """Detects, names and follows what moves in clips, with a packed network and without PyTorch.
 
-    python3 -m util.watch CLIP --network CIFAR_10/models/vgg.xnor --save OUT
+    python3 -m util.watch CLIP --network CIFAR_10/models/vgg_clips.xnor --save OUT
     python3 -m util.watch CLIP... --save OUT --jobs 4          many clips: several, a 'pattern*', a directory of them
 """
 from util.cli import Parser, add_label_argument, add_video_argument, add_video_options, at_least, guard, run
@@ -22,7 +22,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add_video_argument(verb)
     verb.add_argument("--fastMCD", type=Path, metavar="DIR", help="name the best object of each frame in the detector's results")
     verb.add_argument("--multi_fastMCD", type=Path, metavar="DIR", help="name all objects in the detector's results")
-    network = ROOT / "CIFAR_10" / "models" / "vgg.xnor"
+    network = ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor"
     parser.add_argument("--network", type=Path, metavar="FILE", default=network, help="packed network, which main.py --export writes")
     add_label_argument(parser)
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
