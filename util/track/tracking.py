@@ -54,11 +54,11 @@ class Moment:
     frame: np.ndarray  # BGR uint8 (H, W, 3)
     result: object  # fastmcd.Result
     sightings: list[Sighting]
-    expected: list[Sighting] = field(default_factory=list)  # named tracks that were lost lately, where they should be; their score is 0
     ended: list[Track] = field(default_factory=list)  # tracks not seen for too long
     begun: list[Track] = field(default_factory=list)  # as they are so far: tracks that are new
     renamed: list[Track] = field(default_factory=list)  # and those that are called something else than in the frame before
     dropped: list[Track] = field(default_factory=list)  # those that would have ended, and are left out as none of the classes
+    expected: list[Sighting] = field(default_factory=list)  # named tracks that were lost lately, where they should be; their score is 0
 
     @property
     def tracks(self) -> list[Sighting]:
