@@ -94,7 +94,7 @@ def mog2(clip: Path) -> float:
 def main(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("clip", nargs="?", type=Path, help="a video (default: one is drawn)")
-    parser.add_argument("--network", type=Path, default=ROOT / "CIFAR_10" / "models" / "vgg.xnor", help="packed network")
+    parser.add_argument("--network", type=Path, default=ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor", help="packed network")
     parser.add_argument("--runs", type=at_least(1), default=5, help="of everything")
     args = parser.parse_args(argv)
     with one_core(), tempfile.TemporaryDirectory() as directory:

@@ -62,7 +62,7 @@ def rows_of(path):
 
 
 def test_a_video_gives_named_tracks_and_all_files(stand_in, clip, tmp_path, capsys):
-    summary = run(video=str(clip), save=tmp_path / "out", label=0)
+    summary = run(video=str(clip), save=tmp_path / "out", label="0")
     assert summary.tracks == {"red": 1, "grey": 1} and summary.sightings == {"red": 10, "grey": 10}
     out = capsys.readouterr().out
     assert "20 objects in 10 of 12 frames" in out and "grey: 10 of 20 objects, 50.0%; 1 of 2 tracks, 50.0%" in out
@@ -131,7 +131,7 @@ def test_a_cut_off_video_is_refused_but_what_was_read_is_kept(stand_in, tmp_path
 
 
 def test_nothing_found_still_gives_files_and_no_sheet(stand_in, clip, tmp_path, capsys):
-    run(video=str(clip), save=tmp_path / "out", limit=2, label=1)
+    run(video=str(clip), save=tmp_path / "out", limit=2, label="1")
     assert "0 of 0 objects, 0.0%" in capsys.readouterr().out
     assert rows_of(tmp_path / "out" / "predictions.csv") == []
     assert not (tmp_path / "out" / "contact_sheet.png").exists()

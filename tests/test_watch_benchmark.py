@@ -12,5 +12,5 @@ def test_the_table_has_its_rows(tmp_path, capsys):
             writer.write(rng.integers(0, 256, (48, 64, 3), np.uint8))
     main([str(tmp_path / "clip.mp4"), "--runs", "1"])
     said = capsys.readouterr().out
-    assert said.startswith("clip.mp4: 8 frames, vgg.xnor") and "MOG2 alone" in said and said.count("ms per frame: decode") == 2
+    assert said.startswith("clip.mp4: 8 frames, vgg_clips.xnor") and "MOG2 alone" in said and said.count("ms per frame: decode") == 2
     assert float(said.split("first frame done ")[1].split()[0]) > 0
