@@ -16,7 +16,7 @@
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan, then under ThreadSanitizer
 # make arm              the C++ tests built for 64-bit ARM and run under QEMU (Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static)
 # Each sets up what it needs (a virtual environment, the native build) once: demo and native what watches, the others PyTorch as well.
-# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there: without what GPUs need, a tenth of the size.
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there, without what GPUs need.
 
 PYTHON ?= python3
 CXX ?= c++
