@@ -9,17 +9,16 @@ import sys
 import time
 from importlib.util import find_spec
 
-import cv2
-import numpy as np
 import pytest
 
+from tests.clips import squares
 from tests.scripts import ROOT, load_script, run_script
 from util.cli import InputError
 from util.watch import batch, on_ray
 
 # Stands in for a main.py: what it does with one clip is said by the clip's name.
 SCRIPT = """
-import os, signal, sys, time
+import json, os, signal, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 import cv2
@@ -56,7 +55,8 @@ def main():
         raise
     threads = cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"]
     counts = dict(frames=5, objects=3, tracks=2, labels={{"cat": 2, "dog": 1}}, ms_per_frame={{"a": 1.5, "b": 2}})
-    batch.write_summary(args.save, args.command[1], **counts, threads=threads)
+    summary = dict(arguments=batch.without_secrets(args.command[1]), **counts, threads=threads)
+    (args.save / batch.SUMMARY).write_text(json.dumps(summary))
 
 if __name__ == "__main__":
     run(main)
@@ -254,14 +254,7 @@ def test_ray_runs_them_as_well(clips):
 # ---- The real thing ----
 @pytest.mark.skipif(not list((ROOT / "fastmcd").glob("_fastmcd*.so")), reason="the native build is not there")
 def test_the_script_gives_each_clip_what_it_would_get_alone(tmp_path):
-    rng = np.random.default_rng(1)
-    ground = cv2.GaussianBlur(rng.integers(0, 256, (160, 260, 3), np.uint8), (0, 0), 2)
-    for k in range(2):
-        (tmp_path / f"clips/c{k}").mkdir(parents=True)
-        for t in range(20):
-            frame = ground[20:116, 20 + t : 148 + t].copy()
-            frame[30 + 20 * k : 54 + 20 * k, 10 + 4 * t : 34 + 4 * t] = (250, 240, 60)
-            cv2.imwrite(str(tmp_path / f"clips/c{k}/{t}.png"), frame)
+    squares(tmp_path / "clips", 20)
     done = run_script("MNIST/main.py", "--cpu", "--video", tmp_path / "clips", "--save", tmp_path / "many", "--jobs", "2")
     assert done.returncode == 0, done.stderr
     load_script("MNIST/main.py").main(["--cpu", "--video", str(tmp_path / "clips/c1"), "--save", str(tmp_path / "one")])

@@ -2,10 +2,9 @@
 import csv
 import json
 
-import cv2
-import numpy as np
 import pytest
 
+from tests.clips import squares
 from tests.networks import RedOrGrey
 from tests.scripts import ROOT, load_script
 from util import packed
@@ -19,16 +18,7 @@ LENET = ROOT / "MNIST" / "models" / "LeNet_5.xnor"
 
 @pytest.fixture
 def clips(tmp_path):
-    """Two clips of a bright square on its way over a textured ground."""
-    rng = np.random.default_rng(1)
-    ground = cv2.GaussianBlur(rng.integers(0, 256, (140, 200, 3), np.uint8), (0, 0), 2)
-    for k in range(2):
-        (tmp_path / f"clips/c{k}").mkdir(parents=True)
-        for t in range(16):
-            frame = ground[20:116, 20 + t : 148 + t].copy()
-            frame[30 + 20 * k : 54 + 20 * k, 10 + 4 * t : 34 + 4 * t] = (250, 240, 60)
-            cv2.imwrite(str(tmp_path / f"clips/c{k}/{t:02d}.png"), frame)
-    return tmp_path / "clips"
+    return squares(tmp_path / "clips", 16)
 
 
 def rows_of(path):

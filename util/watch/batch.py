@@ -96,14 +96,8 @@ def name_clips(clips: Sequence[str]) -> dict[str, str]:
 
 
 # ---- One clip --------------------------------------------------------------------------------------------------------
-def write_summary(directory: Path, arguments: Sequence[str], **values: object) -> None:
-    """Write that a run with these arguments has ended well, and `values` of it; to be called after all other files are written."""
-    with atomic_write(directory / SUMMARY) as temporary:
-        temporary.write_text(json.dumps({"arguments": without_secrets(arguments), **values}, indent=1) + "\n")
-
-
 def read_summary(directory: Path, arguments: Sequence[str]) -> dict | None:
-    """What write_summary wrote if a run with these arguments has ended well, else None."""
+    """The summary.json of a run, if one with these arguments has ended well, else None."""
     with contextlib.suppress(OSError, ValueError):
         summary = json.loads((directory / SUMMARY).read_text())
         if isinstance(summary, dict) and summary.get("arguments") == without_secrets(arguments):
