@@ -153,8 +153,7 @@ def probabilities(network: Network, crops: list[np.ndarray]) -> np.ndarray:
 
 def as_in_clips(network: Network, crops: list[np.ndarray]) -> np.ndarray:
     """The same with the network's prior, as a run over a clip has it."""
-    bias = np.log([network.spec.prior.get(name, 1.0) for name in network.spec.classes])
-    return softmax((ask(network, prepare(crops, network.spec)) + bias) / network.spec.temperature)
+    return softmax((ask(network, prepare(crops, network.spec)) + network.spec.log_prior()) / network.spec.temperature)
 
 
 def sureness(p: np.ndarray, network: Network) -> np.ndarray:

@@ -75,6 +75,10 @@ class Spec:
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"a network's spec can't be read ({type(error).__name__}: {error})") from error
 
+    def log_prior(self, more: Mapping[str, float] | None = None) -> np.ndarray:
+        """Return what is added to logits, float64 (classes,): the log of `prior`, in which `more` goes before the spec's own."""
+        return np.log([{**self.prior, **(more or {})}.get(name, 1.0) for name in self.classes])
+
     def right(self, name: str) -> tuple[str, ...]:
         """Return the names that count as right where `name` is asked for, itself first."""
         return (name, *self.also_right.get(name, ()))

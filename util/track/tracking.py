@@ -119,7 +119,7 @@ class Tracker:
         self.schedule = schedule or Schedule(longest=1, budget=10**9)
         self._association = Association(fps, lost_seconds, overlap)
         self._lives: dict[int, Life] = {}
-        self._seen: list[Life] = []  # of this moment's sightings
+        self._seen: list[tuple[Life, float]] = []  # of this moment's sightings, and what each counts
         self._count = 0
 
     def associate(self, moment: Moment) -> list[int]:
@@ -135,7 +135,7 @@ class Tracker:
                     self._lives[identity] = life
             weight = weight_of(sighting.box, *moment.frame.shape[1::-1])
             overdue.append(life.views.overdue(self.schedule, weight, life.evidence.lead()))
-            self._seen.append(life)
+            self._seen.append((life, weight))
         return chosen(overdue, self.schedule.budget)
 
     def name(self, moment: Moment, viewed: Sequence[int], logits: np.ndarray) -> None:
@@ -144,11 +144,10 @@ class Tracker:
         logits: float (viewed, classes), what `viewed` shows.
         """
         for i, row in zip(viewed, logits, strict=True):
-            life, sighting = self._seen[i], moment.sightings[i]
-            weight = weight_of(sighting.box, *moment.frame.shape[1::-1])
+            life, weight = self._seen[i]
             life.evidence.add(row, weight, life.views.add(self.schedule, weight))
             life.label, life.probability = self._called(life.evidence)
-        for sighting, life in zip(moment.sightings, self._seen, strict=True):
+        for sighting, (life, _) in zip(moment.sightings, self._seen, strict=True):
             life.see(moment, sighting)
             if not life.number and life.sightings >= self.min_sightings:
                 self._count += 1

@@ -13,13 +13,14 @@ from util.crops import prepare
 from util.files import atomic_write
 from util.outputs.pictures import CONTACT_SHEET, draw_sheet, encode_png
 from util.outputs.results import read_results
+from util.outputs.sinks import PredictionTable
 from util.outputs.staging import Staging, adopted, refuse_other_table
 from util.spec import Network
 from util.track.evidence import softmax
 
-TABLE = "predictions.csv"
-COLUMNS = ["frame", "object", "x", "y", "width", "height", "label", "probability"]
-HEAD = ",".join(COLUMNS) + "\n"  # a video's run has one column more
+TABLE = PredictionTable.NAME
+COLUMNS = list(PredictionTable.COLUMNS[:-1])  # single objects belong to no track
+HEAD = ",".join(COLUMNS) + "\n"
 ALIGN = ["left"] + ["right"] * 3  # of the table for the eye
 BATCH = 128  # crops classified at once
 

@@ -16,7 +16,6 @@ from util.files import stoppable
 from util.outputs.events import Changes
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
-from util.outputs.webhook import Webhook
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
 from util.track.tracking import Moment, Sighting, Track, Tracker
@@ -106,7 +105,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     video.started = args.start or video.started
     summary, clock = Summary(), Clock()
     pipeline = Pipeline(video, network, settings)
-    hook = Webhook(args.notify) if args.notify else None
+    hook = _webhook(args.notify) if args.notify else None
     stops = stoppable(video.stop) if video.live else nullcontext()
     with stops, open_sinks(args, video, network.spec.classes, pipeline.detector) as sinks:
         if hook:
@@ -140,6 +139,12 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     return summary
 
 
+def _webhook(url: str):
+    from util.outputs.webhook import Webhook  # here: few runs need an HTTP client
+
+    return Webhook(url)
+
+
 def _watch(args, video: Video, pipeline: "Pipeline", sinks: Sinks, summary: Summary, clock: Clock) -> None:
     total = min(filter(None, [args.limit, video.frame_count]), default=None)
     frames = tqdm(clock.each("decode", islice(video, args.limit)), "naming", total, unit=" frames", leave=False, disable=None)
@@ -162,7 +167,7 @@ class Pipeline:
             raise InputError(f"detector: {error}") from None
         names = settings["names"]
         only = {*names["only"], OTHER} if names["only"] else spec.classes
-        self.bias = np.log([{**spec.prior, **names["prior"]}.get(name, 1.0) for name in spec.classes])
+        self.bias = spec.log_prior(names["prior"])
         self.columns = [i for i, name in enumerate(spec.classes) if name in only]
         unknown_below = spec.unknown_below if names["unknown_below"] is None else names["unknown_below"]
         calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
