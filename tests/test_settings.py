@@ -42,6 +42,15 @@ def test_defaults_presets_and_files_are_layers(tmp_path):
         ("names.prior = { dog = 0 }", "expected a number above 0 for some of automobile"),
         ("names.prior = 3", "expected a number above 0 for some of automobile"),
         ("zones.ignore = 3", "image file or polygons"),
+        ("zones.gate = 3", "image file or polygons"),
+        ('zones."a gate" = []', "is no name"),
+        ('lines."" = [[0, 0], [1, 1]]', "is no name"),
+        ("lines.stop = [[0, 0]]", "expected two points"),
+        ("lines.stop = [[5, 5], [5, 5]]", "expected two points that differ"),
+        ("lines.stop = [[0, 0], [1, nan]]", "expected two points"),
+        ("lines.stop = [[0, 0], [1, true]]", "expected two points"),
+        ("lines.stop = [[0, 0, 0], [1, 1]]", "expected two points"),
+        ('lines.stop = "line.png"', "expected two points"),
         ('detector.min_area = "big"', "expected a number"),
         ('preset = "moon"', "expected one of"),
         ("preset = 3", "expected one of"),
@@ -111,6 +120,18 @@ def test_zones_keep_boxes_that_lie_mostly_inside(tmp_path):
         make_zones(64, 48, **zones)
     with pytest.raises(InputError, match="nothing is left"):
         make_zones(100, 100, left, left)
+
+
+def test_zones_and_lines_have_names(tmp_path):
+    text = "[zones]\nwidth = [[[0, 0], [9, 0], [9, 9]]]\nyard = 'yard.png'\n[lines]\nstop = [[0, 5], [9.5, 5]]\n"
+    (tmp_path / "a.toml").write_text(text)
+    cv2.imwrite(str(tmp_path / "yard.png"), np.full((50, 60), 255, np.uint8))
+    settings = load_settings(str(tmp_path / "a.toml"), CLASSES)
+    assert settings["lines"] == {"stop": [[0, 5], [9.5, 5]]} and load_settings(None, CLASSES)["lines"] == {}
+    zones = make_zones(60, 50, **settings["zones"])
+    assert zones.counts is None and {name: int(area.sum()) for name, area in zones.named.items()} == {"width": 55, "yard": 3000}
+    with pytest.raises(InputError, match="zones: gate has no pixel of the 60x50 picture"):
+        make_zones(60, 50, [], [], gate=[[[70, 0], [90, 0], [90, 9]]])
 
 
 @pytest.mark.parametrize("polygon", [[1, 2, 3], [[0, 0], [1, 1]], [["a", 0], [1, 1], [2, 2]], [[0, 0], [1e9, 0], [5, 5]], [[0, 0], [1]],

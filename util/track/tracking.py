@@ -7,6 +7,7 @@ import numpy as np
 from util.spec import OTHER
 from util.track.association import Association
 from util.track.evidence import Evidence, weight_of
+from util.track.places import Crossing, Places, Visit, Whereabouts
 from util.track.views import Schedule, Views, chosen
 
 HALF_LIFE = 25  # sightings until a view counts half
@@ -43,6 +44,8 @@ class Track:
     best_box: tuple[int, int, int, int]
     kind: str = UNKNOWN  # what the label is one of, such as vehicle; may be known where the label isn't
     kind_probability: float = 0.0
+    crossings: tuple[Crossing, ...] = ()  # of lines, so far
+    visits: tuple[Visit, ...] = ()  # to zones, so far
 
 
 @dataclass(eq=False)
@@ -58,6 +61,7 @@ class Moment:
     begun: list[Track] = field(default_factory=list)  # as they are so far: tracks that are new
     renamed: list[Track] = field(default_factory=list)  # and those that are called something else than in the frame before
     dropped: list[Track] = field(default_factory=list)  # those that would have ended, and are left out as none of the classes
+    passed: list[tuple[Track, Crossing | Visit]] = field(default_factory=list)  # as they are so far: who crosses, enters or leaves what
     expected: list[Sighting] = field(default_factory=list)  # named tracks that were lost lately, where they should be; their score is 0
 
     @property
@@ -75,6 +79,7 @@ class Life:
         self.evidence, self.views = evidence, Views()
         self.label, self.probability = UNKNOWN, 0.0
         self.told = None  # what it was called when somebody was told of it
+        self.where = Whereabouts()
         self.best = {}  # label -> (worth, crop, frame, box): the name may still change
 
     def see(self, moment: Moment, sighting: Sighting) -> None:
@@ -91,7 +96,8 @@ class Life:
         _, crop, frame, box = self.best[self.label]
         ages = self.first, self.last, self.start, self.end
         kind, sure = self.evidence.kind(kinds)
-        return Track(self.number, self.label, self.probability, *ages, self.sightings, crop, frame, box, kind or UNKNOWN, sure)
+        been = tuple(self.where.crossings), self.where.all_visits()
+        return Track(self.number, self.label, self.probability, *ages, self.sightings, crop, frame, box, kind or UNKNOWN, sure, *been)
 
 
 class Tracker:
@@ -103,12 +109,13 @@ class Tracker:
     for more than LOST_FRAMES frames, has ended; for keep_seconds a named one is expected where it should be. fps: frames per second.
     schedule: which sightings are looked at; None: all.
     kinds: kind -> names of its classes; with `name_kinds` a track is called by its kind where its own name is in doubt. drop_other: what
-    looks most like none of the classes is left out of the tracks that end.
+    looks most like none of the classes is left out of the tracks that end. places: lines and zones to tell of.
     """
 
     def __init__(
         self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, keep_seconds=0.5, overlap=0.2,
         schedule: Schedule | None = None, kinds: Mapping[str, Sequence[str]] | None = None, name_kinds=False, drop_other=False,
+        places: Places | None = None,
     ):  # fmt: skip
         lost_seconds, self.keep_seconds = max(lost_seconds, LOST_FRAMES / fps), keep_seconds
         self.classes, self.calibration, self.min_sightings, self.lost_seconds = list(classes), calibration, min_sightings, lost_seconds
@@ -116,6 +123,7 @@ class Tracker:
         members = {kind: [self.classes.index(name) for name in names if name in self.classes] for kind, names in (kinds or {}).items()}
         self.kinds = {kind: places for kind, places in members.items() if places}
         self.name_kinds, self.drop_other = name_kinds, drop_other
+        self.places = places or Places()
         self.schedule = schedule or Schedule(longest=1, budget=10**9)
         self._association = Association(fps, lost_seconds, overlap)
         self._lives: dict[int, Life] = {}
@@ -139,7 +147,7 @@ class Tracker:
         return chosen(overdue, self.schedule.budget)
 
     def name(self, moment: Moment, viewed: Sequence[int], logits: np.ndarray) -> None:
-        """Fill in the sightings' tracks and names, and which tracks begin, are renamed and end.
+        """Fill in the sightings' tracks and names, and which tracks begin, are renamed, pass lines or zones, and end.
 
         logits: float (viewed, classes), what `viewed` shows.
         """
@@ -156,6 +164,10 @@ class Tracker:
                 (moment.renamed if life.told else moment.begun).append(life.track(self.kinds))
                 life.told = life.label
             sighting.track, sighting.label, sighting.probability = life.number, life.label, life.probability
+            self.places.look(life.where, sighting.box, moment.seconds)
+            if life.number and life.where.news:
+                moment.passed += [(life.track(self.kinds), passage) for passage in life.where.news]
+                life.where.news = []
         moment.expected = self._expected(moment)
         ended = [i for i, life in self._lives.items() if moment.seconds - life.end > self.lost_seconds]
         moment.ended, moment.dropped = self._end(ended)

@@ -1,6 +1,6 @@
-"""Where in the picture objects count: zones to watch and zones to ignore, as polygons or as an image."""
+"""Where in the picture objects count: zones to watch and zones to ignore, as polygons or as an image; and those that have a name."""
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -17,6 +17,7 @@ class Zones:
     """The part of a frame in which objects count; an object is where most of its box is."""
 
     counts: np.ndarray | None = None  # bool (H, W); None: everywhere
+    named: dict[str, np.ndarray] = field(default_factory=dict)  # bool (H, W): what to tell of (util.track.places)
 
     def keep(self, boxes: np.ndarray) -> np.ndarray:
         """Return bool (N,): whether at least half of each box, int (N, 4) x, y, width, height, lies where objects count."""
@@ -25,16 +26,19 @@ class Zones:
         return np.array([self.counts[y : y + height, x : x + width].mean() >= 0.5 for x, y, width, height in boxes], bool)
 
 
-def make_zones(width: int, height: int, watch: Zone, ignore: Zone) -> Zones:
+def make_zones(width: int, height: int, /, watch: Zone, ignore: Zone, **named: Zone) -> Zones:
     """Return the zones of frames of width x height: all of `watch` (all, if that is empty) without `ignore`; raises InputError."""
+    areas = {name: _area(zone, name, width, height) for name, zone in named.items()}
+    if outside := [name for name, area in areas.items() if not area.any()]:
+        raise InputError(f"zones: {outside[0]} has no pixel of the {width}x{height} picture")
     if not len(watch) and not len(ignore):
-        return Zones()
+        return Zones(named=areas)
     counts = _area(watch, "watch", width, height) if len(watch) else np.ones((height, width), bool)
     if len(ignore):
         counts &= ~_area(ignore, "ignore", width, height)
     if not counts.any():
         raise InputError("zones: nothing is left to watch")
-    return Zones(counts)
+    return Zones(counts, areas)
 
 
 def _area(zone: Zone, name: str, width: int, height: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
+from util.track.places import Places
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
 from util.track.zones import make_zones
@@ -173,7 +174,7 @@ class Pipeline:
         calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
         self.tracker = Tracker(
             [spec.classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"], schedule=schedule,
-            kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"],
+            kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"], places=Places(settings["lines"], self.zones.named),
         )  # fmt: skip
 
     def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:

@@ -1,4 +1,5 @@
 """Settings of the video path: a TOML file or a preset by name (docs/settings.toml has every one, with its default and meaning)."""
+import re
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,9 @@ NUMBERS = {
     "tracks": {"min_sightings": (5, 1, 1000), "lost_seconds": (1.0, 0, 60), "keep_seconds": (0.5, 0, 60), "overlap": (0.2, 0.01, 0.99)},
     "names": {"temperature": (None, 0.01, 100), "unknown_below": (None, 0, 1), "views_per_frame": (16, 1, 10_000)},
 }
-OTHERS = {"names": {"only": [], "kinds": False, "drop_other": False, "prior": {}}, "zones": {"watch": [], "ignore": []}}
+OTHERS = {"names": {"only": [], "kinds": False, "drop_other": False, "prior": {}}, "zones": {"watch": [], "ignore": []}, "lines": {}}
+NAMED = {"zones", "lines"}  # tables in which other keys are names that somebody gives
+NAME = r"[\w-]{1,40}"
 
 
 def load_settings(source: str | None, classes: list[str]) -> dict[str, dict]:
@@ -72,7 +75,9 @@ def _checked(name: str, table: str, key: str, value: object, classes: list[str])
             kind = "whole number" if isinstance(default, int) else "number"
             raise InputError(f"{name}: {table}.{key} is {value!r}; expected a {kind} from {low} to {high}")
         return value
-    if key not in OTHERS.get(table, {}):
+    if table in NAMED and key not in OTHERS[table] and not re.fullmatch(NAME, key, re.ASCII):
+        raise InputError(f"{name}: {key!r} in [{table}] is no name; give up to 40 letters, digits, or any of _ -")
+    if table not in NAMED and key not in OTHERS.get(table, {}):
         known = [*NUMBERS.get(table, {}), *OTHERS.get(table, {})]
         raise InputError(f"{name}: {table} has no {key!r}; it has {' '.join(known)}")
     if key in ("kinds", "drop_other") and not isinstance(value, bool):
@@ -83,8 +88,14 @@ def _checked(name: str, table: str, key: str, value: object, classes: list[str])
         raise InputError(f"{name}: names.only is {value!r}; expected some of {' '.join(classes)}")
     if table == "zones" and not isinstance(value, str | list):
         raise InputError(f"{name}: zones.{key} is {value!r}; expected an image file or polygons")
+    if table == "lines" and not (isinstance(value, list) and len(value) == 2 and all(map(_is_point, value)) and value[0] != value[1]):
+        raise InputError(f"{name}: lines.{key} is {value!r}; expected two points that differ, [[x, y], [x, y]] in pixels")
     return value
 
 
 def _is_often(label: str, often: object, classes: list[str]) -> bool:
     return label in classes and isinstance(often, int | float) and not isinstance(often, bool) and 0 < often < float("inf")
+
+
+def _is_point(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(number) in (int, float) and abs(number) <= 1e5 for number in value)
