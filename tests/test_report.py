@@ -5,6 +5,7 @@ import html
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from urllib.parse import unquote
@@ -16,6 +17,7 @@ import pytest
 from util.outputs.dataset import read_labels
 from util.outputs.report import BINS, MOST, Activity, Longest, Report, _ticks
 from util.outputs.staging import Staging
+from util.track.places import Crossing, Places, Visit
 from util.track.tracking import UNKNOWN, Moment, Sighting, Track
 from util.watch.pipeline import Clock
 
@@ -49,6 +51,14 @@ def made(directory, tracks, frames=250, **options):
 def text_of(page):
     """What is to be read on it, without style, script and tags."""
     return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<(style|script)\b.*?</\1>", "", page)).split())
+
+
+def test_the_page_tells_who_passed_what(tmp_path):
+    over, visit = Crossing("stop", "left", 1.0), Visit("gate", 0.0, 75.0)
+    tracks = [replace(track(1), crossings=(over, over)), replace(track(2, "<dog>"), crossings=(over,), visits=(visit,))]
+    text = text_of(made(tmp_path, tracks, places=Places({"stop": [[0, 0], [1, 1]]})))
+    assert "stop left 3 cat 2 &lt;dog&gt; 1 stop right 0" in text and "gate 1 &lt;dog&gt; 1, 1:15, 1:15" in text
+    assert "Lines and zones" not in made(tmp_path, [track(1)])
 
 
 def test_the_page_counts_frames_tracks_names_and_time(tmp_path):

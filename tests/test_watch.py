@@ -92,6 +92,14 @@ def test_settings_and_zones_are_obeyed(stand_in, clip, tmp_path):
     assert summary.sightings == {"red": 10} and summary.tracks == {"red": 1}
     assert [row["track"] for row in rows_of(tmp_path / "out" / "predictions.csv")][:4] == ["", "", "", "1"]
     assert len(rows_of(tmp_path / "out" / "detections.csv")) == 10
+    (tmp_path / "my.toml").write_text("zones.gate = [[[36, 16], [50, 16], [50, 40], [36, 40]]]\nlines.stop = [[0, 40], [64, 40]]\n")
+    run(video=str(clip), save=tmp_path / "out", settings=str(tmp_path / "my.toml"))
+    changes = [json.loads(line) for line in (tmp_path / "out" / "changes.jsonl").read_text().splitlines()]
+    assert [(change["event"], change["zone"], change["label"]) for change in changes if "zone" in change] == [
+        ("enter", "gate", "grey"), ("leave", "gate", "grey")]  # fmt: skip
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["zones"] == {"gate": {"grey": {"visits": 1, "mean_seconds": 0.32, "longest_seconds": 0.32}}}, "frames 4 to 12"
+    assert summary["lines"] == {"stop": {"left": {}, "right": {}}}
     (tmp_path / "my.toml").write_text("detector.nonsense = 2\n")
     with pytest.raises(InputError, match="nonsense"):
         run(video=str(clip), settings=str(tmp_path / "my.toml"))

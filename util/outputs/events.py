@@ -1,4 +1,4 @@
-"""What becomes of each track, as events in JSON: its start, each change of its name, its end. docs/event.schema.json is their schema.
+"""What becomes of each track, as events in JSON: its start, each change of its name, what it passes, its end (docs/event.schema.json).
 
     events.jsonl         the ends alone, a line for each track, whose best crop is events/000007.png
     changes.jsonl        all of them, as they happen; --notify sends the same ones (util.outputs.webhook)
@@ -15,13 +15,14 @@ from util.outputs.pictures import encode_png
 from util.outputs.sink import Clock, Sink
 from util.outputs.staging import Staging
 from util.source.video import Video
+from util.track.places import Crossing, Visit
 from util.track.tracking import Moment, Track
 
 VERSION = 1  # of the schema; a new field leaves it as it is
 
 
 def event_of(event: str, track: Track, video: Video, **more: object) -> dict:
-    """Return what has happened to a track of `video` as the schema has it; event: "start", "name", "end" or "drop"."""
+    """Return what has happened to a track of `video` as the schema has it; event: its word for that."""
     start, end = video.time_of(track.start), video.time_of(track.end)
     times = {"start_time": rfc_3339(start), "end_time": rfc_3339(end)} if start and end else {}
     return {
@@ -31,6 +32,13 @@ def event_of(event: str, track: Track, video: Video, **more: object) -> dict:
         "box": [int(length) for length in track.best_box], "best_frame": track.best_frame,
         "kind": track.kind, "kind_confidence": round(float(track.kind_probability), 4), **more,
     }  # fmt: skip
+
+
+def passed(track: Track) -> dict:
+    """Return, for the end of a track, what it passed; nothing where it passed nothing."""
+    crossings = [{"line": crossing.line, "direction": crossing.direction, "at": round(crossing.seconds, 3)} for crossing in track.crossings]
+    visits = [{"zone": visit.zone, "start": round(visit.start, 3), "end": round(visit.end, 3)} for visit in track.visits]
+    return {key: value for key, value in (("crossings", crossings), ("visits", visits)) if value}
 
 
 def rfc_3339(time: datetime) -> str:
@@ -58,7 +66,7 @@ class Events(Sink):
             name = f"events/{track.number:06d}.png"
             self.staging.write({name: encode_png(cv2.cvtColor(track.best, cv2.COLOR_RGB2BGR))})
             try:
-                self._file.append(json.dumps(event_of("end", track, self.video, best_crop=name)) + "\n")
+                self._file.append(json.dumps(event_of("end", track, self.video, best_crop=name, **passed(track))) + "\n")
             except BaseException:
                 self.staging.unlink(name)
                 raise
@@ -79,6 +87,13 @@ class Changes(Sink):
             self._tell("start", track)
         for track in moment.renamed:
             self._tell("name", track, previous_label=self._open[track.number].label)
+        for track, passage in moment.passed:
+            if isinstance(passage, Crossing):
+                self._tell("cross", track, line=passage.line, direction=passage.direction)
+            elif passage.left:
+                self._leave(track, passage)
+            else:
+                self._tell("enter", track, zone=passage.zone)
         self._end("end", moment.ended)
         self._end("drop", moment.dropped)
 
@@ -90,9 +105,15 @@ class Changes(Sink):
         self._open[track.number] = track
         self._send(event_of(event, track, self._video, **more))
 
+    def _leave(self, track: Track, visit: Visit) -> None:
+        self._tell("leave", track, zone=visit.zone, dwell=round(visit.end - visit.start, 3))
+
     def _end(self, event: str, tracks: Sequence[Track]) -> None:
         for track in tracks:
-            self._tell(event, track)
+            for visit in track.visits:
+                if not visit.left:
+                    self._leave(track, visit)
+            self._tell(event, track, **passed(track))
             del self._open[track.number]
 
 

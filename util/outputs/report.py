@@ -18,6 +18,7 @@ from util.outputs.sink import Clock, Sink
 from util.outputs.staging import Staging
 from util.source.video import Video
 from util.spec import OTHER
+from util.track.places import Places, Tally
 from util.track.tracking import UNKNOWN, Moment, Track
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -94,17 +95,19 @@ class Report(Sink):
 
     title: what the page is about, such as the source's name; may hold any text. video: the annotated video's name, relative.
     source: the util.source.video.Video that is watched: the page has its time of day, if known, and of a live one what was lost.
-    classes: the network's. A person can correct names on the page and save them as labels.csv (util.outputs.dataset).
+    classes: the network's. A person can correct names on the page and save them as labels.csv (util.outputs.dataset). places: the lines
+    and zones to tell of.
     """
 
     NAME = "report.html"
 
     def __init__(
-        self, staging: Staging, title: str, video: str | None = None, source: Video | None = None, classes: Sequence[str] = ()
-    ):
+        self, staging: Staging, title: str, video: str | None = None, source: Video | None = None, classes: Sequence[str] = (),
+        places: Places | None = None,
+    ):  # fmt: skip
         self.staging, self.title, self.video, self.source, self.classes = staging, title, video, source, classes
         self.frames, self.sightings, self.last = 0, 0, 0.0
-        self.labels, self.longest, self.activity = Counter(), Longest(MOST), Activity()
+        self.labels, self.longest, self.activity, self.tally = Counter(), Longest(MOST), Activity(), Tally(places or Places())
 
     def add(self, moment: Moment) -> None:
         self.frames, self.last = self.frames + 1, moment.seconds
@@ -116,6 +119,7 @@ class Report(Sink):
         for track in tracks:
             self.labels[track.label] += 1
             self.activity.add(track)
+            self.tally.add(track)
 
     def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
         self._end(tracks)
@@ -137,6 +141,7 @@ class Report(Sink):
             choices=self._choices(labels),
             labels=[(label, self.labels[label]) for label in labels],
             stages=stages,
+            places=self.tally.summary(),
             peak=peak,
             areas=areas,
             bin=self.activity.width,

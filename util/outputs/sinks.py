@@ -32,12 +32,13 @@ from util.outputs.report import Longest, Report
 from util.outputs.results import DetectionFiles, mask_name
 from util.outputs.sink import Clock, Sink, Sinks
 from util.outputs.staging import StagedTable, Staging
+from util.track.places import Places
 from util.track.tracking import UNKNOWN, Moment, Track
 
 SHEET = 96  # tracks on a contact sheet, at most
 
 
-def open_sinks(args, video, classes: Sequence[str], detector) -> Sinks:
+def open_sinks(args, video, classes: Sequence[str], detector, places: Places | None = None) -> Sinks:
     """Return the sinks for what `args` asks: all with `--save DIR`, else predictions.csv here.
 
     debug.mp4, which looks inside the detector, only with `--show-debug`.
@@ -49,7 +50,7 @@ def open_sinks(args, video, classes: Sequence[str], detector) -> Sinks:
     with ExitStack() as stack:
         sinks = stack.enter_context(Sinks([], Staging(args.save, source=args.video)))
         try:
-            for sink in _make(sinks.staged, args, video, classes, detector):
+            for sink in _make(sinks.staged, args, video, classes, detector, places):
                 sinks.sinks.append(sink)
         except OSError as error:
             raise InputError(f"{error.filename or args.save}: {error.strerror}; choose another directory") from None
@@ -57,7 +58,7 @@ def open_sinks(args, video, classes: Sequence[str], detector) -> Sinks:
         return sinks
 
 
-def _make(staging: Staging, args, video, classes: Sequence[str], detector) -> Iterator[Sink]:
+def _make(staging: Staging, args, video, classes: Sequence[str], detector, places: Places | None) -> Iterator[Sink]:
     source = Path(str(args.video))
     title = source.resolve().name if source.exists() else Path(video.name).name  # frames may lie in its input/
     yield DetectionFiles(staging)  # first: cdnet/ links to its masks
@@ -69,7 +70,7 @@ def _make(staging: Staging, args, video, classes: Sequence[str], detector) -> It
     yield ChangeLines(staging, video)
     yield Annotated(staging, video)
     yield Sheet(staging, title)
-    yield Report(staging, title, Annotated.NAME, video, classes)
+    yield Report(staging, title, Annotated.NAME, video, classes, places)
     if args.show_debug:
         yield Debug(staging, video, detector)
 

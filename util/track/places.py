@@ -1,4 +1,5 @@
 """Lines and zones of a picture: which tracks cross the ones, to which side, and are in the others, from when to when."""
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -103,6 +104,41 @@ class Places:
         visit = where.inside.pop(name)
         where.visits.append(Visit(name, visit.start, visit.end, left=True))
         where.news.append(where.visits[-1])
+
+
+class Tally:
+    """How many tracks crossed each line, by direction and name, and were in each zone, by name and for how long."""
+
+    def __init__(self, places: Places):
+        """places: those that are drawn are listed also where nobody came."""
+        self.lines: dict[str, dict[str, Counter]] = defaultdict(lambda: {"left": Counter(), "right": Counter()})
+        self.zones: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))  # name -> [visits, seconds, the longest]
+        self._places = places
+
+    def add(self, track) -> None:
+        """Count what a track (util.track.tracking.Track) passed by the name that it ended with."""
+        for crossing in track.crossings:
+            self.lines[crossing.line][crossing.direction][track.label] += 1
+        for visit in track.visits:
+            count, seconds, longest = self.zones[visit.zone][track.label] or (0, 0.0, 0.0)
+            dwell = visit.end - visit.start
+            self.zones[visit.zone][track.label] = [count + 1, seconds + dwell, max(longest, dwell)]
+
+    def summary(self) -> dict[str, dict]:
+        """Return {"lines": line -> direction -> name -> crossings, "zones": zone -> name -> visits, seconds}, without what is not drawn."""
+        for line in self._places.lines:
+            self.lines[line]  # noqa: B018
+        for zone in self._places.zones:
+            self.zones[zone]  # noqa: B018
+        lines = {line: {side: dict(names.most_common()) for side, names in sides.items()} for line, sides in self.lines.items()}
+        zones = {
+            zone: {
+                name: {"visits": count, "mean_seconds": round(seconds / count, 3), "longest_seconds": round(longest, 3)}
+                for name, (count, seconds, longest) in sorted(names.items(), key=lambda item: -item[1][0])
+            }
+            for zone, names in self.zones.items()
+        }
+        return {key: value for key, value in (("lines", lines), ("zones", zones)) if value}
 
 
 def _cross(one: np.ndarray, other: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
-from util.track.places import Places
+from util.track.places import Places, Tally
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
 from util.track.zones import make_zones
@@ -61,8 +61,8 @@ class Clock:
 class Summary:
     """Counts of a run: tracks and sightings by name, of all tracks and of those that lasted a second."""
 
-    def __init__(self):
-        self.frames, self.frames_with = 0, 0
+    def __init__(self, places: Places):
+        self.frames, self.frames_with, self.passed = 0, 0, Tally(places)
         self.sightings, self.tracks, self.lasting = Counter(), Counter(), Counter()
 
     def add(self, moment: Moment) -> None:
@@ -74,6 +74,8 @@ class Summary:
     def end(self, tracks: Sequence[Track]) -> None:
         self.tracks.update(track.label for track in tracks)
         self.lasting.update(track.label for track in tracks if track.end - track.start >= 1)
+        for track in tracks:
+            self.passed.add(track)
 
     def table(self) -> str:
         """Return one line per name, most tracks first."""
@@ -83,6 +85,17 @@ class Summary:
             rows.append([label, self.tracks[label], f"{share:.1%}", self.lasting[label], self.sightings[label]])
         heads = ["label", "tracks", "share", "of 1 s and more", "sightings"]
         return tabulate(rows, heads, "plain", disable_numparse=True, colalign=["left"] + ["right"] * 4)
+
+    def passages(self) -> Iterator[str]:
+        """Yield a line of text for each direction of each line, and for each zone."""
+        passed = self.passed.summary()
+        for line, sides in passed.get("lines", {}).items():
+            for side, names in sides.items():
+                counts = [f", {name} {count}" for name, count in names.items()]
+                yield f"{line}, to the {side}: {sum(names.values())} crossed" + "".join(counts)
+        for zone, names in passed.get("zones", {}).items():
+            counts = [f", {name} {each['visits']} for {each['mean_seconds']:.1f} s on average" for name, each in names.items()]
+            yield f"{zone}: {sum(each['visits'] for each in names.values())} visits" + "".join(counts)
 
     def share_right(self, names: Sequence[str]) -> str:
         """Return a line that says how much was named one of `names`."""
@@ -104,11 +117,12 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     if args.start and video.live:
         raise InputError(f"--start is for files; {video.name} is live, and the machine's clock says when")
     video.started = args.start or video.started
-    summary, clock = Summary(), Clock()
-    pipeline = Pipeline(video, network, settings)
+    pipeline, clock = Pipeline(video, network, settings), Clock()
+    places = pipeline.tracker.places
+    summary = Summary(places)
     hook = _webhook(args.notify) if args.notify else None
     stops = stoppable(video.stop) if video.live else nullcontext()
-    with stops, open_sinks(args, video, network.spec.classes, pipeline.detector) as sinks:
+    with stops, open_sinks(args, video, network.spec.classes, pipeline.detector, places) as sinks:
         if hook:
             sinks.sinks.append(Changes(hook.send, video, immediate=True))
         try:
@@ -126,7 +140,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
             if hook:
                 counts["events"] = {"sent": hook.sent, "dropped": hook.dropped}
             arguments, labels = without_secrets(args.command[1]), dict(summary.tracks.most_common())
-            sinks.summarize(arguments=arguments, **counts, labels=labels, ms_per_frame=clock.ms())
+            sinks.summarize(arguments=arguments, **counts, labels=labels, **summary.passed.summary(), ms_per_frame=clock.ms())
     print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {clock.frames} frames")
     if video.live:
         print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
@@ -135,6 +149,8 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     print(f"ms per frame: {clock}")
     if summary.sightings:
         print(summary.table())
+    for line in summary.passages():
+        print(line)
     if right:
         print(summary.share_right(right))
     return summary
