@@ -24,7 +24,7 @@ ALLOWED = {
     "util/train": {"torch", "numpy", "cv2", "PIL", "tqdm", "matplotlib", "safetensors", "util/binop"} | PACKED | BASE,
     "util/source": {"numpy", "cv2", "av", "tqdm"} | BASE,
     "util/track": {"numpy", "cv2", "lap", "util/source"} | BASE,
-    "util/outputs": {"numpy", "cv2", "av", "PIL", "jinja2", "tqdm", "fastmcd", "util/source", "util/track"} | BASE,
+    "util/outputs": {"numpy", "cv2", "av", "PIL", "jinja2", "tqdm", "paho", "fastmcd", "util/source", "util/track"} | BASE,
     "util/score": {"numpy", "cv2", "PIL", "tqdm", "tabulate", "pycocotools", "trackeval"}
     | {"util/source", "util/track", "util/outputs"} | BASE,
     "util/watch": {"numpy", "tqdm", "tabulate", "ray", "fastmcd", "util/packed", "util/source", "util/track", "util/outputs"} | BASE,

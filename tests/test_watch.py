@@ -1,5 +1,6 @@
 """From a video to named tracks: the files of a run, interruption, settings and zones at work."""
 import argparse
+import base64
 import csv
 import json
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import fastmcd
 from tests.networks import RedOrGrey
 from tests.test_events import check
+from tests.test_mqtt import broker, events, free_port, last, listener, needs_mosquitto
 from tests.test_webhook import server
 from util import watch
 from util.cli import InputError, time_of
@@ -52,7 +54,7 @@ def stand_in(monkeypatch):
 
 def run(network=None, **given):
     flags = ("label", "save", "limit", "settings", "start", "notify")
-    defaults = {**dict.fromkeys(flags), "show_debug": False, "command": (["x"], ["y"])}
+    defaults = {**dict.fromkeys(flags), "show_debug": False, "notify_crop": False, "command": (["x"], ["y"])}
     return watch.run(argparse.Namespace(**{**defaults, **given}), network or RedOrGrey())
 
 
@@ -166,6 +168,27 @@ def test_events_are_posted_as_they_are_written(stand_in, clip, tmp_path, capsys)
     assert f"notified: 4 events sent to http://127.0.0.1:{port}, 0 dropped" in capsys.readouterr().out
     summary = (tmp_path / "out" / "summary.json").read_text()
     assert json.loads(summary)["events"] == {"sent": 4, "dropped": 0} and "secret" not in summary
+
+
+def test_the_picture_goes_with_an_event_if_asked_for(stand_in, clip):
+    with server() as (port, requests):
+        run(video=str(clip), notify=f"http://127.0.0.1:{port}/", notify_crop=True)
+    for _, _, event in requests:
+        check(event)
+    data = np.frombuffer(base64.b64decode(requests[0][2]["crop"]), np.uint8)
+    assert cv2.imdecode(data, cv2.IMREAD_COLOR)[..., 2].mean() > 150, "of the red side"
+
+
+@needs_mosquitto
+def test_events_reach_a_broker_as_they_are_written(stand_in, clip, tmp_path, capsys):
+    port = free_port()
+    with broker(tmp_path, port), listener(port) as messages:
+        address = f"mqtt://127.0.0.1:{port}/yard"
+        run(video=str(clip), save=tmp_path / "out", notify=address, notify_crop=True, command=(["x"], ["--notify", address]))
+    assert events(messages) == [json.loads(line) for line in (tmp_path / "out" / "changes.jsonl").open()]
+    assert sum(topic == "yard/crop" and payload.startswith(b"\xff\xd8") for topic, payload, _ in messages) == 4
+    assert set(json.loads(last(messages, "yard/counts")[0])) == {"all", "grey", "red", "unknown"}
+    assert f"notified: 4 events sent to mqtt://127.0.0.1:{port}, 0 dropped" in capsys.readouterr().out
 
 
 def test_clock_counts_frames_and_stages():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 LONGEST_LINE = 2000  # characters: a file may hold a name of any length
 MOST_TEXT = 1 << 26  # bytes of a text file that is read whole
@@ -152,8 +152,9 @@ def add_video_options(parser: Parser) -> None:
     parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     text = "of --video: when its first frame was taken, RFC 3339 (default: of a live source now, of others unknown)"
     parser.add_argument("--start", type=time_of, metavar="TIME", help=text)
-    text = "with --video: post each event there, as JSON: the start of a track, a change of its name, its end (docs/live.md)"
+    text = "with --video: send each event there, as JSON, by HTTP or MQTT: starts, names and ends of tracks (docs/live.md)"
     parser.add_argument("--notify", type=web_address, metavar="URL", help=text)
+    parser.add_argument("--notify-crop", action="store_true", help="with --notify: send the track's picture as well")
     parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
     parser.add_argument("--jobs", type=at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")
     parser.add_argument("--ray", metavar="ADDRESS|local", help="run many clips on a Ray cluster (pip install ray)")
@@ -238,12 +239,15 @@ def time_of(text: str) -> datetime:
 
 
 def web_address(text: str) -> str:
-    """Return a flag's address of a web server. The message doesn't repeat it: it may hold a password."""
+    """Return a flag's address of a web server or an MQTT broker. The message doesn't repeat it: it may hold a password."""
     with contextlib.suppress(ValueError):  # such as a port of 99999
         parts = urlsplit(text)
-        if re.fullmatch(r"[!-~]+", text) and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+        topic = unquote(parts.path) if parts.scheme in ("mqtt", "mqtts") else ""
+        known = parts.scheme in ("http", "https", "mqtt", "mqtts") and not re.search("[+#\0]", topic)  # wildcards
+        if re.fullmatch(r"[!-~]+", text) and known and parts.hostname and parts.port != 0:
             return text
-    raise argparse.ArgumentTypeError("that is no address; give http://HOST/PATH or https://HOST/PATH, other characters percent-encoded")
+    addresses = "http://HOST/PATH, https://HOST/PATH, mqtt://HOST/TOPIC or mqtts://HOST/TOPIC, other characters percent-encoded"
+    raise argparse.ArgumentTypeError(f"that is no address; give {addresses}")
 
 
 def _file_name(text: str) -> str:

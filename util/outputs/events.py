@@ -3,6 +3,7 @@
     events.jsonl         the ends alone, a line for each track, whose best crop is events/000007.png
     changes.jsonl        all of them, as they happen; --notify sends the same ones (util.outputs.webhook)
 """
+import base64
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -11,7 +12,7 @@ import cv2
 
 from util.cli import printable
 from util.files import GrowingFile
-from util.outputs.pictures import encode_png
+from util.outputs.pictures import encode_jpeg, encode_png
 from util.outputs.sink import Clock, Sink
 from util.outputs.staging import Staging
 from util.source.video import Video
@@ -19,6 +20,7 @@ from util.track.places import Crossing, Visit
 from util.track.tracking import Moment, Track
 
 VERSION = 1  # of the schema; a new field leaves it as it is
+CROP = 320  # pixels
 
 
 def event_of(event: str, track: Track, video: Video, **more: object) -> dict:
@@ -76,10 +78,11 @@ class Changes(Sink):
     """Gives `send` every event as it happens; after a track's start comes, sooner or later, its end or, with names.drop_other, its drop.
 
     immediate: whether that is at once, which `send` must not hold up, or when the other files of the frames before are written.
+    crops: whether each has the track's best picture so far, as `crop`: a JPEG in base64, its longer side at most CROP pixels.
     """
 
-    def __init__(self, send: Callable[[dict], None], video: Video, immediate: bool = False):
-        self._send, self._video, self.immediate = send, video, immediate
+    def __init__(self, send: Callable[[dict], None], video: Video, immediate: bool = False, crops: bool = False):
+        self._send, self._video, self.immediate, self._crops = send, video, immediate, crops
         self._open: dict[int, Track] = {}  # started and not ended, as last told
 
     def add(self, moment: Moment) -> None:
@@ -103,6 +106,8 @@ class Changes(Sink):
 
     def _tell(self, event: str, track: Track, **more: object) -> None:
         self._open[track.number] = track
+        if self._crops:
+            more["crop"] = base64.b64encode(encode_jpeg(track.best[..., ::-1], CROP)).decode()
         self._send(event_of(event, track, self._video, **more))
 
     def _leave(self, track: Track, visit: Visit) -> None:

@@ -2,11 +2,12 @@
 import base64
 import http.client
 import json
+import os
 import sys
 import threading
 import time
 from collections import deque
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from tqdm import tqdm
 
@@ -19,6 +20,13 @@ LAST = 5.0  # seconds that the end of a run waits for what is not sent yet
 LATER = {408, 425, 429, *range(500, 600)}  # answers of a server that may take the same later
 
 
+def credentials(address: SplitResult) -> tuple[str, str]:
+    """Return user and password: of the address, or of the environment, which `ps` does not show; "" for none."""
+    if address.username:
+        return unquote(address.username), unquote(address.password or "")
+    return os.environ.get("NOTIFY_USER", ""), os.environ.get("NOTIFY_PASSWORD", "")
+
+
 class Webhook:
     """Posts events as JSON, one by one and in order, from a thread of its own: `send(event)` never waits.
 
@@ -28,7 +36,7 @@ class Webhook:
     """
 
     def __init__(self, url: str):
-        """url: of http or https; a user and password in it are sent as Basic authentication."""
+        """url: of http or https; a user and password, its own or the environment's, are sent as Basic authentication."""
         parts = urlsplit(url)
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self.sent = self.dropped = 0
@@ -36,9 +44,9 @@ class Webhook:
         self._connect = lambda: kind(parts.hostname, parts.port, timeout=TIMEOUT)
         self._target = (parts.path or "/") + f"?{parts.query}" * bool(parts.query)
         self._headers = {"Content-Type": "application/json", "User-Agent": "fastMCD"}
-        if parts.username:
-            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            self._headers["Authorization"] = "Basic " + base64.b64encode(user).decode()
+        user, password = credentials(parts)
+        if user:
+            self._headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
         self._waiting, self._posting, self._refusals = deque(), False, set()
         self._changed, self._ending, self._given_up = threading.Condition(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"notifying {self.name}", daemon=True)

@@ -34,6 +34,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     if not (args.video or args.fastMCD or args.multi_fastMCD):
         parser.error("no CLIP is given")
     flags = [f"--{name}={value}" for name in PLAIN if (value := getattr(args, name)) is not None] + ["--show-debug"] * args.show_debug
+    flags += ["--notify-crop"] * args.notify_crop
     clips = [args.video] if isinstance(args.video, str) else args.video or []
     args.command = args.command[0], [*flags, "--video", *clips, *(["--save", str(args.save)] if args.save else [])]
     return args

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
+from urllib.parse import urlsplit
 
 import numpy as np
 from tabulate import tabulate
@@ -120,11 +121,11 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     pipeline, clock = Pipeline(video, network, settings), Clock()
     places = pipeline.tracker.places
     summary = Summary(places)
-    hook = _webhook(args.notify) if args.notify else None
+    hook = _notifier(args.notify, pipeline) if args.notify else None
     stops = stoppable(video.stop) if video.live else nullcontext()
     with stops, open_sinks(args, video, network.spec.classes, pipeline.detector, places) as sinks:
         if hook:
-            sinks.sinks.append(Changes(hook.send, video, immediate=True))
+            sinks.sinks.append(Changes(hook.send, video, immediate=True, crops=args.notify_crop))
         try:
             _watch(args, video, pipeline, sinks, summary, clock)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
@@ -156,8 +157,12 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     return summary
 
 
-def _webhook(url: str):
-    from util.outputs.webhook import Webhook  # here: few runs need an HTTP client
+def _notifier(url: str, pipeline: "Pipeline"):
+    if urlsplit(url).scheme in ("mqtt", "mqtts"):
+        from util.outputs.mqtt import Mqtt  # here: few runs need its client, or that of HTTP
+
+        return Mqtt(url, [name for name in pipeline.tracker.classes if name != OTHER])
+    from util.outputs.webhook import Webhook
 
     return Webhook(url)
 
