@@ -15,6 +15,7 @@ SIZES = (32, 48, 24, 18, 13)  # pixels along a crop's side; a person in a window
 CHANCES = ((0.35, 0.15, 0.25, 0.15, 0.1), (0.6, 0.25, 0.15, 0, 0))
 OUTSIDE = ((0, 128, 255), (0.1, 0.7, 0.2))  # how much of what is outside a mask's hull is kept, of 255, and how often
 SPOILT = 0.7  # share of crops that are spoilt at all
+LOOSE = 0.15  # share of crops whose object fills only a part of its box
 MOVED = 0.1  # how far an edge of a crop lies off in another one of the same object, as a share of the side
 WINDOW_SHAPE = 96 / 160  # width over height of a pedestrian window, which is squeezed into the square
 
@@ -38,6 +39,8 @@ def look(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
     crop = _cut(image, kind, size, rng, tight=True)
     if kind == WINDOW and rng.random() < 0.35:  # clothes have all colours, those in the windows few
         crop = np.ascontiguousarray(crop[..., rng.permutation(3)])
+    if kind != FOREIGN and rng.random() < LOOSE:
+        crop = _loosely(crop, rng)
     return np.dstack([_spoil(crop, rng) if rng.random() < SPOILT else crop, _hull(size, kind, rng)])
 
 
@@ -87,7 +90,7 @@ def _cut(image, kind, size, rng, tight=False):
     if rng.random() < 0.5:
         x0, x1 = x1, x0
     scale_x, scale_y = (x1 - x0) * side / size, (y1 - y0) * side / size
-    turn = np.deg2rad(rng.normal(0, 25 if rng.random() < 0.06 else 10 if kind == WINDOW else 5)) if tight else 0.0
+    turn = np.deg2rad(rng.normal(0, 25 if rng.random() < 0.12 else 10 if kind == WINDOW else 5)) if tight else 0.0
     c, s, lean = np.cos(turn), np.sin(turn), rng.normal(0, 0.2) if tight and kind == WINDOW else 0.0
     middle = np.array([(x0 + x1) / 2 * side, (y0 + y1) / 2 * side])
     matrix = np.array([[c * scale_x, -s * scale_y], [s * scale_x, c * scale_y]]) @ [[1, lean], [0, 1]]
@@ -96,6 +99,20 @@ def _cut(image, kind, size, rng, tight=False):
         image = cv2.GaussianBlur(image, (0, 0), sigmaX=max(0.3, 0.4 * abs(scale_x)), sigmaY=max(0.3, 0.4 * abs(scale_y)))
     flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_CUBIC if rng.random() < 0.5 else cv2.INTER_LINEAR)
     return cv2.warpAffine(image, np.c_[matrix, offset].astype(np.float32), (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _loosely(crop, rng):
+    """The middle of the crop somewhere on made ground or its own edge's colours: a box that took in what lies beside its object."""
+    size = len(crop)
+    ground = _ground(size, rng) if rng.random() < 0.5 else cv2.GaussianBlur(crop, (0, 0), 0.3 * size)
+    scale = rng.uniform(0.45, 0.85, 2) if rng.random() < 0.5 else np.full(2, rng.uniform(0.45, 0.85))
+    corner = rng.uniform(0, 1 - scale) * size
+    matrix = np.c_[np.diag(scale), corner].astype(np.float32)
+    around = np.zeros((size, size), np.float32)
+    cv2.ellipse(around, (size // 2, size // 2), (int(0.46 * size), int(0.48 * size)), 0, 0, 360, 1.0, -1)
+    small = cv2.warpAffine(cv2.GaussianBlur(crop, (0, 0), 0.3 / scale.min()), matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
+    share = cv2.GaussianBlur(cv2.warpAffine(around, matrix, (size, size)), (0, 0), 0.03 * size + 0.3)[..., None]
+    return (share * small + (1 - share) * ground).astype(np.uint8)
 
 
 def _person(rng):
@@ -194,7 +211,7 @@ def _ground(size, rng):
 
 def _rough(size, rng):
     """A colour with a texture of some coarseness, direction and strength."""
-    colour = rng.uniform(30, 225) + rng.normal(0, 22, 3)
+    colour = rng.uniform(30, 225) + rng.normal(0, 22 if rng.random() < 0.5 else 6, 3)  # soil and walls; asphalt and smoke
     cells = (int(rng.integers(1, size + 1)), int(rng.integers(1, size + 1)))
     noise = cv2.resize(rng.standard_normal((cells[1], cells[0]), np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     fine = rng.standard_normal((size, size), np.float32)
