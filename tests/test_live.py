@@ -166,7 +166,8 @@ def test_a_stop_is_the_normal_end_of_a_live_source(number, tmp_path):
 def test_start_is_refused_for_what_has_a_clock(monkeypatch):
     monkeypatch.setattr(live.cv2, "VideoCapture", FakeCapture)
     monkeypatch.setattr(FakeCapture, "opened", 10)  # and stays plugged in
-    args = argparse.Namespace(video="0", save=None, label=None, settings=None, notify=None, notify_crop=False, start=datetime.now(UTC))
+    nothing = dict.fromkeys(("save", "label", "settings", "notify", "record"))
+    args = argparse.Namespace(video="0", **nothing, start=datetime.now(UTC))
     with pytest.raises(InputError, match="--start is for files; camera 0 is live"):
         watch.run(args, RedOrGrey())
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -155,6 +156,11 @@ def add_video_options(parser: Parser) -> None:
     text = "with --video: send each event there, as JSON, by HTTP or MQTT: starts, names and ends of tracks (docs/live.md)"
     parser.add_argument("--notify", type=web_address, metavar="URL", help=text)
     parser.add_argument("--notify-crop", action="store_true", help="with --notify: send the track's picture as well")
+    text = "with --video: record around events, or all; into files of an hour at most, copied from a stream, else encoded (docs/live.md)"
+    parser.add_argument("--record", choices=["events", "all"], help=text)
+    parser.add_argument("--recordings", type=Path, metavar="DIR", help="with --record: where (default: recordings)")
+    text = "with --record: delete the oldest recordings beyond that, such as 20GB, 14d or 20GB,14d (default: when the disk is full)"
+    parser.add_argument("--keep", type=keep_of, metavar="SIZE|AGE", help=text)
     parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
     parser.add_argument("--jobs", type=at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")
     parser.add_argument("--ray", metavar="ADDRESS|local", help="run many clips on a Ray cluster (pip install ray)")
@@ -225,6 +231,33 @@ def _positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How much of the recordings is kept; str() gives the flag's text."""
+
+    size: float = math.inf  # bytes
+    seconds: float = math.inf
+    text: str = ""
+
+    def __str__(self):
+        return self.text
+
+
+UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "h": 3600, "d": 86400}
+
+
+def keep_of(text: str) -> Keep:
+    """Return what a flag such as 20GB, 14d or 20GB,14d means."""
+    given = {}
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)(MB|GB|TB|h|d)", part, re.ASCII)
+        field = found and ("size" if found[2].endswith("B") else "seconds")
+        if not found or field in given or float(found[1]) == 0:
+            raise argparse.ArgumentTypeError(f"{text!r} is no size or age; give one such as 500MB, 20GB, 1TB, 12h, 14d, or both: 20GB,14d")
+        given[field] = float(found[1]) * UNITS[found[2]]
+    return Keep(**given, text=text)
 
 
 RFC_3339 = re.compile(r"[12]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)

@@ -31,6 +31,7 @@ class _Reader(threading.Thread):
         self.stopped, self.over, self.error = threading.Event(), False, None
         self.changed = threading.Condition()
         self.started = None  # the time of day when the source's first frame came
+        self.has_packets, self.take = hasattr(self.stream, "tap"), None  # what gets each packet, see Live.tap
         self._start = self._offset = None  # when the source's first frame came; what to add to the stream's clock
         self._lost, self._came, self._wait = None, 0.0, FIRST_WAIT
 
@@ -47,6 +48,8 @@ class _Reader(threading.Thread):
     def _read(self) -> None:
         """Follow one connection to its end, then make the next."""
         reason, self._offset = "it ended", None
+        if self.has_packets:
+            self.stream.tap = self._tap
         try:
             for seconds, frame in self.stream:
                 if self.stopped.is_set():
@@ -58,6 +61,12 @@ class _Reader(threading.Thread):
             self.stream.close()
         at_end = self.stream.finite and reason == "it ended"
         self.stream = None if at_end or self.stopped.is_set() else self._connect_again(reason)
+
+    def _tap(self, packet) -> None:
+        if take := self.take:
+            passed = time.monotonic() - (time.monotonic() if self._start is None else self._start)
+            known = self._offset is not None and packet.pts is not None
+            take(packet.stream, packet, float(packet.pts * packet.time_base) + self._offset if known else passed)
 
     def _put(self, seconds: float | None, frame: object) -> None:
         now = time.monotonic()
@@ -125,6 +134,11 @@ class Live:
     dropped = property(lambda self: self._reader.dropped)
     reconnects = property(lambda self: self._reader.reconnects)
     started = property(lambda self: self._reader.started)
+
+    def tap(self, take: Callable[[object, object, float], None] | None) -> bool:
+        """Let `take` have (stream, packet, seconds) of each packet that comes, before it is decoded; False for a camera, which has none."""
+        self._reader.take = take
+        return self._reader.has_packets
 
     def stop(self) -> None:
         """Let iteration end instead of giving another frame."""

@@ -45,8 +45,8 @@ class Stream:
 
     source: a URL, a path, or a file object with `read(n)`. fps, frame_count: what it announces, 0 if nothing. finite: whether it
     announces an end. in_parts: whether it comes as files of some seconds each (HLS, DASH), faster than it was taken. decoded, damaged:
-    how many frames could be decoded, and how many could not after the first that could. InputError if it cannot be opened or holds no
-    video; Lost, while iterating, if it breaks off.
+    how many frames could be decoded, and how many could not after the first that could. tap: what gets each packet before it is decoded,
+    or None. InputError if it cannot be opened or holds no video; Lost, while iterating, if it breaks off.
     """
 
     def __init__(self, name: str, source: str | Path | object):
@@ -87,7 +87,7 @@ class Stream:
         self.finite = duration is not None or (scheme.startswith("http") and not self.in_parts and self.container.size > 0)
         self.has_clock = not kind.flags & av.format.Flags.no_timestamps.value and not kind.name.endswith("_pipe")
         self.source, self._remote = source, bool(scheme)
-        self.decoded = self.damaged = 0
+        self.decoded, self.damaged, self.tap = 0, 0, None
         self._torn = False  # whether the last of its packets was incomplete or could not be decoded
         self._first, self._read_to = None, 0  # bytes before its first packet, and up to the end of the last one
 
@@ -114,6 +114,8 @@ class Stream:
             if lost or packet is None:
                 break
             if packet.stream_index == self.video.index and packet.size:  # an empty one stands for a frame that was dropped
+                if self.tap and not packet.is_corrupt:
+                    self.tap(packet)
                 for frame in self._decode(packet):
                     yield frame
                     came = time.monotonic()

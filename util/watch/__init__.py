@@ -54,6 +54,8 @@ def run(args, network: Network):
     if args.video and (clips := batch.find_clips(args.video, args.save)):
         if args.start:
             raise InputError(f"--start is for one clip, and --video means {len(clips)}")
+        if args.record:
+            raise InputError(f"--record is for one source, and --video means {len(clips)}")
         return batch.run_clips(args, clips)
     if args.video:
         from util.watch.pipeline import watch_clip

@@ -12,7 +12,8 @@ import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAIN = ["network", "label", "limit", "settings", "start", "notify"]  # flags that a single clip's command has as well
+# Flags that a single clip's command has as well
+PLAIN = ["network", "label", "limit", "settings", "start", "notify", "record", "recordings", "keep"]
 
 
 def parse_args(argv=None) -> argparse.Namespace:

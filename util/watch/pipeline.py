@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -11,7 +12,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import fastmcd
-from util.cli import InputError
+from util.cli import InputError, Keep
 from util.crops import cut_out, prepare
 from util.files import stoppable
 from util.outputs.events import Changes
@@ -124,6 +125,9 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     hook = _notifier(args.notify, pipeline) if args.notify else None
     stops = stoppable(video.stop) if video.live else nullcontext()
     with stops, open_sinks(args, video, network.spec.classes, pipeline.detector, places) as sinks:
+        recorder = _recorder(args, video, settings["record"]) if args.record else None
+        if recorder:
+            sinks.sinks.append(recorder)
         if hook:
             sinks.sinks.append(Changes(hook.send, video, immediate=True, crops=args.notify_crop))
         try:
@@ -138,6 +142,8 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
             counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
             if video.live:
                 counts |= {"dropped": video.dropped, "reconnects": video.reconnects, "stopped": video.stopped}
+            if recorder:
+                counts["recordings"] = {"files": recorder.files, "deleted": recorder.ledger.deleted, "gaps": recorder.gaps}
             if hook:
                 counts["events"] = {"sent": hook.sent, "dropped": hook.dropped}
             arguments, labels = without_secrets(args.command[1]), dict(summary.tracks.most_common())
@@ -145,6 +151,9 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {clock.frames} frames")
     if video.live:
         print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
+    if recorder:
+        told = f"{recorder.ledger.deleted} deleted to make room, {recorder.gaps} gaps"
+        print(f"recorded: {recorder.files} files in {recorder.ledger.directory}, {told}")
     if hook:
         print(f"notified: {hook.sent} events sent to {hook.name}, {hook.dropped} dropped")
     print(f"ms per frame: {clock}")
@@ -165,6 +174,12 @@ def _notifier(url: str, pipeline: "Pipeline"):
     from util.outputs.webhook import Webhook
 
     return Webhook(url)
+
+
+def _recorder(args, video: Video, around: dict[str, float]):
+    from util.outputs.record import Recorder  # here: few runs record
+
+    return Recorder(args.recordings or Path("recordings"), video, args.keep or Keep(), args.record == "all", **around)
 
 
 def _watch(args, video: Video, pipeline: "Pipeline", sinks: Sinks, summary: Summary, clock: Clock) -> None:
