@@ -157,7 +157,25 @@ def test_a_camera_of_pictures_is_recorded_too_and_a_lost_connection_gets_another
     frames.close()
     paths = files_of(tmp_path / "r")
     first, *_, last = sorted(numbers(path) for path in paths)
+    with av.open(str(paths[0])) as file:
+        times = [frame.time for frame in file.decode(video=0)]
+    assert 0.009 < (times[-1] - times[0]) / (len(times) - 1) < 0.04, "as they came: this container has no times, FFmpeg makes them 0.04 s"
     assert {path.suffix for path in paths} == {".mkv"} and len(first) >= 20 and 100 <= last[0] and last[-1] >= 125
+
+
+def test_timestamps_that_go_back_or_jump_are_mended(tmp_path):
+    recorder = Recorder(tmp_path / "r", FakeVideo(), Keep(), everything=True)
+    for number in range(200):
+        for piece in recorder._encoder(numbered(number), number / 25):
+            late = -5 if piece.seconds >= 6 else 3600 if piece.seconds >= 4 else -0.2 if piece.seconds >= 2 else 0
+            piece.pts, piece.dts = (stamp + round(late * record.TICKS) for stamp in (piece.pts, piece.dts))
+            recorder.take(piece)
+    recorder.close()
+    [path] = files_of(tmp_path / "r")
+    with av.open(str(path)) as file:
+        frames = [(int(number_of(frame.to_ndarray(format="bgr24"))), frame.time) for frame in file.decode(video=0)]
+    assert recorder.gaps == 0 and [number for number, _ in frames] == list(range(len(frames))) and len(frames) > 180
+    assert 0 < min(np.diff([time for _, time in frames])) and frames[-1][1] < 9
 
 
 def test_rtsp_is_recorded(tmp_path):

@@ -30,6 +30,7 @@ FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_pa
 PAUSE = 60.0  # seconds without recording after an error
 PARTS = 8  # of what --keep has room for: a file is no larger
 TICKS = 90000
+JUMP = 60.0  # seconds between two packets that no camera pauses
 
 
 @dataclass(slots=True)
@@ -38,8 +39,8 @@ class Piece:
 
     seconds: float  # from the start of the source
     data: bytes
-    pts: int | None
-    dts: int | None
+    pts: int  # when it is shown and decoded, how long: in units of `base`, from anywhere
+    dts: int
     duration: int
     base: Fraction
     key: bool
@@ -98,7 +99,7 @@ class Recorder(Sink):
         self.ledger.close()
 
     # ---- What comes --------------------------------------------------------------------------------------------------
-    def _packet(self, stream, packet, seconds: float) -> None:
+    def _packet(self, stream, packet, seconds: float, timed: bool) -> None:
         """Take a packet of an open stream, from the thread that reads it."""
         if self._template is None or self._template[0] is not stream:
             if not packet.is_keyframe:
@@ -107,8 +108,10 @@ class Recorder(Sink):
         form = self._template[1]
         if form is None:
             return
-        pts = packet.dts if packet.pts is None else packet.pts
-        self.take(Piece(seconds, bytes(packet), pts, packet.dts, packet.duration or 0, packet.time_base, packet.is_keyframe, form))
+        stamps = packet.pts, packet.pts if packet.dts is None else packet.dts, packet.duration or 0, packet.time_base
+        if not timed:  # when it came, as its frame is shown
+            stamps = round(seconds * TICKS), round(seconds * TICKS), 0, Fraction(1, TICKS)
+        self.take(Piece(seconds, bytes(packet), *stamps, packet.is_keyframe, form))
 
     def _form(self, stream, packet):
         try:
@@ -236,7 +239,8 @@ class _File:
     def __init__(self, ledger: Ledger, name: str, form, mp4: bool):
         import av  # here, as elsewhere: it may be missing
 
-        self.name, self.form, self.size, self._ledger, self._av, self._start, self._last = name, form, 0, ledger, av, None, None
+        self.name, self.form, self.size, self._ledger, self._av = name, form, 0, ledger, av
+        self._start, self._last = None, -1  # the first dts, and the last one from there
         self._error: OSError | None = None
         self._descriptor = os.open(ledger.directory / name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -248,11 +252,12 @@ class _File:
             raise
 
     def write(self, piece: Piece) -> None:
-        """Append a piece; OSError if there is no room, or its timestamps are impossible."""
+        """Append a piece; OSError if there is no room."""
         packet = self._av.Packet(piece.data)
-        start = self._start if self._start is not None else piece.pts if piece.dts is None else piece.dts
-        self._start = start
-        packet.pts, packet.dts = (stamp if stamp is None else stamp - start for stamp in (piece.pts, piece.dts))
+        if self._start is None or abs(piece.dts - self._start - self._last) * piece.base > JUMP:
+            self._start = piece.dts - self._last - 1  # a clock that was set goes on where it was
+        packet.dts = self._last = max(piece.dts - self._start, self._last + 1)
+        packet.pts = max(piece.pts - self._start, packet.dts)
         packet.duration, packet.time_base, packet.is_keyframe, packet.stream = piece.duration, piece.base, piece.key, self._stream
         self._output.mux(packet)
         if self._error:

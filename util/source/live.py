@@ -65,8 +65,9 @@ class _Reader(threading.Thread):
     def _tap(self, packet) -> None:
         if take := self.take:
             passed = time.monotonic() - (time.monotonic() if self._start is None else self._start)
-            known = self._offset is not None and packet.pts is not None
-            take(packet.stream, packet, float(packet.pts * packet.time_base) + self._offset if known else passed)
+            timed = self.stream.has_clock and packet.pts is not None
+            known = timed and self._offset is not None
+            take(packet.stream, packet, float(packet.pts * packet.time_base) + self._offset if known else passed, timed)
 
     def _put(self, seconds: float | None, frame: object) -> None:
         now = time.monotonic()
@@ -135,8 +136,11 @@ class Live:
     reconnects = property(lambda self: self._reader.reconnects)
     started = property(lambda self: self._reader.started)
 
-    def tap(self, take: Callable[[object, object, float], None] | None) -> bool:
-        """Let `take` have (stream, packet, seconds) of each packet that comes, before it is decoded; False for a camera, which has none."""
+    def tap(self, take: Callable[[object, object, float, bool], None] | None) -> bool:
+        """Let `take` have each packet that comes, before it is decoded: (stream, packet, seconds, whether its timestamps are the source's).
+
+        False for a camera, which has no packets.
+        """
         self._reader.take = take
         return self._reader.has_packets
 

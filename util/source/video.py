@@ -60,7 +60,7 @@ class Video:
         """Return the time of day at `seconds` from the start, with its zone, or None where the start's is unknown."""
         return self.started and self.started + timedelta(seconds=seconds)
 
-    def tap(self, take: Callable[[object, object, float], None] | None) -> bool:
+    def tap(self, take: Callable[[object, object, float, bool], None] | None) -> bool:
         """Let `take` have the packets of a live stream (see Live.tap); False if the source is none, and nothing will come."""
         return self.live and self._frames.tap(take)
 
