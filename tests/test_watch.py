@@ -170,9 +170,9 @@ def test_events_are_posted_as_they_are_written(stand_in, clip, tmp_path, capsys)
     assert json.loads(summary)["events"] == {"sent": 4, "dropped": 0} and "secret" not in summary
 
 
-def test_the_picture_goes_with_an_event_if_asked_for(stand_in, clip):
+def test_the_picture_goes_with_an_event_if_asked_for(stand_in, clip, tmp_path):
     with server() as (port, requests):
-        run(video=str(clip), notify=f"http://127.0.0.1:{port}/", notify_crop=True)
+        run(video=str(clip), save=tmp_path / "out", notify=f"http://127.0.0.1:{port}/", notify_crop=True)
     for _, _, event in requests:
         check(event)
     data = np.frombuffer(base64.b64decode(requests[0][2]["crop"]), np.uint8)
