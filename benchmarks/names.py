@@ -9,6 +9,9 @@ called says names.toml, or another file with --objects. Per clip, and as the mea
     absurd   named boxes per frame whose name is neither right nor automobile, truck or person
     found    share of true boxes met by a box at IoU >= 0.5 (CDnet: connected regions of at least 300 pixels)
     named    and rightly named
+    no box, unknown, wrong
+             of the frames that are not right: no box is there (where there is truth: none that meets a true box at IoU >= 0.1), it
+             has no name, or another
 
 --sheet draws boxes of every clip and what they were called. On images: --wild, a directory as CIFAR_10/main.py --wild learns from, of
 which what was held out is named, as it is and made to look like crops; the share of images of foreign kinds that get a name where 95 % of
@@ -16,6 +19,7 @@ the known ones keep one. --crops DIR/<class>/*: how crops of clips, RGBA, are ca
 """
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,16 +37,18 @@ from util.cli import InputError, Parser, run  # noqa: E402
 from util.crops import prepare  # noqa: E402
 from util.outputs.pictures import contact_sheet  # noqa: E402
 from util.packed.freeze import freeze  # noqa: E402
-from util.score.metrics import MOVING, components, match  # noqa: E402
+from util.score.metrics import MOVING, components, iou, match  # noqa: E402
 from util.score.truth import read_truth  # noqa: E402
 from util.source.images import list_images  # noqa: E402
 from util.spec import OTHER, Network  # noqa: E402
 from util.track.evidence import softmax  # noqa: E402
-from util.track.tracking import UNKNOWN  # noqa: E402
+from util.track.tracking import UNKNOWN, Sighting  # noqa: E402
 from util.train import augment, checkpoint, wild  # noqa: E402
 from util.watch import watch  # noqa: E402
 
 COMMON = {"automobile", "truck", "person"}  # their names are never absurd: most clips have one somewhere
+MISSED = ("no box", "unknown", "wrong")
+NEAR = 0.1  # least IoU of a true box and a box that is about its object
 REGION = 300  # pixels of a CDnet mask that make a true object
 KEPT = 0.95  # share of known images that keep a name where foreign ones are counted
 SAMPLES = 16  # boxes of a clip on the sheet
@@ -57,6 +63,7 @@ class Clip:
     frames: int = 0
     with_object: int = 0
     right: int = 0
+    missed: Counter = field(default_factory=Counter)  # of MISSED, in frames with an object and no right name
     absurd: int = 0
     true: int = 0
     found: int = 0
@@ -64,11 +71,13 @@ class Clip:
     samples: list = field(default_factory=list)  # (RGB crop, caption)
 
     def scores(self) -> dict[str, float]:
-        """right, absurd, found and named; NaN where there is nothing to divide by."""
+        """right, absurd, found, named and MISSED; NaN where there is nothing to divide by."""
         share = lambda a, b: a / b if b else float("nan")  # noqa: E731
         right = share(self.right, self.with_object) if self.right_names else float("nan")
         named = share(self.named, self.true) if self.right_names else float("nan")
-        return {"right": right, "absurd": share(self.absurd, self.frames), "found": share(self.found, self.true), "named": named}
+        found = {"absurd": share(self.absurd, self.frames), "found": share(self.found, self.true), "named": named}
+        missed = {why: share(self.missed[why], self.with_object) if self.right_names else float("nan") for why in MISSED}
+        return {"right": right, **found, **missed}
 
 
 # ---- Clips -----------------------------------------------------------------------------------------------------------
@@ -110,7 +119,9 @@ def measure(directory: Path, network: Network, right_names: list[str], settings:
         true = None if truth is None else truth.get(moment.number)
         if truth is None or true is not None and len(true):
             clip.with_object += 1
-            clip.right += any(label in right_names for label in labels)
+            is_right = any(label in right_names for label in labels)
+            clip.right += is_right
+            clip.missed[why_missed(shown, true)] += not is_right
         if true is not None and len(true):
             clip.true += len(true)
             boxes = np.array([sighting.box for sighting in shown], float).reshape(-1, 4)
@@ -126,13 +137,23 @@ def measure(directory: Path, network: Network, right_names: list[str], settings:
     return clip
 
 
+def why_missed(shown: list[Sighting], true: np.ndarray | None) -> str:
+    """One of MISSED: what kept a frame from a right name. true: its true boxes, None where they aren't known."""
+    if true is not None:
+        near = iou([sighting.box for sighting in shown], true).max(1, initial=0) >= NEAR
+        shown = [sighting for sighting, meets in zip(shown, near, strict=True) if meets]
+    if not shown:
+        return "no box"
+    return "unknown" if all(sighting.label == UNKNOWN for sighting in shown) else "wrong"
+
+
 def report_clips(clips: list[Clip]) -> None:
     """Print a line per clip and their means."""
-    print(f"{'clip':<28}{'right':>9}{'absurd':>9}{'found':>9}{'named':>9}")
     rows = [clip.scores() for clip in clips]
+    print(f"{'clip':<28}" + "".join(f"{key:>9}" for key in rows[0]))
     for clip, row in zip(clips, rows, strict=True):
         print(_line(clip.name, row))
-    print(_line(f"mean of {len(clips)}", {key: np.nanmean([row[key] for row in rows] or [np.nan]) for key in rows[0]}), flush=True)
+    print(_line(f"mean of {len(clips)}", {key: np.nanmean([row[key] for row in rows]) for key in rows[0]}), flush=True)
 
 
 def _line(name, row):

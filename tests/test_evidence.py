@@ -111,3 +111,22 @@ def test_a_kind_is_known_where_its_classes_are_in_doubt():
     assert evidence.name()[0] is None and evidence.kind(kinds) == ("vehicle", pytest.approx(0.75))
     evidence.add(np.log([0.02, 0.02, 0.01, 0.95]), 5)
     assert evidence.kind(kinds)[0] is None
+
+
+def test_the_kind_of_what_has_a_name_is_the_names():
+    evidence = Evidence(unknown_below=0.3)
+    evidence.add(np.log([0.29, 0.27, 0.44]))
+    kinds = {"vehicle": [0, 1], "animal": [2]}
+    assert evidence.name()[0] == 2
+    assert evidence.kind(kinds) == ("vehicle", pytest.approx(0.56)) and evidence.kind(kinds, 2) == ("animal", pytest.approx(0.44))
+
+
+def test_the_name_so_far_counts_as_if_it_were_likelier():
+    evidence = Evidence(unknown_below=0.4, other=2)
+    evidence.add(np.log([0.35, 0.42, 0.23]))
+    assert evidence.name() == (1, pytest.approx(0.42))
+    assert evidence.name(0, 0.05) == (1, pytest.approx(0.42))
+    assert evidence.name(0, 0.1) == (0, pytest.approx(0.35))
+    evidence = Evidence(unknown_below=0.4)
+    evidence.add(np.log([0.35, 0.33, 0.32]))
+    assert evidence.name()[0] is None and evidence.name(0, 0.1)[0] == 0 and evidence.name(1, 0.01)[0] is None

@@ -8,6 +8,7 @@ from tests.scripts import load_script
 from util.cli import InputError
 from util.score.scenes import Mover, Scene, camera_path, texture
 from util.score.truth import write_truth
+from util.track.tracking import Sighting
 
 bench = load_script("benchmarks/names.py")
 
@@ -29,6 +30,30 @@ def test_a_rightly_named_clip(clip):
     assert found.frames == 60 and found.true == found.with_object >= 40
     assert scores["right"] > 0.8 and scores["found"] > 0.8 and scores["named"] == pytest.approx(scores["found"], abs=0.1)
     assert scores["absurd"] < 0.3 and 0 < len(found.samples) <= bench.SAMPLES
+
+
+def test_frames_without_a_right_name_are_told_apart(clip):
+    right, none = (bench.measure(clip, RedOrGrey(), names, None).scores() for names in (["red"], ["grey"]))
+    for scores in (right, none):
+        assert scores["right"] + scores["no box"] + scores["unknown"] + scores["wrong"] == pytest.approx(1)
+    assert right["wrong"] < 0.1 and none["wrong"] > 0.7
+    unsure = bench.measure(clip, RedOrGrey(unknown_below=1.0), ["red"], None).scores()
+    assert unsure["right"] == unsure["wrong"] == 0 and unsure["unknown"] > 0.8
+
+
+NOT_RIGHT = [
+    ([], "no box"),
+    ([("red", 200)], "no box"),  # elsewhere
+    ([("unknown", 0)], "unknown"),
+    ([("unknown", 0), ("red", 200)], "unknown"),
+    ([("unknown", 0), ("red", 15)], "wrong"),
+]
+
+
+@pytest.mark.parametrize(("boxes", "why"), NOT_RIGHT)
+def test_why_a_frame_has_no_right_name(boxes, why):
+    shown = [Sighting((x, 0, 20, 20), (0, 0, 32, 32), 0.5, label=name) for name, x in boxes]
+    assert bench.why_missed(shown, np.array([[0.0, 0, 20, 20]])) == why
 
 
 def test_other_names_are_absurd(clip):

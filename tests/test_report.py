@@ -53,6 +53,12 @@ def text_of(page):
     return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<(style|script)\b.*?</\1>", "", page)).split())
 
 
+def test_the_page_tells_what_kind_of_thing_a_track_is(tmp_path):
+    tracks = [replace(track(1, UNKNOWN), kind="vehicle", kind_probability=0.75), track(2)]
+    text = text_of(made(tmp_path, tracks))
+    assert "#1 unknown confidence 87.5 % kind vehicle, 75.0 % from" in text and text.count(" kind ") == 1
+
+
 def test_the_page_tells_who_passed_what(tmp_path):
     over, visit = Crossing("stop", "left", 1.0), Visit("gate", 0.0, 75.0)
     tracks = [replace(track(1), crossings=(over, over)), replace(track(2, "<dog>"), crossings=(over,), visits=(visit,))]

@@ -20,7 +20,7 @@ def test_defaults_presets_and_files_are_layers(tmp_path):
     assert load_settings("traffic", CLASSES)["names"]["only"] == ["automobile", "truck"]
     (tmp_path / "a.toml").write_text('preset = "traffic"\n[tracks]\nmin_sightings = 9\n[detector]\nmin_area = 0.01\n')
     mixed = load_settings(str(tmp_path / "a.toml"), CLASSES)
-    assert mixed["tracks"] == {"min_sightings": 9, "lost_seconds": 2.0, "keep_seconds": 0.5, "overlap": 0.2}
+    assert mixed["tracks"] == {"min_sightings": 9, "lost_seconds": 2.0, "keep_seconds": 1.0, "overlap": 0.2}
     assert mixed["detector"] == {"min_area": 0.01} and mixed["names"]["only"] == ["automobile", "truck"]
     assert load_settings(None, CLASSES) == plain
 

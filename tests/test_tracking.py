@@ -109,6 +109,51 @@ def test_weak_evidence_is_unknown():
     assert track.label == UNKNOWN and track.probability < 0.6
 
 
+def test_a_named_track_that_is_lost_is_expected_where_it_was_going():
+    frames = [[(10 + 4 * t, 50, 40, 30)] for t in range(30)] + [[]] * 40
+    moments, _ = follow(frames, logits=[[[2.0, 0, 0]]] * 30 + [np.zeros((0, 3))] * 40, keep_seconds=0.41)
+    expected = [moment.expected[0].box if moment.expected else None for moment in moments]
+    assert expected[:30] == [None] * 30 and all(expected[30:40]) and expected[40:] == [None] * 30
+    for t in range(30, 40):
+        assert np.allclose(expected[t], (10 + 4 * t, 50, 40, 30), atol=3)
+    assert {(moments[t].expected[0].label, moments[t].expected[0].track) for t in range(30, 40)} == {("a", 1)}
+
+
+def test_a_track_is_expected_no_longer_than_it_was_seen():
+    frames = [[(50, 50, 40, 30)]] * 11 + [[]] * 40
+    moments, _ = follow(frames, logits=[[[2.0, 0, 0]]] * 11 + [np.zeros((0, 3))] * 40, keep_seconds=1.0)
+    assert [moment.number for moment in moments if moment.expected] == list(range(12, 22))  # seen for 10 / 25 s
+
+
+def test_what_has_no_name_or_is_seen_otherwise_is_not_expected():
+    gone = [[(50, 50, 40, 30)]] * 20 + [[]] * 10
+    unnamed = [[[0, 0, 0]]] * 20 + [np.zeros((0, 3))] * 10
+    assert not any(moment.expected for moment in follow(gone, logits=unnamed, calibration=(1.0, 0.5))[0])
+    larger = [[(50, 50, 40, 30)]] * 20 + [[(0, 0, 200, 150)]] * 10  # too large to be the same, and all around it
+    assert not any(moment.expected for moment in follow(larger)[0])
+
+
+@pytest.mark.parametrize(("score", "given", "named"), [(0.0, [2.0, 0, 0], True), (0.0, [1.0, 0, 0], False), (0.2, [0.8, 0, 0], True)])
+def test_an_object_in_no_track_yet_needs_score_or_a_sure_name(score, given, named):
+    """Probabilities of these logits: 0.79, 0.58, 0.53."""
+    tracker = Tracker(CLASSES, fps=25)
+    for t in range(6):
+        moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting((50, 50, 40, 30), (0, 0, 32, 32), score)])
+        tracker.name(moment, tracker.associate(moment), np.array([given]))
+        assert moment.sightings[0].label == ("a" if named or moment.sightings[0].track else UNKNOWN)
+    assert moment.sightings[0].track == 1
+
+
+def test_a_name_is_held_until_another_is_clearly_likelier():
+    """Two classes in turn, each a little ahead: the name flaps unless it is held; what is clearly likelier takes its place all the same."""
+    frames = [[(50 + t, 50, 40, 30)] for t in range(90)]
+    looks = [[[2.0, 1.0, 0]]] * 5 + [[[1.0, 1.3, 0]], [[1.3, 1.0, 0]], [[1.0, 1.5, 0]]] * 15 + [[[0, 4.0, 0]]] * 40
+    names = {hold: [moment.sightings[0].label for moment in follow(frames, logits=looks, hold=hold)[0]] for hold in (0.0, 0.2)}
+    changes = {hold: sum(a != b for a, b in zip(labels, labels[1:], strict=False)) for hold, labels in names.items()}
+    assert changes[0.0] >= 1 and "b" in names[0.0][5:50]
+    assert changes[0.2] == 1 and set(names[0.2][5:50]) == {"a"} and names[0.2][-1] == "b"
+
+
 def test_nothing_is_held_of_what_has_ended():
     tracker = Tracker(CLASSES, fps=25)
     for t in range(3000):

@@ -45,23 +45,33 @@ class Evidence:
             raise ValueError("no evidence yet")
         return self._sum / self.weight
 
-    def name(self) -> tuple[int | None, float]:
-        """(index of the class, its probability in 0..1); the index is None for unknown, also before there is evidence."""
+    def name(self, current: int | None = None, hold: float = 0.0) -> tuple[int | None, float]:
+        """(index of the class, its probability in 0..1); the index is None for unknown, also before there is evidence.
+
+        current: the class that it is called so far, which is judged as if its probability were `hold` larger (hysteresis).
+        """
         if self.weight <= 0:
             return None, 0.0
         p = self.probabilities()
-        best = int(p.argmax())
-        return (best if p[best] >= self.unknown_below and best != self.other else None), float(p[best])
+        judged = p.copy()
+        if current is not None:
+            judged[current] += hold
+        best = int(judged.argmax())
+        return (best if judged[best] >= self.unknown_below and best != self.other else None), float(p[best])
 
-    def kind(self, kinds: Mapping[str, Sequence[int]]) -> tuple[str | None, float]:
+    def kind(self, kinds: Mapping[str, Sequence[int]], called: int | None = None) -> tuple[str | None, float]:
         """(name of the likeliest kind, the sum of its classes' probabilities), kinds: name -> indices of classes.
 
-        The name is None where that is below unknown_below or `other`'s.
+        The name is None where that is below unknown_below or `other`'s. called: the class that it is called; its kind goes before others.
         """
         if self.weight <= 0 or not kinds:
             return None, 0.0
         p = self.probabilities()
-        name, sure = max(((name, float(p[list(members)].sum())) for name, members in kinds.items()), key=lambda kind: kind[1])
+        sums = {name: float(p[list(members)].sum()) for name, members in kinds.items()}
+        for name, members in kinds.items():
+            if called in members:
+                return name, sums[name]
+        name, sure = max(sums.items(), key=lambda kind: kind[1])
         other = 0.0 if self.other is None else p[self.other]
         return (name if sure >= max(self.unknown_below, other) else None), sure
 

@@ -11,6 +11,7 @@ from util.track.places import Crossing, Places, Visit, Whereabouts
 from util.track.views import Schedule, Views, chosen
 
 HALF_LIFE = 25  # sightings until a view counts half
+SURE = 0.6  # an object in no track yet is unknown while the detector's score and the name's probability have a smaller sum
 LOST_FRAMES = 3  # a second is less than the time between two frames of a time lapse
 UNKNOWN = "unknown"  # the name of what none of the classes fits
 
@@ -78,6 +79,7 @@ class Life:
         self.first, self.start, self.sightings = moment.number, moment.seconds, 0
         self.evidence, self.views = evidence, Views()
         self.label, self.probability = UNKNOWN, 0.0
+        self.called = None  # the label's class, if it is one
         self.told = None  # what it was called when somebody was told of it
         self.where = Whereabouts()
         self.best = {}  # label -> (worth, crop, frame, box): the name may still change
@@ -95,7 +97,7 @@ class Life:
     def track(self, kinds: Mapping[str, Sequence[int]]) -> Track:
         _, crop, frame, box = self.best[self.label]
         ages = self.first, self.last, self.start, self.end
-        kind, sure = self.evidence.kind(kinds)
+        kind, sure = self.evidence.kind(kinds, self.called)
         been = tuple(self.where.crossings), self.where.all_visits()
         return Track(self.number, self.label, self.probability, *ages, self.sightings, crop, frame, box, kind or UNKNOWN, sure, *been)
 
@@ -106,15 +108,16 @@ class Tracker:
     For each moment first `associate`, then `name`. classes: names; what is called `other` is unknown. calibration: (temperature,
     unknown_below), see util.track.evidence.
     min_sightings: a track counts, and gets its number, from so many on; less is flicker. lost_seconds: an object unseen for longer, and
-    for more than LOST_FRAMES frames, has ended; for keep_seconds a named one is expected where it should be. fps: frames per second.
-    schedule: which sightings are looked at; None: all.
+    for more than LOST_FRAMES frames, has ended; for keep_seconds, but no longer than it was seen, a named one is expected where it should
+    be. fps: frames per second. schedule: which sightings are looked at; None: all.
     kinds: kind -> names of its classes; with `name_kinds` a track is called by its kind where its own name is in doubt. drop_other: what
-    looks most like none of the classes is left out of the tracks that end. places: lines and zones to tell of.
+    looks most like none of the classes is left out of the tracks that end. hold: by how much another name must be more probable to take a
+    name's place. places: lines and zones to tell of.
     """
 
     def __init__(
-        self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, keep_seconds=0.5, overlap=0.2,
-        schedule: Schedule | None = None, kinds: Mapping[str, Sequence[str]] | None = None, name_kinds=False, drop_other=False,
+        self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, keep_seconds=1.0, overlap=0.2,
+        schedule: Schedule | None = None, kinds: Mapping[str, Sequence[str]] | None = None, name_kinds=False, drop_other=False, hold=0.0,
         places: Places | None = None,
     ):  # fmt: skip
         lost_seconds, self.keep_seconds = max(lost_seconds, LOST_FRAMES / fps), keep_seconds
@@ -122,7 +125,7 @@ class Tracker:
         self.other = self.classes.index(OTHER) if OTHER in self.classes else None
         members = {kind: [self.classes.index(name) for name in names if name in self.classes] for kind, names in (kinds or {}).items()}
         self.kinds = {kind: places for kind, places in members.items() if places}
-        self.name_kinds, self.drop_other = name_kinds, drop_other
+        self.name_kinds, self.drop_other, self.hold = name_kinds, drop_other, hold
         self.places = places or Places()
         self.schedule = schedule or Schedule(longest=1, budget=10**9)
         self._association = Association(fps, lost_seconds, overlap)
@@ -154,7 +157,7 @@ class Tracker:
         for i, row in zip(viewed, logits, strict=True):
             life, weight = self._seen[i]
             life.evidence.add(row, weight, life.views.add(self.schedule, weight))
-            life.label, life.probability = self._called(life.evidence)
+            life.called, life.label, life.probability = self._called(life)
         for sighting, (life, _) in zip(moment.sightings, self._seen, strict=True):
             life.see(moment, sighting)
             if not life.number and life.sightings >= self.min_sightings:
@@ -163,7 +166,8 @@ class Tracker:
             if life.number and life.label != life.told:
                 (moment.renamed if life.told else moment.begun).append(life.track(self.kinds))
                 life.told = life.label
-            sighting.track, sighting.label, sighting.probability = life.number, life.label, life.probability
+            sure = life.number or sighting.score + life.probability >= SURE
+            sighting.track, sighting.probability, sighting.label = life.number, life.probability, life.label if sure else UNKNOWN
             self.places.look(life.where, sighting.box, moment.seconds)
             if life.number and life.where.news:
                 moment.passed += [(life.track(self.kinds), passage) for passage in life.where.news]
@@ -173,13 +177,14 @@ class Tracker:
         moment.ended, moment.dropped = self._end(ended)
 
     def _expected(self, moment: Moment) -> list[Sighting]:
-        """Return the named tracks lost for at most keep_seconds where they should be, if mostly in view and nothing else is seen there."""
+        """Return the named tracks lost lately where they should be, if mostly in view and nothing else is seen there."""
         height, width = moment.frame.shape[:2]
         seen = np.array([sighting.box for sighting in moment.sightings], float).reshape(-1, 4)
         found = []
         for identity, box in self._association.unseen().items():
             life = self._lives[identity]
-            if not life.number or life.label == UNKNOWN or moment.seconds - life.end > self.keep_seconds:
+            kept = min(self.keep_seconds, life.end - life.start)
+            if not life.number or life.label == UNKNOWN or moment.seconds - life.end > kept:
                 continue
             low, high = box[:2].clip(0), np.minimum(box[:2] + box[2:], (width, height))
             overlaps = (np.minimum(high, seen[:, :2] + seen[:, 2:]) - np.maximum(low, seen[:, :2])).clip(0).prod(1)
@@ -209,10 +214,10 @@ class Tracker:
             return False
         return life.evidence.probabilities().argmax() == self.other
 
-    def _called(self, evidence: Evidence) -> tuple[str, float]:
-        """Return the name and its probability."""
-        label, sure = evidence.name()
-        if label is not None:
-            return self.classes[label], sure
-        kind, of_kind = evidence.kind(self.kinds) if self.name_kinds else (None, 0.0)
-        return (kind, of_kind) if kind else (UNKNOWN, sure)
+    def _called(self, life: Life) -> tuple[int | None, str, float]:
+        """Return the class, the name and its probability."""
+        called, sure = life.evidence.name(life.called, self.hold)
+        if called is not None:
+            return called, self.classes[called], sure
+        kind, of_kind = life.evidence.kind(self.kinds) if self.name_kinds else (None, 0.0)
+        return (None, kind, of_kind) if kind else (None, UNKNOWN, sure)

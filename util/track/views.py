@@ -13,8 +13,8 @@ class Schedule:
 
     first: int = 4  # sightings that are all looked at
     longest: int = 32  # sightings from one view to the next, at most
-    doubtful: int = 4  # the same while the name is in doubt
-    doubt: float = 0.2  # a name is in doubt while its probability leads the next one's, or differs from unknown_below, by less
+    doubtful: int = 1  # the same while the name is in doubt
+    doubt: float = 0.3  # a name is in doubt while its probability leads the next one's, or differs from unknown_below, by less
     better: float = 1.5  # a crop of so many times the weight of the best one so far is looked at at once
     budget: int = 16  # views per frame, at most; the longest overdue first
 

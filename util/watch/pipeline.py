@@ -210,7 +210,8 @@ class Pipeline:
         calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
         self.tracker = Tracker(
             [spec.classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"], schedule=schedule,
-            kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"], places=Places(settings["lines"], self.zones.named),
+            kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"], hold=names["hold"],
+            places=Places(settings["lines"], self.zones.named),
         )  # fmt: skip
 
     def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:

@@ -9,9 +9,9 @@ PRESETS = Path(__file__).with_name("presets.toml")
 MOST = 1 << 20  # bytes of a file
 # table -> key -> (default, lowest, highest); [detector] holds what fastmcd.PARAMS names, and the detector checks it.
 NUMBERS = {
-    "tracks": {"min_sightings": (5, 1, 1000), "lost_seconds": (1.0, 0, 60), "keep_seconds": (0.5, 0, 60), "overlap": (0.2, 0.01, 0.99)},
+    "tracks": {"min_sightings": (5, 1, 1000), "lost_seconds": (1.0, 0, 60), "keep_seconds": (1.0, 0, 60), "overlap": (0.2, 0.01, 0.99)},
     "record": {"before": (5.0, 0, 60), "after": (5.0, 0, 600)},
-    "names": {"temperature": (None, 0.01, 100), "unknown_below": (None, 0, 1), "views_per_frame": (16, 1, 10_000)},
+    "names": {"temperature": (None, 0.01, 100), "unknown_below": (None, 0, 1), "hold": (0.1, 0, 1), "views_per_frame": (16, 1, 10_000)},
 }
 OTHERS = {"names": {"only": [], "kinds": False, "drop_other": False, "prior": {}}, "zones": {"watch": [], "ignore": []}, "lines": {}}
 NAMED = {"zones", "lines"}  # tables in which other keys are names that somebody gives
