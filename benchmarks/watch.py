@@ -1,18 +1,23 @@
 """Prints what watching a clip costs on one core: frames per second, start-up, memory, and the time per stage.
 
-    python benchmarks/watch.py [CLIP] [--network FILE] [--runs 5]
+    python benchmarks/watch.py [CLIP] [--network FILE] [--runs 5] [--serve]
 
 Without CLIP one is drawn: 640x360, 600 frames, four objects before a camera that pans and shakes. Each row is the command
 `python3 -m util.watch` as a person calls it, pinned to one core; by turns with it, in the same process, OpenCV's MOG2 on the same
-frames, which finds what moves before a still camera and names nothing. Medians, lowest and highest of the runs.
+frames, which finds what moves before a still camera and names nothing. Medians, lowest and highest of the runs. --serve: also with a
+live page, at which nobody looks, and at which one does, from another core where there is one.
 """
 import contextlib
+import http.client
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +74,33 @@ def resident(pid: int) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
+def with_page(clip: Path, network: Path, directory: Path, looking: bool) -> tuple[float, float, str]:
+    """Return what command() does with a live page, of which a thread asks for one picture after the other if somebody is looking."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = threading.Event()
+
+    def look():
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, range(os.cpu_count()))
+        after = ""
+        while not done.is_set():
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/picture.jpg?after={after}", timeout=10) as answer:
+                    after = answer.headers.get("X-Frame", after)
+            except (OSError, http.client.HTTPException):  # before its start and at its end
+                done.wait(0.05)
+
+    thread = threading.Thread(target=look, daemon=True)
+    if looking:
+        thread.start()
+    try:
+        return command(clip, network, directory, "--serve", str(port))
+    finally:
+        done.set()
+
+
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
     """Keep this process, and those it starts, on one core."""
@@ -96,6 +128,7 @@ def main(argv=None):
     parser.add_argument("clip", nargs="?", type=Path, help="a video (default: one is drawn)")
     parser.add_argument("--network", type=Path, default=ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor", help="packed network")
     parser.add_argument("--runs", type=at_least(1), default=5, help="of everything")
+    parser.add_argument("--serve", action="store_true", help="also with a live page")
     args = parser.parse_args(argv)
     with one_core(), tempfile.TemporaryDirectory() as directory:
         clip = args.clip and args.clip.resolve() or Path(directory) / "clip.mp4"
@@ -103,14 +136,18 @@ def main(argv=None):
             draw(clip)
         frames = sum(1 for _ in open_video(clip))
         first, plain, saved, rival = [], [], [], []
+        pages = {"watch --serve, nobody looks": [], "watch --serve, one looks": []} if args.serve else {}
         for _ in range(args.runs):
             first.append(command(clip, args.network, Path(directory), "--limit", "1"))
             plain.append(command(clip, args.network, Path(directory)))
             saved.append(command(clip, args.network, Path(directory), "--save", "out"))
+            for looking, runs in enumerate(pages.values()):
+                runs.append(with_page(clip, args.network, Path(directory), bool(looking)))
             rival.append(mog2(clip))
     start = statistics.median(seconds for seconds, *_ in first)
     rows = []
     seconds_of = {"watch": [each[0] - start for each in plain], "watch --save, all files": [each[0] - start for each in saved]}
+    seconds_of |= {name: [each[0] - start for each in runs] for name, runs in pages.items()}
     for name, seconds in (seconds_of | {"MOG2 alone": rival}).items():
         ms = sorted(1000 * value / frames for value in seconds)
         median, times = statistics.median(ms), statistics.median(seconds) / statistics.median(rival)

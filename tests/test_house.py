@@ -25,9 +25,11 @@ ALLOWED = {
     "util/source": {"numpy", "cv2", "av", "tqdm"} | BASE,
     "util/track": {"numpy", "cv2", "lap", "util/source"} | BASE,
     "util/outputs": {"numpy", "cv2", "av", "PIL", "jinja2", "tqdm", "paho", "fastmcd", "util/source", "util/track"} | BASE,
+    "util/serve": {"numpy", "cv2", "tqdm", "aiohttp", "util/source", "util/track", "util/outputs"} | BASE,
     "util/score": {"numpy", "cv2", "PIL", "tqdm", "tabulate", "pycocotools", "trackeval"}
     | {"util/source", "util/track", "util/outputs"} | BASE,
-    "util/watch": {"numpy", "tqdm", "tabulate", "ray", "fastmcd", "util/packed", "util/source", "util/track", "util/outputs"} | BASE,
+    "util/watch": {"numpy", "tqdm", "tabulate", "ray", "tomlkit", "fastmcd", "util/packed"}
+    | {"util/source", "util/track", "util/outputs", "util/serve"} | BASE,
 }
 TRAINING = {"torch", "torchvision", "numpy", "tqdm", "safetensors", "util/binop", "util/packed", "util/train", "util/watch"} | BASE
 ALLOWED |= {
@@ -100,6 +102,7 @@ def test_who_watches_never_loads_pytorch(tmp_path):
     loaded = loaded_by("import sys; from util.watch.__main__ import main; main(sys.argv[1:])", tmp_path, "--save", tmp_path / "out")
     assert (tmp_path / "out" / "report.html").exists() and "util.watch.pipeline" in loaded
     assert not loaded & {"torch", "torchvision", "util.binop", "util.train"} and not loaded & {"matplotlib", "pandas", "scipy"}
+    assert not loaded & {"util.serve", "aiohttp", "tomlkit"}, "which --serve alone needs"
     loaded = loaded_by("import sys; from util.watch import watch; assert len(list(watch(*sys.argv[1:]))) == 6",
                        tmp_path, ROOT / "MNIST/models/LeNet_5.xnor")  # fmt: skip
     assert not loaded & {"torch", "jinja2", "util.score", "util.train"}

@@ -166,7 +166,7 @@ def test_a_stop_is_the_normal_end_of_a_live_source(number, tmp_path):
 def test_start_is_refused_for_what_has_a_clock(monkeypatch):
     monkeypatch.setattr(live.cv2, "VideoCapture", FakeCapture)
     monkeypatch.setattr(FakeCapture, "opened", 10)  # and stays plugged in
-    nothing = dict.fromkeys(("save", "label", "settings", "notify", "record"))
+    nothing = dict.fromkeys(("save", "label", "settings", "notify", "record", "camera", "serve"))
     args = argparse.Namespace(video="0", **nothing, start=datetime.now(UTC))
     with pytest.raises(InputError, match="--start is for files; camera 0 is live"):
         watch.run(args, RedOrGrey())

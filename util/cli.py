@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import errno
 import io
+import ipaddress
 import math
 import os
 import re
@@ -161,6 +162,9 @@ def add_video_options(parser: Parser) -> None:
     parser.add_argument("--recordings", type=Path, metavar="DIR", help="with --record: where (default: recordings)")
     text = "with --record: delete the oldest recordings beyond that, such as 20GB, 14d or 20GB,14d (default: when the disk is full)"
     parser.add_argument("--keep", type=keep_of, metavar="SIZE|AGE", help=text)
+    text = "with --video: a live page there for browsers (docs/live.md), on a loopback address unless HOST is given; or on a Unix socket"
+    parser.add_argument("--serve", type=serve_address, metavar="[HOST:]PORT|SOCKET", help=text)
+    parser.set_defaults(camera=None)  # of util.watch --cameras: which one
     parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
     parser.add_argument("--jobs", type=at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")
     parser.add_argument("--ray", metavar="ADDRESS|local", help="run many clips on a Ray cluster (pip install ray)")
@@ -281,6 +285,23 @@ def web_address(text: str) -> str:
             return text
     addresses = "http://HOST/PATH, https://HOST/PATH, mqtt://HOST/TOPIC or mqtts://HOST/TOPIC, other characters percent-encoded"
     raise argparse.ArgumentTypeError(f"that is no address; give {addresses}")
+
+
+def serve_address(text: str) -> tuple[str, int] | Path:
+    """Return a flag's (host, port), the host 127.0.0.1 if none is given; or, if a slash is in it, the path of a Unix socket."""
+    if "/" in text:
+        return Path(text)
+    found = re.fullmatch(r"(?:([\w.-]+|\[[0-9A-Fa-f:.]+\]):)?(\d{1,5})", text, re.ASCII)
+    if not found or int(found[2]) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address; give PORT, HOST:PORT, [IPv6]:PORT or a Unix socket, as ./page")
+    return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address means this machine, to itself alone."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host.lower() in ("localhost", "localhost.")
 
 
 def _file_name(text: str) -> str:

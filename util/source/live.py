@@ -26,7 +26,7 @@ class _Reader(threading.Thread):
         super().__init__(name=f"reading {name}", daemon=True)
         self.source, self.connect = name, connect
         self.stream = connect()  # here: what is wrong from the start is no loss
-        self.frames, self.notes = deque(), []  # (seconds, frame); lines for stderr
+        self.frames, self.notes = deque(), []  # (seconds, frame, when it came); lines for stderr
         self.dropped = self.reconnects = 0
         self.stopped, self.over, self.error = threading.Event(), False, None
         self.changed = threading.Condition()
@@ -87,7 +87,7 @@ class _Reader(threading.Thread):
             if len(self.frames) == NEWEST:
                 self.frames.popleft()
                 self.dropped += 1
-            self.frames.append((taken, frame))
+            self.frames.append((taken, frame, time.monotonic()))
             self.changed.notify()
 
     def _connect_again(self, reason: str):
@@ -119,16 +119,16 @@ class Live:
     picture: from such a frame to BGR uint8.
     seconds: since the source's first frame, also across a loss; where the source has no clock, when the frame came.
     started: the machine's time of day, with its zone, at 0 seconds; None before.
-    dropped: frames nobody took in time. reconnects: how often the source came back. A line on stderr for each loss and each return.
-    Reading ends with `close()`, which also comes when nobody holds this any longer; `stop()`, which a signal's handler may call, makes
-    the next frame the end of it all.
+    came: when the latest frame was decoded, by time.monotonic(). dropped: frames nobody took in time. reconnects: how often the source
+    came back. A line on stderr for each loss and each return. Reading ends with `close()`, which also comes when nobody holds this any
+    longer; `stop()`, which a signal's handler may call, makes the next frame the end of it all.
     """
 
     WAKE = 0.2  # seconds: a handler may notify nobody, since it may have interrupted who holds the lock
 
     def __init__(self, name: str, connect: Callable[[], object], picture: Callable[[object], np.ndarray]):
         self._reader, self._picture = _Reader(name, connect), picture
-        self.stopped = False
+        self.stopped, self.came = False, None
         self._reader.start()
         self.close = weakref.finalize(self, _end, self._reader)  # the thread holds no reference to this
 
@@ -157,11 +157,12 @@ class Live:
             with reader.changed:
                 reader.changed.wait_for(lambda: reader.frames or reader.notes or reader.over, timeout=self.WAKE)
                 notes, reader.notes = reader.notes, []
-                seconds, frame = reader.frames.popleft() if reader.frames else (0, None)
+                seconds, frame, came = reader.frames.popleft() if reader.frames else (0, None, 0)
                 over = reader.over
             for note in notes:
                 tqdm.write(note, file=sys.stderr)
             if frame is not None:
+                self.came = came
                 return seconds, self._picture(frame)
             if over:
                 if reader.error:

@@ -56,6 +56,8 @@ def run(args, network: Network):
             raise InputError(f"--start is for one clip, and --video means {len(clips)}")
         if args.record:
             raise InputError(f"--record is for one source, and --video means {len(clips)}")
+        if args.serve:
+            raise InputError(f"--serve is for one clip or camera, and --video means {len(clips)}; for many cameras there is --cameras FILE")
         return batch.run_clips(args, clips)
     if args.video:
         from util.watch.pipeline import watch_clip

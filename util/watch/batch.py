@@ -120,12 +120,12 @@ def _plain(url: str, host_only: bool) -> str:
     return "/".join(address.split("/")[:3]) if host_only else address
 
 
-def common_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command without those that differ from clip to clip, and their values."""
+def common_arguments(arguments: Sequence[str], own: Sequence[str] = OWN) -> list[str]:
+    """The arguments of a command without those that differ from clip to clip, and their values; own: which flags these are."""
     kept, dropping = [], False
     for argument in arguments:
         if argument.startswith("-") and argument != "-":
-            dropping = argument.partition("=")[0] in OWN
+            dropping = argument.partition("=")[0] in own
         if not dropping:
             kept.append(argument)
     return kept

@@ -12,17 +12,22 @@ PATIENCE_S = 30  # for a process that was told to end, which then completes its 
 Outcome = tuple[int, str, str]  # of a process: exit code, stdout, stderr
 
 
-def work(command: list[str], directory: str, started: Callable = lambda process: None) -> Outcome:
-    """Return (exit code, stdout, stderr) of a command run in a directory, on one thread; ends it if interrupted. Ray sends this elsewhere.
+def start(command: list[str], directory: str) -> subprocess.Popen:
+    """Return the process of a command, on one thread, with pipes for what it prints.
 
     Its process group is its own, so that Ctrl-C reaches it by way of this program alone, once. Where util-linux is there, it is told to
-    end when this program is killed.
+    end when the thread that called this does, and so when this program is killed.
     """
     leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [*leash, *command], cwd=directory, env={**os.environ, **ONE_THREAD}, text=True, errors="replace", process_group=0,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def work(command: list[str], directory: str, started: Callable = lambda process: None) -> Outcome:
+    """Return (exit code, stdout, stderr) of a command run in a directory, on one thread; ends it if interrupted. Ray calls this."""
+    process = start(command, directory)
     started(process)
     try:
         while True:

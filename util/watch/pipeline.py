@@ -1,4 +1,5 @@
 """From a video to named tracks: what `--video` does. Detect, classify, track; every file of the run is a sink that gets each moment."""
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import fastmcd
-from util.cli import InputError, Keep
+from util.cli import InputError, Keep, printable
 from util.crops import cut_out, prepare
 from util.files import stoppable
 from util.outputs.events import Changes
@@ -114,7 +115,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     right: the names that --label counts as right, or none.
     The first Ctrl-C or SIGTERM is the normal end of a live source, and breaks off anything else.
     """
-    settings = load_settings(args.settings, list(network.spec.classes))
+    settings = load_settings(args.settings, list(network.spec.classes), args.camera)
     video = open_video(args.video)
     if args.start and video.live:
         raise InputError(f"--start is for files; {video.name} is live, and the machine's clock says when")
@@ -122,9 +123,12 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     pipeline, clock = Pipeline(video, network, settings), Clock()
     places = pipeline.tracker.places
     summary = Summary(places)
-    hook = _notifier(args.notify, pipeline) if args.notify else None
+    hook = _notifier(args.notify, pipeline, args.camera) if args.notify else None
     stops = stoppable(video.stop) if video.live else nullcontext()
-    with stops, open_sinks(args, video, network.spec.classes, pipeline.detector, places) as sinks:
+    page = _page(args, video, pipeline, clock, settings, [hook] if hook else []) if args.serve else None
+    with stops, page or nullcontext(), open_sinks(args, video, network.spec.classes, pipeline.detector, places) as sinks:
+        if page:
+            sinks.sinks.append(page)
         recorder = _recorder(args, video, settings["record"]) if args.record else None
         if recorder:
             sinks.sinks.append(recorder)
@@ -166,10 +170,12 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     return summary
 
 
-def _notifier(url: str, pipeline: "Pipeline"):
-    if urlsplit(url).scheme in ("mqtt", "mqtts"):
-        from util.outputs.mqtt import Mqtt  # here: few runs need its client, or that of HTTP
+def _notifier(url: str, pipeline: "Pipeline", camera: str | None):
+    if (parts := urlsplit(url)).scheme in ("mqtt", "mqtts"):
+        from util.outputs.mqtt import PREFIX, Mqtt  # here: few runs need its client, or that of HTTP
 
+        if camera:  # each has topics of its own
+            url = parts._replace(path=f"/{parts.path.strip('/') or PREFIX}/{camera}").geturl()
         return Mqtt(url, [name for name in pipeline.tracker.classes if name != OTHER])
     from util.outputs.webhook import Webhook
 
@@ -179,7 +185,19 @@ def _notifier(url: str, pipeline: "Pipeline"):
 def _recorder(args, video: Video, around: dict[str, float]):
     from util.outputs.record import Recorder  # here: few runs record
 
-    return Recorder(args.recordings or Path("recordings"), video, args.keep or Keep(), args.record == "all", **around)
+    directory = (args.recordings or Path("recordings")) / (args.camera or "")  # of several cameras each has its own
+    return Recorder(directory, video, args.keep or Keep(), args.record == "all", **around)
+
+
+def _page(args, video: Video, pipeline: "Pipeline", clock: Clock, settings: dict[str, dict], notifiers: Sequence):
+    from util.serve.page import Page  # here: few runs need a server
+    from util.watch.drawing import Drawing
+
+    drawing = Drawing(args.settings, args.camera, pipeline, settings)
+    page = Page(args.serve, video, clock, args.camera or printable(video.name), drawing.shown, drawing.save, notifiers, pipeline.places)
+    if args.camera is None:  # else who started this shows it
+        tqdm.write(f"page: {page.server.url}", file=sys.stderr)
+    return page
 
 
 def _watch(args, video: Video, pipeline: "Pipeline", sinks: Sinks, summary: Summary, clock: Clock) -> None:
@@ -196,8 +214,9 @@ class Pipeline:
     """Detector, network and tracker in a row: call it with a frame, get the Moment."""
 
     def __init__(self, video: Video, network: Network, settings: dict[str, dict]):
-        self.network, spec = network, network.spec
-        self.zones = make_zones(video.width, video.height, **settings["zones"])
+        self.network, spec, self.size = network, network.spec, (video.width, video.height)
+        self.places = Places()
+        self.redraw(settings)
         try:
             self.detector = fastmcd.Detector(video.width, video.height, **{**spec.detector, **settings["detector"]})
         except (TypeError, ValueError) as error:
@@ -210,9 +229,13 @@ class Pipeline:
         calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
         self.tracker = Tracker(
             [spec.classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"], schedule=schedule,
-            kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"], hold=names["hold"],
-            places=Places(settings["lines"], self.zones.named),
+            kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"], hold=names["hold"], places=self.places,
         )  # fmt: skip
+
+    def redraw(self, settings: dict[str, dict]) -> None:
+        """Let other zones and lines count from the next frame on; another thread may call it. InputError where they don't fit the frame."""
+        self.zones = make_zones(*self.size, **settings["zones"])
+        self.places.lines, self.places.zones = settings["lines"], self.zones.named
 
     def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:
         with clock("detect"):

@@ -1,9 +1,12 @@
 """Settings of the video path: a TOML file or a preset by name (docs/settings.toml has every one, with its default and meaning)."""
 import re
+import shutil
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 from util.cli import InputError, read_text, reading
+from util.files import atomic_write
 
 PRESETS = Path(__file__).with_name("presets.toml")
 MOST = 1 << 20  # bytes of a file
@@ -15,20 +18,21 @@ NUMBERS = {
 }
 OTHERS = {"names": {"only": [], "kinds": False, "drop_other": False, "prior": {}}, "zones": {"watch": [], "ignore": []}, "lines": {}}
 NAMED = {"zones", "lines"}  # tables in which other keys are names that somebody gives
-NAME = r"[\w-]{1,40}"
+NAME = r"[\w-]{1,40}"  # of such a key, and of a camera
 
 
-def load_settings(source: str | None, classes: list[str]) -> dict[str, dict]:
+def load_settings(source: str | None, classes: list[str], camera: str | None = None) -> dict[str, dict]:
     """Return table -> key -> value, complete but for [detector]; `source` is a file, the name of a preset, or None.
 
-    A file may start from a preset: preset = "traffic". A zone's image is looked for beside the file. Raises InputError.
+    A file may start from a preset: preset = "traffic". What [cameras.NAME] holds overrides the rest if `camera` is NAME, and counts for
+    nothing else. A zone's image is looked for beside the file. Raises InputError.
     """
     settings = {"detector": {}}
     for table, keys in NUMBERS.items():
         settings[table] = {key: default for key, (default, _, _) in keys.items()}
     for table, keys in OTHERS.items():
         settings.setdefault(table, {}).update(keys)
-    for name, layer in _layers(source):
+    for name, layer in _layers(source, camera):
         for table, values in layer.items():
             if table not in settings or not isinstance(values, dict):
                 raise InputError(f"{name}: has {table!r}; expected the tables {' '.join(settings)}, and preset = \"NAME\"")
@@ -42,25 +46,87 @@ def preset_names() -> list[str]:
     return sorted(tomllib.loads(PRESETS.read_text()))
 
 
-def _layers(source: str | None) -> list[tuple[str, dict]]:
+def load_cameras(path: Path) -> dict[str, str]:
+    """Return name -> source of the [cameras.NAME] in a settings file, of which there is at least one. Raises InputError."""
+    cameras = _read(path).get("cameras")
+    if not isinstance(cameras, dict) or not cameras:
+        raise InputError(f"{path}: names no camera; expected [cameras.NAME] with source = \"rtsp://…\"")
+    for name, camera in cameras.items():
+        if not re.fullmatch(NAME, name, re.ASCII):
+            raise InputError(f"{path}: {name!r} is no name of a camera; give up to 40 letters, digits, or any of _ -")
+        source = camera.get("source") if isinstance(camera, dict) else None
+        if not isinstance(source, str | int) or isinstance(source, bool) or source in ("", "-"):
+            raise InputError(f"{path}: [cameras.{name}] has no source; expected a URL or the number of a camera")
+    if len({name.casefold() for name in cameras}) < len(cameras):
+        raise InputError(f"{path}: two cameras have the same name but for large and small letters")
+    return {name: str(camera["source"]) for name, camera in cameras.items()}
+
+
+def save_drawing(path: Path, camera: str | None, drawing: dict[str, dict], check: Callable[[Path], None]) -> None:
+    """Write tables and their keys into a settings file, at [cameras.NAME] if `camera` is given; all else in it stays, comments too.
+
+    drawing: table -> key -> polygons or a line; it replaces those of the table that hold any, be it with nothing. An image
+    stays. check: gets the path of what the file would be, and may raise InputError, which leaves it as it was.
+    """
+    import tomlkit  # here: few runs save settings
+
+    with reading(path, "TOML file"):
+        document = tomlkit.parse(read_text(path, "TOML file", MOST))
+    place = document
+    for key in ["cameras", camera] if camera else []:
+        place = place[key]
+    for table, values in drawing.items():
+        if table not in place and values:
+            place[table] = tomlkit.table()
+        known = place.get(table, {})
+        for key in [key for key, value in known.items() if isinstance(value, list) and key not in values]:
+            del known[key]
+        for key, value in values.items():
+            if key not in known or known[key] != value:
+                known[key] = _rows(value)
+    with atomic_write(path) as temporary:
+        shutil.copymode(path, temporary)  # it may hold passwords of cameras
+        temporary.write_text(tomlkit.dumps(document))
+        check(temporary)
+
+
+def _rows(value: list):
+    """A list in TOML, each polygon of a zone on a line of its own."""
+    import tomlkit
+
+    return tomlkit.item(value).multiline(any(isinstance(point[0], list) for point in value))
+
+
+def _read(path: Path) -> dict:
+    with reading(path, "TOML file"):
+        return tomllib.loads(read_text(path, "TOML file", MOST))
+
+
+def _layers(source: str | None, camera: str | None) -> list[tuple[str, dict]]:
     """Return (name, tables), the later to override the earlier."""
     if source is None:
         return []
     presets = tomllib.loads(PRESETS.read_text())
-    if source in presets:
+    if source in presets and camera is None:
         return [(source, presets[source])]
     path = Path(source)
     with reading(path, "TOML file"):
         if not path.exists():
             raise InputError(f"{source}: neither a file nor a preset; presets are {' '.join(sorted(presets))}")
-        given = tomllib.loads(read_text(path, "TOML file", MOST))
-    preset = given.pop("preset", None)
-    if preset is not None and preset not in list(presets):  # it may be anything, such as a list
-        raise InputError(f"{source}: preset is {preset!r}; expected one of {' '.join(sorted(presets))}")
-    for key, zone in given.get("zones", {}).items() if isinstance(given.get("zones"), dict) else ():
-        if isinstance(zone, str):
-            given["zones"][key] = str(path.parent / zone)
-    return [*([(preset, presets[preset])] if preset else []), (source, given)]
+    given, layers = _read(path), []
+    cameras = given.pop("cameras", {})
+    if camera:
+        own = {table: values for table, values in cameras[camera].items() if table != "source"}
+    for name, tables in [(source, given), *([(f"{source}: cameras.{camera}", own)] if camera else [])]:
+        preset = tables.pop("preset", None)
+        if preset is not None and preset not in list(presets):  # it may be anything, such as a list
+            raise InputError(f"{name}: preset is {preset!r}; expected one of {' '.join(sorted(presets))}")
+        zones = tables.get("zones")
+        for key, zone in zones.items() if isinstance(zones, dict) else ():
+            if isinstance(zone, str):
+                zones[key] = str(path.parent / zone)
+        layers += [*([(preset, presets[preset])] if preset else []), (name, tables)]
+    return layers
 
 
 def _checked(name: str, table: str, key: str, value: object, classes: list[str]) -> object:
