@@ -53,7 +53,7 @@ def stand_in(monkeypatch):
 
 
 def run(network=None, **given):
-    flags = ("label", "save", "limit", "settings", "start", "notify", "record", "recordings", "keep")
+    flags = ("label", "save", "limit", "settings", "start", "notify", "record", "recordings", "keep", "camera", "serve")
     defaults = {**dict.fromkeys(flags), "show_debug": False, "notify_crop": False, "command": (["x"], ["y"])}
     return watch.run(argparse.Namespace(**{**defaults, **given}), network or RedOrGrey())
 
