@@ -30,7 +30,7 @@ inline void print_help() {
     std::puts(
         "usage: fastMCD INPUT OUT_DIR [--option value]...\n\n"
         "Finds what moves in front of a camera that may move itself.\n\n"
-        "INPUT is a video file, a directory of images (in the order of their names) or the number of a camera.\n"
+        "INPUT is a video file, a directory of images (by name, numbers as numbers) or the number of a camera.\n"
         "OUT_DIR gets detections.csv, crops/ and masks/. It must be new or empty, or is replaced if it holds earlier\n"
         "results. Frames are 32x32 to 4096x2160 pixels, either way up. Ctrl-C ends early and keeps what was found so far.\n\n"
         "  --frames             keep the frames too, in OUT_DIR/frames\n"

@@ -41,16 +41,22 @@ def both_ways(monkeypatch, path, data):
 
 
 # ---- Whole ones -----------------------------------------------------------------------------------------------------
-def test_a_trimmed_mp4_is_whole_and_has_the_frames_that_players_show(tmp_path, capfd):
-    """As phones and `ffmpeg -ss … -c copy` trim: from the key frame before, which an edit list hides, as index and count don't."""
-    whole, cut = io.BytesIO(video_bytes("mp4", "libx264", STEADY, seekable=True, g="25")), tmp_path / "cut.mp4"
-    with av.open(whole) as source, av.open(str(cut), "w") as output:
+def trimmed_mp4(path):
+    """Return `path` of an mp4 of 60 frames that shows the last 40, trimmed as phones and `ffmpeg -ss … -c copy` do: from the key frame
+    before, which an edit list hides, as index and count don't."""
+    whole = io.BytesIO(video_bytes("mp4", "libx264", STEADY, seekable=True, g="25"))
+    with av.open(whole) as source, av.open(str(path), "w") as output:
         video = source.streams.video[0]
         copy, start = output.add_stream_from_template(video), round(0.8 / video.time_base)
         for packet in source.demux(video):
             if packet.size:
                 packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, copy
                 output.mux(packet)
+    return path
+
+
+def test_a_trimmed_mp4_is_whole_and_has_the_frames_that_players_show(tmp_path, capfd):
+    cut = trimmed_mp4(tmp_path / "cut.mp4")
     with av.open(str(cut)) as output:
         assert output.streams.video[0].frames == 60, "it announces those before the cut, too"
     clip = open_video(cut)

@@ -10,7 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.servers import number_of, numbered, video_bytes
+from tests.test_damaged import CONTAINERS, STEADY, damaged_mjpeg, trimmed_mp4
+from tests.test_source_picture import interlaced, moments, write
 from util.outputs.results import ResultsWriter, read_results
+from util.source.images import list_images
 
 PROGRAM = Path(os.environ.get("FASTMCD_PROGRAM", Path(__file__).resolve().parent.parent / "build" / "fastMCD"))
 pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not built (it needs libopencv-dev)")
@@ -107,7 +111,7 @@ def test_a_video_file_is_read(clip, tmp_path):
     data = (tmp_path / "clip.avi").read_bytes()
     (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
     done = run(tmp_path / "cut.avi", tmp_path / "out")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "of the 96 announced frames" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "ends before its container does, after 4" in done.stderr
     assert done.stderr.endswith("/out is as it was, and what was finished is in " + f"{tmp_path / 'out.part'}\n")
     assert read_results(tmp_path / "out.part")  # what could be read
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 96
@@ -191,6 +195,80 @@ def test_a_full_disk_ends_with_one_line_and_whole_frames(clip, tmp_path):
     done = subprocess.run(limited, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "frames/000001.png: File too large" in done.stderr
     assert not list(tmp_path.iterdir()), "without a whole frame nothing is kept"
+
+
+# ---- What is shown is what counts ----
+def frames_of(directory):
+    """Return the numbers that the frames kept in a results directory say."""
+    return [number_of(cv2.imread(str(path))) for path in sorted((directory / "frames").iterdir())]
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    """Numbers count as numbers, however they are padded, also those beyond 64 bits; names that are equal but for padding by the text."""
+    names = ["1", "2", "03", "4", "10", "011", "100", "1000", "9" * 25, "1" + "0" * 25, "a1b2", "a1b10", "a2b1", "a-1", "a",
+             "aa1", "b01", "b1"]  # fmt: skip
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / "in" / f"{name}.png").touch()
+    assert [path.stem for path in list_images(tmp_path / "in")] == names
+    for number, name in enumerate(names):
+        cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), numbered(number))
+    assert run(tmp_path / "in", tmp_path / "out", "--frames").returncode == 0
+    assert frames_of(tmp_path / "out") == list(range(len(names)))
+
+
+def test_a_trimmed_video_is_whole(tmp_path):
+    trimmed_mp4(tmp_path / "cut.mp4")
+    done = run(tmp_path / "cut.mp4", tmp_path / "out", "--frames")
+    assert (done.returncode, done.stderr) == (0, "") and frames_of(tmp_path / "out") == list(range(20, 60))
+
+
+def test_damaged_frames_are_left_out_and_counted(tmp_path):
+    (tmp_path / "clip.avi").write_bytes(damaged_mjpeg([20, 21, 22]))
+    done = run(tmp_path / "clip.avi", tmp_path / "out", "--frames")
+    assert done.returncode == 0 and frames_of(tmp_path / "out") == [*range(20), *range(23, 60)]
+    assert done.stderr == f"{tmp_path}/clip.avi: 3 of 60 frames are damaged and were left out\n"
+    (tmp_path / "clip.avi").write_bytes(damaged_mjpeg(range(20, 58)))
+    done = run(tmp_path / "clip.avi", tmp_path / "most")
+    assert done.returncode == 2 and "38 of 60 frames are damaged; the others were kept" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["mp4", "mp4 in fragments", "matroska", "mpegts", "avi"])
+def test_what_is_cut_off_is_said_by_its_container_alone(tmp_path, name):
+    codec, options = CONTAINERS[name]
+    data = video_bytes(name.split()[0], codec, STEADY, "yuvj420p" if codec == "mjpeg" else "yuv420p", seekable=True, **options)
+    (tmp_path / "whole").write_bytes(data)
+    (tmp_path / "cut").write_bytes(data[: int(len(data) * 0.8)])
+    done = run(tmp_path / "whole", tmp_path / "a")
+    assert done.returncode == 0 and " in 60 frames" in done.stdout and done.stderr == ""
+    done = run(tmp_path / "cut", tmp_path / "b")
+    assert done.returncode == 2 and "frames, which were kept; was it cut off?" in done.stderr and done.stderr.count("\n") == 1
+    assert 20 < len(list((tmp_path / "b" / "masks").iterdir())) < 60
+
+
+def test_a_name_is_a_name(tmp_path):
+    """One with a colon, as ISO times have; digits that name a directory, which are no camera; one that is not UTF-8."""
+    data = video_bytes("mp4", "libx264", STEADY, seekable=True)
+    for name in (b"2026-01-01T12:00:00.mp4", b"caf\xe9.mp4"):
+        Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).write_bytes(data)
+        done = subprocess.run([PROGRAM, name, "out"], capture_output=True, cwd=tmp_path, timeout=60)
+        assert done.returncode == 0 and b" in 60 frames" in done.stdout, done.stderr
+    (tmp_path / "0001").mkdir()
+    cv2.imwrite(str(tmp_path / "0001" / "1.png"), numbered(1))
+    assert " in 1 frames" in run("0001", "out", cwd=tmp_path).stdout
+
+
+def test_interlaced_frames_are_shown(tmp_path):
+    clip = write(tmp_path / "clip.mkv", list(interlaced(moments(20))))
+    assert run(clip, tmp_path / "out", "--frames").returncode == 0
+    assert cv2.imread(str(tmp_path / "out" / "frames" / "000009.png")).mean() > 40
+
+
+def test_dark_16_bit_images_are_told_of(tmp_path):
+    for name, level in (("dark", 4000), ("bright", 60000)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "1.png"), np.full((48, 64), level, np.uint16))
+        assert ("use little of their range" in run(tmp_path / name, tmp_path / "out").stderr) == (name == "dark")
 
 
 def test_ctrl_c_finishes_the_files(clip, tmp_path):
