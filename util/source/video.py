@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from util.cli import InputError, printable
+from util.cli import InputError, printable, shown
 from util.files import IMAGE_SUFFIXES
 from util.source import stream
 from util.source.ahead import ahead, spare_cores
@@ -154,7 +155,11 @@ def _open_stdin() -> Video:
 
 
 def _open_url(url: str) -> Video:
-    name = stream.shown(url)
+    name = shown(url)
+    try:
+        urlsplit(url)
+    except ValueError:
+        raise InputError(f"{name} is no address of a video") from None
     if url.partition(":")[0].lower() not in stream.SCHEMES:
         raise InputError(f"{name} is no address of a video; expected {'://, '.join(stream.SCHEMES)}://")
     first = stream.Stream(name, url)

@@ -20,12 +20,12 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from util.cli import InputError
+from util.cli import InputError, discreet, shown
 from util.files import atomic_write
 from util.outputs.results import TABLE
 from util.outputs.staging import MANIFEST, SUMMARY
 from util.source.images import list_images
-from util.source.stream import shown
+from util.source.stream import is_url
 from util.watch.jobs import Outcome, cores, run_here
 
 SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
@@ -81,8 +81,9 @@ def name_clips(clips: Sequence[str]) -> dict[str, str]:
     """{name: clip}, names that differ and are fit for directories: the file's without its ending, where need be with what it lies in."""
     forms = {}
     for clip in clips:
-        parts = [re.sub(r"[^\w.-]", "_", part) for part in Path(clip).parts if part not in ("/", "..")] or ["clip"]
-        forms[clip] = [Path(parts[-1]).stem if _is_video(Path(clip)) else parts[-1]]
+        path = Path(shown(clip) if is_url(clip) else clip)
+        parts = [re.sub(r"[^\w.-]", "_", part) for part in path.parts if part not in ("/", "..")] or ["clip"]
+        forms[clip] = [Path(parts[-1]).stem if _is_video(path) else parts[-1]]
         forms[clip] += ["_".join(parts[-depth:]) for depth in range(1, len(parts) + 1)]
     count = Counter((depth, name.casefold()) for names in forms.values() for depth, name in enumerate(names))
     named, taken = {}, set()
@@ -188,7 +189,8 @@ def _row(name: str, clip: str, status: str, summary: dict | None = None, reason:
     ms = summary.get("ms_per_frame")
     counts = {key: summary.get(key, "") for key in ("frames", "objects", "tracks")}
     ms = f"{sum(ms.values()):.2f}" if ms else ""
-    return {"clip": name, "status": status, **counts, "ms_per_frame": ms, "labels": labels, "reason": reason, "source": clip}
+    source = shown(clip) if is_url(clip) else clip
+    return {"clip": name, "status": status, **counts, "ms_per_frame": ms, "labels": labels, "reason": discreet(reason), "source": source}
 
 
 def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: Outcome) -> dict:
@@ -199,7 +201,7 @@ def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: Out
     log = save / f"{name}.log"
     if reason:
         with atomic_write(log) as temporary:
-            temporary.write_text(out + error)
+            temporary.write_text(discreet(out + error))
     else:
         log.unlink(missing_ok=True)
     return _row(name, clip, "failed" if reason else "done", summary, reason)
