@@ -1,6 +1,7 @@
 """Results take the place of earlier ones whole or not at all; what no run has recorded is never touched; one run at a time."""
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -156,13 +157,15 @@ def test_where_names_cannot_be_exchanged_at_once_a_kill_between_is_mended(tmp_pa
 
 def test_a_file_that_is_added_later_can_be_recorded(tmp_path):
     out = made(tmp_path / "out")
-    with adopted(out, "predictions.csv"):
-        (out / "predictions.csv").write_text("ours")
+    with adopted(out, "predictions.csv") as path:
+        path.write_text("ours")
+        assert path.parent == tmp_path, "what a kill leaves is nothing foreign in there"
+    assert (out / "predictions.csv").read_text() == "ours" and sorted(os.listdir(tmp_path)) == ["out"]
     made(out)
     assert "predictions.csv" not in recorded(out)
     (out / "notes").write_text("mine")
-    with adopted(out, "notes"):  # somebody's: it does not become ours
-        pass
+    with adopted(out, "notes") as path:  # somebody's: it does not become ours
+        path.write_text("more")
     with pytest.raises(InputError, match="notes"):
         made(out)
 
@@ -197,6 +200,30 @@ def test_only_regular_files_are_replaced(tmp_path):
             path.write_text("new")
         assert (tmp_path / name).read_text() == "new"
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_what_a_killed_process_left_of_a_file_is_cleared_and_nothing_else(tmp_path):
+    foreign = {".file.part.csv", ".file.12345.part.csv", ".file.0123456z.part.csv", ".other.01234567.part.csv", "file.01234567.part.csv"}
+    for name in foreign:
+        (tmp_path / name).touch()
+    child = os.fork()
+    if not child:
+        try:
+            with atomic_write(tmp_path / "file.csv") as path:
+                path.write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    left = {path.name for path in tmp_path.iterdir()} - foreign
+    assert len(left) == 1 and not (tmp_path / "file.csv").exists()
+    with atomic_write(tmp_path / "file.csv") as first:  # another run writes it meanwhile
+        first.write_text("first")
+        with atomic_write(tmp_path / "file.csv") as second:
+            second.write_text("second")
+        assert (tmp_path / "file.csv").read_text() == "second" and first.exists()
+    assert (tmp_path / "file.csv").read_text() == "first"
+    assert {path.name for path in tmp_path.iterdir()} == foreign | {"file.csv"}
 
 
 def test_an_interrupt_is_held_back():

@@ -1,34 +1,54 @@
 """Files that are whole at any time, or not there; nothing that somebody else made is written over or through."""
+import fcntl
 import os
+import re
 import secrets
 import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from util.cli import STOPS, InputError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the place of `path` when the block ends without an exception.
 
-    The suffix is kept (writers choose a format by it). If the block raises, the temporary file goes and an earlier `path` stays as it was.
+@contextmanager
+def atomic_write(path: str | Path, folder: Path | None = None) -> Iterator[Path]:
+    """Yield a path in `folder`, or beside `path`, to write to; it takes the place of `path` when the block ends without an exception.
+
+    The suffix is kept (writers choose a format by it). If the block raises, the temporary file goes and an earlier `path` stays as it was;
+    what a killed process left there goes, too.
     Raises InputError where `path` is no regular file: a device, a link or a directory is not replaced.
     """
     path = Path(path)
     refuse_special(path)
-    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
-    os.close(create(temporary))
+    folder = folder or path.parent
+    _clear_leftovers(path, folder)
+    temporary = folder / f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}"
+    descriptor = create(temporary)
     try:
+        with suppress(OSError):  # where there are no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         refuse_special(path)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _clear_leftovers(path: Path, folder: Path) -> None:
+    """Delete the temporary files of `path` that no process holds locked."""
+    form = re.compile(re.escape(f".{path.stem[:40]}.") + "[0-9a-f]{8}" + re.escape(f".part{path.suffix}"))
+    with suppress(OSError):  # there is no such folder, or no list of it to be had
+        for name in os.listdir(folder):
+            if form.fullmatch(name):
+                with suppress(OSError), open(os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    (folder / name).unlink()
 
 
 def create(path: str | Path) -> int:

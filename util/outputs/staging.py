@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from util.cli import InputError
-from util.files import GrowingFile, create, refuse_special, uninterrupted, write_all
+from util.files import GrowingFile, atomic_write, create, refuse_special, uninterrupted, write_all
 
 MANIFEST = "manifest.txt"
 SUMMARY = "summary.json"  # written last: without it a run is not finished
@@ -284,8 +284,8 @@ def recorded(directory: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def adopted(directory: Path, name: str) -> Iterator[None]:
-    """Let the block make a file in a directory, recorded as one of its own if that holds finished results and nothing foreign."""
+def adopted(directory: Path, name: str) -> Iterator[Path]:
+    """Yield a path to write to, which becomes `name` in a directory: one of its own if that holds finished results and nothing foreign."""
     try:
         names = recorded(directory)
         refuse_foreign(directory, changed=True)
@@ -294,9 +294,11 @@ def adopted(directory: Path, name: str) -> Iterator[None]:
     if names and name not in names:
         with open(directory / MANIFEST, "a") as file:
             file.write(f"{name}\n")
-    yield
-    if names:
-        os.utime(directory / MANIFEST)  # nothing of theirs is younger
+    with atomic_write(directory / name, directory.absolute().parent if names else None) as temporary:
+        yield temporary
+        if names:
+            stamp = (directory / MANIFEST).stat().st_mtime_ns
+            os.utime(temporary, ns=(stamp, stamp))  # nothing of theirs is younger
 
 
 def refuse_foreign(directory: Path, changed: bool = False) -> None:

@@ -10,7 +10,6 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from util.crops import prepare
-from util.files import atomic_write
 from util.outputs.pictures import CONTACT_SHEET, draw_sheet, encode_png
 from util.outputs.results import read_results
 from util.outputs.sinks import PredictionTable
@@ -101,5 +100,5 @@ def _write(directory: Path, predictions: Predictions, images: list[np.ndarray], 
         staging.write({TABLE: predictions.csv(), **sheet})
         staging.frames = len(images)
     else:
-        with adopted(directory, TABLE), atomic_write(directory / TABLE) as temporary:
+        with adopted(directory, TABLE) as temporary:
             temporary.write_bytes(predictions.csv())
