@@ -58,9 +58,9 @@ def own_classes(root: Path | None, known: list[str]) -> list[str] | None:
     """Return the classes of a folder of somebody's own images (see util.train.own); None if it is the data set that has `known`."""
     if root is None or not root.is_dir():
         return None
-    split = (root / "train").is_dir()
+    split = next((root / name for name in ("train", "test") if (root / name).is_dir()), None)  # who evaluates needs no train/
     try:
-        folders = (path for path in (root / "train" if split else root).iterdir() if path.is_dir())
+        folders = (path for path in (split or root).iterdir() if path.is_dir())
         found = sorted(path.name for path in folders if not path.name.startswith("."))
     except OSError as error:
         raise InputError(f"{error.filename or root}: {error.strerror}") from error
