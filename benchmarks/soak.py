@@ -1,12 +1,13 @@
-"""Prints the memory of `main.py --video` every 5,000 frames of a source that goes on and on. Linux only.
+"""Prints the memory of `python3 -m util.watch` every 5,000 frames of a source that goes on and on. Linux only.
 
     python benchmarks/soak.py                          a live source: an MJPEG server on loopback
     python benchmarks/soak.py --source stdin           a pipe, of which no frame is ever dropped
     python benchmarks/soak.py --save OUT --plot P.png  everything the pipeline writes, into OUT; a picture of the table
+    python benchmarks/soak.py --size 96x72             smaller frames, more of them in an hour
 
 The clip: 400 made frames, forth and back, in which digits cross a ground that the camera pans over. Memory is what the process
-holds (RSS); the part in files it has mapped, such as libraries, is not counted. Printed at the end: the growth per 10,000 frames
-over the second half, a least-squares line.
+holds (RSS); the part in files it has mapped, such as libraries, is not counted. Printed at the end: the growth per 100,000 frames
+after the first 20,000, a least-squares line.
 """
 import argparse
 import http.server
@@ -25,16 +26,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 
-SIZE, PERIOD = (160, 120), 400
+PERIOD = 400  # frames
+START = 20000  # frames after which memory should not grow
 HEADERS = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
 
 
-def clip():
-    """Return PERIOD frames, BGR uint8 (120, 160, 3), of a moving camera with three objects that come and go."""
+def clip(size):
+    """Return PERIOD frames, BGR uint8, of a moving camera with three objects that come and go; size: (width, height)."""
     poses = camera_path(PERIOD, start=(150, 150), pan=(0.4, 0.1), shake=0.4, seed=1)
-    movers = [Mover(digit_sprite(digit, seed=digit, size=24), lambda t, i=i: (100 + 1.3 * t - 90 * i, 190 + 20 * i))
+    movers = [Mover(digit_sprite(digit, seed=digit, size=24), lambda t, i=i: (100 + 1.3 * t - 90 * i, 150 + size[1] * (2 + i) / 6))
               for i, digit in enumerate((3, 7, 8))]  # fmt: skip
-    return [frame.image for frame in Scene(*SIZE, texture(900, 500, seed=2), poses, movers)]
+    return [frame.image for frame in Scene(*size, texture(900, 500, seed=2), poses, movers)]
 
 
 def forth_and_back(items):
@@ -95,7 +97,7 @@ def fill(pipe, feed, count):
     """Write `count` frames as y4m into `pipe`, and close it."""
     try:
         with pipe:
-            pipe.write(b"YUV4MPEG2 W%d H%d F25:1 C420jpeg\n" % SIZE)
+            pipe.write(b"YUV4MPEG2 W%d H%d F25:1 C420jpeg\n" % feed.frames[0].shape[1::-1])
             for part in feed.encoded(as_y4m):
                 pipe.write(part)
                 if feed.sent == count:
@@ -129,10 +131,18 @@ def plot(rows, path):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="frames sent", ylabel="MiB", title="Memory of main.py --video")
+    axes = figure.add_subplot(xlabel="frames sent", ylabel="MiB", title="Memory of python3 -m util.watch")
     axes.plot([row[0] for row in rows], [row[2] for row in rows], marker="o")
     axes.set_ylim(0)
     figure.savefig(path)
+
+
+def size_of(text):
+    """Return (width, height) of a text such as 160x120."""
+    width, height = map(int, text.split("x"))
+    if width % 2 or height % 2:
+        raise ValueError
+    return width, height
 
 
 def main():
@@ -141,18 +151,19 @@ def main():
     parser.add_argument("--frames", type=int, default=50000, help="that the program reads before it ends")
     parser.add_argument("--every", type=int, default=5000, help="frames between two lines")
     parser.add_argument("--rate", type=float, default=200, help="frames per second, at most")
-    parser.add_argument("--script", type=Path, default=ROOT / "CIFAR_10" / "main.py")
+    parser.add_argument("--size", type=size_of, default="160x120", help="of the frames, two even numbers")
+    parser.add_argument("--network", type=Path, default=ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor")
     parser.add_argument("--save", type=Path, help="directory for all that the program writes")
     parser.add_argument("--plot", type=Path, metavar="PNG")
     parser.add_argument("options", nargs="*", help="further options of the program, after --")
     args = parser.parse_args()
-    feed = Feed(clip(), args.rate)
+    feed = Feed(clip(args.size), args.rate)
     source = "-" if args.source == "stdin" else f"http://127.0.0.1:{serve(feed).server_address[1]}/"
-    command = [sys.executable, args.script.resolve(), "--cpu", "--video", source, "--limit", str(args.frames), *args.options]
+    command = [sys.executable, "-m", "util.watch", source, "--network", args.network.resolve(), "--limit", str(args.frames), *args.options]
     command += ["--save", args.save.resolve()] if args.save else []
     directory = tempfile.TemporaryDirectory()  # for what the program writes where it runs
     process = subprocess.Popen(command, stdin=subprocess.PIPE if source == "-" else None, cwd=directory.name,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+                               env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})  # fmt: skip
     try:
         if source == "-":
             threading.Thread(target=fill, args=(process.stdin, feed, args.frames), daemon=True).start()
@@ -163,9 +174,9 @@ def main():
         code = process.wait()
         directory.cleanup()
     print(f"{feed.sent} frames sent; the program ended with {code}")
-    half = np.array([(sent, memory) for sent, _, memory in rows[len(rows) // 2 :] if sent < args.frames])  # not the tidying up
-    if len(half) > 1:
-        print(f"growth over the second half: {1e4 * np.polyfit(*half.T, 1)[0]:+.2f} MiB per 10,000 frames")
+    later = np.array([(sent, memory) for sent, _, memory in rows if START <= sent < args.frames])  # not the tidying up
+    if len(later) > 1:
+        print(f"growth after {START} frames: {1e5 * np.polyfit(*later.T, 1)[0]:+.2f} MiB per 100,000 frames")
     if args.plot and rows:
         plot(rows, args.plot)
     sys.exit(code)
