@@ -208,7 +208,7 @@ SPECS = {name: spec_of(name) for name in MODELS}
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(NETWORKS))  # --arch: nin, for clips the network that is made for them, for own classes vgg
+    add_common_arguments(parser, list(NETWORKS))  # --arch: nin; for clips and for own classes the network that is made for clips
     add_engine_arguments(parser)
     text = "train a network for clips (--arch …_clips) on these images, too: DIR/<class>/, DIR/person/, DIR/other/"
     parser.add_argument("--wild", type=Path, metavar="DIR", help=text)
@@ -219,7 +219,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     parser.set_defaults(arch=None)
     args = parser.parse_args(argv)
     for_clips = args.video and not (args.pretrained or args.bwn)
-    args.arch = args.arch or (f"vgg{CLIPS}" if for_clips else "vgg" if own_classes(args) else "nin")
+    args.arch = args.arch or (f"vgg{CLIPS}" if for_clips or own_classes(args) else "nin")
     if args.wild and CLIPS not in args.arch:
         parser.error(f"--wild goes with a network for clips, such as --arch vgg{CLIPS}")
     return args
@@ -238,13 +238,19 @@ def recipe_for(args: Namespace) -> Recipe:
     if own_classes(args):
         from util.train import own  # here: it loads OpenCV
 
-        recipe = own.recipe_for(recipe, args.pretrained is not None)
+        recipe = own.recipe_for(recipe, beginning(args) is not None)
     return recipe.with_flags(args)
 
 
 def own_classes(args: Namespace) -> list[str] | None:
     """Return the classes of the folder of --data, None if they are CIFAR-10's."""
     return data.own_classes(args.data, CLASSES)
+
+
+def beginning(args: Namespace) -> Path | None:
+    """Return the weights that a training begins with: those of --pretrained; for own classes else those that ship, if there are any."""
+    shipped = HERE / "models" / f"{network_of(args)}.best.pth.tar"
+    return args.pretrained or (shipped if own_classes(args) and shipped.is_file() else None)
 
 
 def spec_for(args: Namespace) -> Spec:
@@ -379,11 +385,11 @@ def evaluate(
 
 # ---- The story -------------------------------------------------------------------------------------------------------
 def start_from(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec | None = None) -> Recipe:
-    """Put the weights of --pretrained into the model; return the recipe without what they have learnt: small images and, mostly, signs."""
+    """Put the weights of `beginning` into the model; return the recipe without what they have learnt: small images and, mostly, signs."""
     name, float_activations = network_of(args), f"{args.arch}_bwn"
     archs = [name, float_activations, name.removesuffix(CLIPS)]
     known = {arch: SPECS[arch].classes for arch in archs if arch in SPECS}
-    found = checkpoint.start_from(model, args.pretrained, spec or SPECS[name], known)
+    found = checkpoint.start_from(model, beginning(args), spec or SPECS[name], known)
     if CLIPS in args.arch or own_classes(args):
         return recipe
     anneal_until = recipe.anneal_until if found == float_activations else 0.0
@@ -436,11 +442,13 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
             raise InputError(f"{args.data}: classes of one's own are learnt by one process, without --teacher or --wild; leave those out")
         mixture = own.Mixture(args.data, spec, recipe.batch_size, recipe.smoothing, args.limit)
         print(f"{args.data}: {mixture}", flush=True)
+        learnt = own_names, len(mixture.learnt.images)
         judging, recalibrating = [x.to(device) for x in mixture.judges()], mixture.many(own.EPOCH // 4)
         on_device = own.on(device, mixture.batch_of(args.seed))
         material = Material(on_device, own.EPOCH, mixture.loss, judging, recalibrating)
         files = Files.of(HERE / "models", args.name or own.name_of(name, args.data))
     else:
+        learnt = ()
         material, files = material_for(args, recipe, machine), Files.of(HERE / "models", args.name or name)
     steps.keep_memory()
     torch.backends.cudnn.benchmark = device.type == "cuda"
@@ -451,7 +459,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     optimizer = steps.portable(recipe.optimizer(model, recipe.lr))
     step = step_of(model, steps.step_model(model, machine), ema, optimizer, bin_op, material.teacher, machine, material.loss)
     with Run(
-        files, recipe.epochs, {"state_dict": model, "optimizer": optimizer, "ema": ema}, settings_of(args, name, recipe, own_names or ()),
+        files, recipe.epochs, {"state_dict": model, "optimizer": optimizer, "ema": ema}, settings_of(args, name, recipe, *learnt),
         data.fingerprint(*material.judging), machine, spec, args.resume,
     ) as training:  # fmt: skip
         frozen_from = math.ceil(recipe.freeze_bn_from * recipe.epochs)
@@ -467,11 +475,10 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
         averaged.load_state_dict(training.best.state_dict)
         if own_names and machine.first:
             training.spec = own.conclude(mixture, predict.TorchNetwork(averaged, spec), files)
-        _, accuracy = evaluate(averaged, *load_data(args, False, spec), device, averaged_op)
-        training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged))
-    if own_names and machine.first:
-        command = f"python3 CIFAR_10/main.py --arch {args.arch} --pretrained {files.best} --video CLIP --save OUT"
-        print(f"name what moves in a clip with it: {command}")
+        tested = mixture.test.prepared(spec) if own_names else load_data(args, train=False)
+        _, accuracy = evaluate(averaged, *tested, device, averaged_op)
+        if training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged)) and own_names:
+            own.pack(averaged, training.spec, files)
     return accuracy
 
 
@@ -488,7 +495,7 @@ def main(argv: list[str] | None = None) -> float | None:
     if not (args.evaluate or args.export or names):
         spec, recipe = spec_for(args), recipe_for(args)
         model = build(len(spec.classes))
-        return train(model, args, start_from(model, args, recipe, spec) if args.pretrained else recipe, spec)
+        return train(model, args, start_from(model, args, recipe, spec) if beginning(args) else recipe, spec)
     network = predict.load_network(args, build, SPECS[arch], HERE / "models" / f"{args.name or arch}.best.pth.tar")
     if args.evaluate:
         columns = None if own_classes(args) else len(CLASSES)  # CIFAR-10's test set asks a network for clips for ten classes

@@ -81,6 +81,12 @@ def own_classes(args: Namespace) -> list[str] | None:
     return data.own_classes(args.data, CLASSES)
 
 
+def beginning(args: Namespace) -> Path | None:
+    """Return the weights that a training begins with: those of --pretrained; for own classes else those that ship, if there are any."""
+    shipped = HERE / "models" / f"{args.arch}.best.pth.tar"
+    return args.pretrained or (shipped if own_classes(args) and shipped.is_file() else None)
+
+
 def load_data(args: Namespace, train: bool, spec: Spec = SPEC) -> tuple[torch.Tensor, torch.Tensor]:
     """Return uint8 images (N, 1, 28, 28) and labels (N,); spec: of the network that is tested, where its classes may be others."""
     if own_classes(args) and not train:
@@ -168,12 +174,14 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
 
         if machine.processes > 1:
             raise InputError(f"{args.data}: classes of one's own are learnt by one process; start without torchrun")
-        recipe = own.recipe_for(RECIPE, args.pretrained is not None)
+        recipe = own.recipe_for(RECIPE, beginning(args) is not None)
         mixture = own.Mixture(args.data, spec, recipe.batch_size, 0.0, args.limit)
         (images, labels), judging = mixture.evenly(own.EPOCH), mixture.judges()
         files = Files.of(HERE / "models", args.name or own.name_of(args.arch, args.data))
+        learnt = own_names, len(mixture.learnt.images)
         print(f"{args.data}: {mixture}", flush=True)
     else:
+        learnt = ()
         images, labels = load_data(args, train=True)
         kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
         images, labels, judging = images[kept], labels[kept], (images[held_out], labels[held_out])
@@ -184,7 +192,7 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
     optimizer = steps.portable(recipe.optimizer(model, recipe.lr))
     step_model = steps.step_model(model, machine)
     with Run(
-        files, recipe.epochs, {"state_dict": model, "optimizer": optimizer}, settings_of(args, args.arch, recipe, own_names or ()),
+        files, recipe.epochs, {"state_dict": model, "optimizer": optimizer}, settings_of(args, args.arch, recipe, *learnt),
         data.fingerprint(*judging), machine, spec, args.resume,
     ) as training:  # fmt: skip
         while training.epoch < recipe.epochs and not training.stale(recipe.patience):
@@ -194,8 +202,10 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
         model.load_state_dict(training.best.state_dict)
         if own_names and machine.first:
             training.spec = own.conclude(mixture, predict.TorchNetwork(model, spec), files)
-        _, accuracy = evaluate(model, *load_data(args, False, spec), device, bin_op)
-        training.finish(accuracy, training.best.state_dict)
+        tested = mixture.test.prepared(spec) if own_names else load_data(args, train=False)
+        _, accuracy = evaluate(model, *tested, device, bin_op)
+        if training.finish(accuracy, training.best.state_dict) and own_names:
+            own.pack(model, training.spec, files)
     return accuracy
 
 
@@ -212,8 +222,8 @@ def main(argv: list[str] | None = None) -> float | None:
         names = own_classes(args)
         spec = replace(SPEC, classes=tuple(names), temperature=1.0, unknown_below=0.0) if names else SPEC
         model = build(len(spec.classes))
-        if args.pretrained:
-            checkpoint.start_from(model, args.pretrained, spec, {args.arch: CLASSES})
+        if weights := beginning(args):
+            checkpoint.start_from(model, weights, spec, {args.arch: CLASSES})
         return train(model, args, spec)
     network = predict.load_network(args, build, SPEC, HERE / "models" / f"{args.name or args.arch}.best.pth.tar")
     if args.evaluate:

@@ -125,7 +125,7 @@ def test_a_folder_of_crops_becomes_the_same(tmp_path):
     (f"track,class\n1,{'x' * 300}\n", "can't be a class"), ("track,class\n1,unknown\n", "called other"),
     ("track,class\n1,cat\n2,Cat\n", "'cat' and 'Cat' are one folder"),
     ("track,class\n1,cat\n1,dog\n", "line 3: track 1 is 'dog' here and 'cat'"),
-    ("track,class\n1,Red\n", "'red' and 'Red' are one folder"),
+    ("track,class\n1,Red\n", "'red' and 'Red' are one folder"), (f"track,class\n1,{'x' * 200_000}\n", "is no table of labels: Error field"),
 ])  # fmt: skip
 def test_bad_labels_are_one_line_and_write_nothing(runs, tmp_path, table, words):
     (tmp_path / "set" / "red").mkdir(parents=True)
@@ -133,6 +133,14 @@ def test_bad_labels_are_one_line_and_write_nothing(runs, tmp_path, table, words)
     with pytest.raises(InputError, match=words) as error:
         dataset.make(runs[0][0], tmp_path / "labels.csv", tmp_path / "set")
     assert "\n" not in str(error.value) and not list((tmp_path / "set").rglob("*.*"))
+
+
+@pytest.mark.parametrize("text", [
+    "\ufefftrack;class;first_frame\r\n1;rød;7\r\n;;\r\n2;\"a; b, c\";9\r\n", "track\tclass\tfirst_frame\n1\trød\t7\n2\ta; b, c\t9\n",
+])  # fmt: skip
+def test_labels_that_a_spreadsheet_saved_are_read(tmp_path, text):
+    (tmp_path / "labels.csv").write_bytes(text.encode())
+    assert dataset.read_labels(tmp_path / "labels.csv") == {"1@7": "rød", "2@9": "a; b, c"}
 
 
 def test_what_is_no_run_is_named(runs, tmp_path):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from tests.scripts import load_script
+from util import packed
 from util.cli import InputError
 from util.crops import prepare
 from util.train import augment, checkpoint, curve, data, own
@@ -53,6 +54,7 @@ def test_a_folders_classes_are_its_own_unless_it_is_the_data_set(tmp_path):
 @pytest.mark.parametrize(("names", "words"), [
     (["cat"], "one class alone, cat"), (["cat", "Cat"], "'Cat' and 'cat' are one folder"), (["cat", "e\u0301", "\u00e9"], "one folder"),
     (["cat", "unknown"], "called other"), (["cat", "x" * 150], "can't be a class"), (["cat", "a\nb"], "can't be a class"),
+    (["cat", "a:b"], "can't be a class"), (["cat", "cow."], "can't be a class"),
 ])  # fmt: skip
 def test_folders_that_cant_be_classes_are_named(tmp_path, names, words):
     for name in names:
@@ -77,12 +79,29 @@ def test_images_of_any_mode_and_size_are_read(tmp_path):
         assert read.dtype == np.uint8 and read.shape == (20, 30, 4 if name in ("clear", "la", "rgba") else 3), name
         if name in ("grey", "deep"):
             assert np.array_equal(read[..., 0], np.asarray(grey))
+    thermal = np.asarray(grey).astype(np.uint16) * 16  # 12 bits in 16: stretched, or they would be a few grey levels
+    Image.fromarray(thermal).save(tmp_path / "thermal.png")
+    assert np.abs(own.read_image(tmp_path / "thermal.png")[..., 0] - 255 * (thermal / thermal.max())).max() <= 0.5
+    rgb.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    assert own.read_image(tmp_path / "cmyk.jpg").shape == (20, 30, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     rgb.save(tmp_path / "turned.jpg", exif=exif, quality=95)
     assert own.read_image(tmp_path / "turned.jpg").shape == (30, 20, 3)
     rgb.resize((300, 1000)).save(tmp_path / "large.png")
     assert own.read_image(tmp_path / "large.png").shape == (own.SIDE, round(own.SIDE * 0.3), 3)
+
+
+def test_files_that_are_no_images_are_told_and_left_out(tmp_path, capsys):
+    write(tmp_path)
+    for name in ("IMG_1.HEIC", "IMG_2.HEIC", ".DS_Store"):
+        (tmp_path / "red" / name).write_bytes(b"x")
+    own.load(tmp_path, list(COLOURS))
+    assert capsys.readouterr().out == f"{tmp_path / 'red'}: 2 left out, such as IMG_1.HEIC; images are {own.KINDS}\n"
+    for path in (tmp_path / "red").glob("*.png"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"red: holds no images but IMG_1.HEIC; add some \(.*\.jpg"):
+        own.load(tmp_path, list(COLOURS))
 
 
 def spoil(path, kind):
@@ -256,8 +275,10 @@ def test_a_network_of_own_classes_is_trained_evaluated_and_trained_anew(home, sc
     printed = capsys.readouterr().out
     best = home / "models" / f"{arch}.crops.best.pth.tar"
     assert "2 classes (blå red); images: 12 of 6 tracks learnt, 4 of 2 tracks held out, 4 of 2 tracks test" in printed
-    assert f"written: {best}" in printed and ("right" in printed and (script is mnist or f"--pretrained {best} --video CLIP" in printed))
-    ends = ("best.pth.tar", "last.pth.tar", "log.csv", "curve.png", "confusion.png")
+    exported = home / "models" / f"{arch}.crops.xnor"
+    assert f"written: {best}" in printed and "right" in printed and f"util.watch CLIP --network {exported} --save" in printed
+    assert packed.load(exported).spec.classes == ("blå", "red")
+    ends = ("best.pth.tar", "last.pth.tar", "log.csv", "curve.png", "confusion.png", "xnor")
     assert {path.name for path in best.parent.iterdir()} == {f"{arch}.crops.{end}" for end in ends}
     saved = checkpoint.load(best)
     assert saved["spec"]["classes"] == ["blå", "red"] and saved["spec"]["temperature"] in np.round(own.TEMPERATURES, 3)
@@ -277,21 +298,26 @@ def test_a_network_of_own_classes_is_trained_evaluated_and_trained_anew(home, sc
     assert "red: " in capsys.readouterr().out
 
 
-def test_a_run_on_own_classes_replaces_no_weights_of_the_data_set_and_resumes_on_its_own_alone(home):
+def test_a_run_on_own_classes_begins_with_weights_that_ship_replaces_none_and_resumes_on_its_own_alone(home, capsys):
     models = home / "models"
     state = cifar.MODELS["resnet20"]().state_dict()
     checkpoint.save(models / "resnet20.best.pth.tar", {"arch": "resnet20", "state_dict": state, "held_out": "x"})
     before = (models / "resnet20.best.pth.tar").read_bytes()
     arguments = ["--cpu", "--arch", "resnet20", "--epochs", "1", "--data"]
     crops = write(home / "crops")
+    assert cifar.parse_args(["--data", str(crops)]).arch == "vgg_clips"
     cifar.main([*arguments, str(crops), "--name", "resnet20"])  # on purpose
+    assert f"{models / 'resnet20.best.pth.tar'}: body kept; head new for blå red" in capsys.readouterr().out
+    assert not list(models.glob("*.xnor"))
     assert (models / "resnet20.best.pth.tar").read_bytes() == before and not list(models.glob("*earlier*"))
     with pytest.raises(InputError, match="was trained with classes blå, red"):
         cifar.main([*arguments, str(write(home / "more", classes=["red", "grey"])), "--name", "resnet20", "--resume"])
-    Image.new("RGB", (30, 20)).save(crops / "red" / "a.png")
+    Image.new("RGB", (30, 20)).save(crops / "red" / "run-1_track000000_frame000009.png")  # of a track that is learnt from, or is held out
+    with pytest.raises(InputError, match="was trained with images 12, not 13|was trained on other images"):
+        cifar.main([*arguments, str(crops), "--name", "resnet20", "--resume"])
     for i in range(30):
         Image.new("RGB", (30, 20)).save(crops / "red" / f"b{i}.png")
-    with pytest.raises(InputError, match="was trained on other images"):
+    with pytest.raises(InputError, match="was trained with images 12, not 3|was trained on other images"):
         cifar.main([*arguments, str(crops), "--name", "resnet20", "--resume"])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 OTHER = "other"  # a class of this name is evidence for "unknown"; nothing is ever called so
 RESERVED = ("unknown", "train", "test")  # what a track without a name is called, and folders that hold classes
+BARRED = frozenset('/\\<>:"|?*')  # in names of folders, on some disks
 CROPS = ("object", "dimmed", "digit")  # how a crop of a frame becomes an image of `shape`: see util.crops
 
 
@@ -96,12 +97,13 @@ class Network(Protocol):
 def check_classes(names: Iterable[str]) -> None:
     """Raise ValueError, in one line, unless the names can be classes and, on any disk, folders side by side.
 
-    Refused: what a Spec refuses, slashes, a dot in front, RESERVED, and two names that differ in case or in how accents are coded alone.
+    Refused: what a Spec refuses, BARRED, a dot at an end, RESERVED, and two names that differ in case or in how accents are coded alone.
     """
     seen = {}
     for name in names:
-        if not _is_name(name) or name.startswith(".") or {"/", "\\"} & set(name) or len(name.encode(errors="replace")) > 200:
-            raise ValueError(f"{name[:60]!r} can't be a class; expected 1 to 100 printable characters, no slash, no dot or blank in front")
+        if not _is_name(name) or "." in (name[0], name[-1]) or BARRED & set(name) or len(name.encode(errors="replace")) > 200:
+            expected = f"1 to 100 printable characters, none of {' '.join(sorted(BARRED))}, no dot or blank at an end"
+            raise ValueError(f"{name[:60]!r} can't be a class; expected {expected}")
         if name.casefold() in RESERVED:
             raise ValueError(f"{name!r} can't be a class: it has another meaning; what is none of the classes is called {OTHER}")
         same = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)

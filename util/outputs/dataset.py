@@ -74,13 +74,16 @@ def read_labels(path: Path) -> dict[str, str]:
 
     A track whose first_frame is told is "7@31". Raises InputError, which tells the line, for another table.
     """
-    rows = list(csv.reader(io.StringIO(read_text(path, "table of labels"), newline="")))
+    text = read_text(path, "table of labels in UTF-8")
+    between = next((mark for mark in ";\t" if mark in text.partition("\n")[0]), ",")  # as spreadsheets write it where , is in numbers
+    with reading(path, "table of labels"):
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=between))
     head = [name.strip() for name in rows[0]] if rows else []
     if head[:2] not in (["track", "class"], ["crop", "class"]) or head[2:] not in ([], ["first_frame"]):
         raise InputError(f"{path}: begins with {','.join(head)[:80]!r}; expected track,class (or crop,class)")
     found = {}
     for line, row in enumerate(rows[1:], 2):
-        if not row:
+        if not any(row):
             continue
         if len(row) != len(head) or not all(row):
             raise InputError(f"{path} line {line}: has {','.join(row)[:80]!r}; expected {','.join(head)}")
@@ -179,8 +182,7 @@ def main(argv: list[str] | None = None) -> dict[str, int]:
     args = parse_args(argv)
     counts = make(args.run, args.labels, args.dir, args.views)
     print(f"{args.dir}: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + f" images of {args.run}")
-    start = "--arch vgg --pretrained CIFAR_10/models/vgg.best.pth.tar"
-    print(f"teach a network these classes: python3 CIFAR_10/main.py {start} --data {args.dir}")
+    print(f"teach a network these classes: python3 CIFAR_10/main.py --data {args.dir}")
     return counts
 
 

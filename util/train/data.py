@@ -62,6 +62,8 @@ def own_classes(root: Path | None, known: list[str]) -> list[str] | None:
     try:
         folders = (path for path in (split or root).iterdir() if path.is_dir())
         found = sorted(path.name for path in folders if not path.name.startswith("."))
+        if not found and any(path.suffix.lower() in IMAGE_SUFFIXES for path in root.iterdir()):
+            raise InputError(f"{root}: holds images, but no folder per class")
     except OSError as error:
         raise InputError(f"{error.filename or root}: {error.strerror}") from error
     if not found or split and set(found) == set(known) or not split and OF_TORCHVISION & set(found):

@@ -15,18 +15,22 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from util.cli import InputError, reading
+from util import packed
+from util.cli import InputError, printable, reading
 from util.crops import prepare
 from util.files import IMAGE_SUFFIXES
+from util.packed.freeze import freeze
 from util.spec import OTHER, Network, Spec
 from util.train import augment, curve, data
 from util.train.recipe import Recipe
 from util.train.run import Files
 
 OF_TRACK = re.compile(r"(.+_track[0-9]+)_frame[0-9]+")  # as util.outputs.dataset calls files
+KINDS = " ".join(sorted(IMAGE_SUFFIXES))
 LARGEST = 1 << 26  # pixels of an image
 SIDE = 64  # pixels of a kept image's longer side, twice what a network sees
 JUDGED_BY = 5  # one in so many tracks of a class is held out, and one tests
@@ -113,9 +117,14 @@ def _test_classes(root: Path, classes: Sequence[str]) -> list[str]:
 def _read(root: Path, found: Sequence[str], classes: Sequence[str] | None = None) -> Part:
     images, labels, tracks, classes = [], [], [], list(classes or found)
     for name in found:
-        paths = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+        files = sorted(path for path in (root / name).iterdir() if not path.name.startswith("."))
+        paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+        foreign = [path.name for path in files if path not in paths]
         if not paths:
-            raise InputError(f"{root / name}: holds no images; add some, or remove the folder")
+            found_instead = f" but {foreign[0]}" if foreign else ""
+            raise InputError(f"{root / name}: holds no images{found_instead}; add some ({KINDS}), or remove the folder")
+        if foreign:
+            print(f"{root / name}: {len(foreign)} left out, such as {printable(foreign[0])}; images are {KINDS}", flush=True)
         for path in tqdm(paths, f"reading {name}", unit=" images", leave=False, disable=None):
             images.append(read_image(path))
             labels.append(classes.index(name))
@@ -134,8 +143,11 @@ def read_image(path: Path) -> np.ndarray:
         if image.width * image.height > LARGEST:  # before it is decoded: a small file may claim to be a huge image
             raise InputError(f"{path}: {image.width}x{image.height} pixels are too many; make it smaller")
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits of grey
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        if image.mode.startswith("I"):  # 16 bits of grey, or fewer in as many (thermal cameras)
+            grey = np.asarray(image).clip(0, 65535)
+            image = Image.fromarray((grey * (255 / (65535 if grey.max() >= 1 << 14 else max(grey.max(), 1)))).round().astype(np.uint8))
+        elif image.mode == "F":
+            raise InputError(f"{path}: holds floats; give 8 or 16 bits")
         alpha = "A" in image.getbands() or "transparency" in image.info
         pixels = np.asarray(image.convert("RGBA" if alpha else "RGB"))
     scale = SIDE / max(pixels.shape[:2])
@@ -245,6 +257,15 @@ def conclude(mixture: Mixture, network: Network, files: Files) -> Spec:
     curve.plot_confusion(files.confusion, counts, mixture.spec.classes, title)
     images, labels = mixture.judges()
     return calibrated(mixture.spec, _logits(network, images), labels.numpy())
+
+
+def pack(model: nn.Module, spec: Spec, files: Files) -> None:
+    """Write the network packed, beside its weights, and print the command that names with it what moves in a clip."""
+    if not packed.built():
+        print("run make native, then this script with --pretrained and --export to pack the network for util.watch")
+        return
+    print(f"written: {files.packed} ({packed.save(freeze(model, spec), files.packed) // 1000} kB)")
+    print(f"name what moves in a clip with it: python3 -m util.watch CLIP --network {files.packed} --save OUT")
 
 
 def _logits(network: Network, images: torch.Tensor) -> np.ndarray:

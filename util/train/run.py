@@ -65,13 +65,20 @@ class Files:
         return self.directory / f"{self.name}.curve.png"
 
     @property
+    def packed(self) -> Path:
+        return self.directory / f"{self.name}.xnor"
+
+    @property
     def confusion(self) -> Path:
         return self.directory / f"{self.name}.confusion.png"
 
 
-def settings_of(args, arch: str, recipe: Recipe, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a resumed run must have in common with its first part; its length may differ. classes: if they are somebody's own."""
-    own = {"classes": ", ".join(classes)} if classes else {}
+def settings_of(args, arch: str, recipe: Recipe, classes: Sequence[str] = (), images: int = 0) -> dict[str, Any]:
+    """Return what a resumed run must have in common with its first part; its length may differ.
+
+    classes, images: of somebody's own, and how many are learnt from.
+    """
+    own = {"classes": ", ".join(classes), "images": images} if classes else {}
     given = {name: getattr(args, name, None) for name in ("seed", "limit", "pretrained", "teacher")}
     return {"arch": arch, "lr": recipe.lr, "batch_size": recipe.batch_size, **given, **own}
 
@@ -209,20 +216,20 @@ class Run:
         self.rows, self.best = [curve.Epoch(*row) for row in saved["rows"]], Best(**saved["best"]) if saved["best"] else None
 
     # ---- What is left behind ----
-    def finish(self, accuracy: float, state: Mapping[str, Any]) -> None:
-        """Print the test `accuracy` (in [0, 1]); write the weights of the best epoch, `state`, if they are the best so far.
+    def finish(self, accuracy: float, state: Mapping[str, Any]) -> bool:
+        """Return whether the weights of the best epoch, `state`, were written, being the best so far; print the test `accuracy` (0..1).
 
         Raises InputError, and keeps what was there, if the weights are not finite.
         """
         if not self.machine.first:
-            return
+            return False
         held_out = 100 * self.best.held_out_accuracy
         print(f"epoch {self.best.epoch} (held out {held_out:.2f} %): {100 * accuracy:.2f} % of the test images right")
         checkpoint.check_weights(state, "this training's weights")
         self._put_aside()
         if why := self._why_earlier_stays(held_out):
             print(f"{self.files.best} {why} and stays; this run's weights are in {self.files.last}")
-            return
+            return False
         checkpoint.save(self.files.best, {
             "arch": self.settings["arch"], "best_acc": 100 * accuracy, "held_out_accuracy": held_out, "held_out": self.held_out,
             "epoch": self.best.epoch, "settings": self.settings, "state_dict": checkpoint.on_cpu(state),
@@ -231,6 +238,7 @@ class Run:
         curve.write(self.files.log, self.rows)
         curve.plot(self.files.picture, self.rows, f"{self.files.name}: {100 * accuracy:.2f} % on the test set")
         print(f"written: {self.files.best}")
+        return True
 
     def _put_aside(self) -> None:
         """Rename earlier weights of somebody's own classes that were judged on other images: their scores can't be compared."""
