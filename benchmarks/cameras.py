@@ -6,7 +6,7 @@ Each camera sends the same drawn clip, H.264, from GStreamer's RTSP server (Debi
 python3-gi), at its own pace and over and over. Events go to a webhook here, or with --mqtt by way of a mosquitto (Debian). The time is
 divided in sixths: nobody looks; somebody looks at all cameras' pictures; the page's reader is gone and what takes the events is down for a
 minute at most; then the same once more. A line each 10 seconds says what /NAME/state tells: age is from a frame's decoding to its naming.
-An event's latency is from the time of day that it gives for its frame to its arrival here. Linux only.
+An event's latency is from the time when the camera sent its frame to its arrival here; encoding is not in it. Linux only.
 """
 import http.server
 import json
@@ -21,7 +21,6 @@ import tempfile
 import threading
 import time
 import urllib.request
-from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -40,7 +39,7 @@ EVERY = 10.0  # seconds between two lines
 DOWN = 60.0  # seconds that the receivers are away, at most
 PHASES = ["nobody looks", "somebody looks", "receivers down"] * 2
 SERVER = """
-import struct, sys, gi
+import struct, sys, time, gi
 gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer
 Gst.init(None)
@@ -49,13 +48,15 @@ while data:
     size = struct.unpack(">I", data[:4])[0]
     units.append(data[4:4 + size]); data = data[4 + size:]
 
-def configure(factory, media, first):
+def configure(factory, media, camera):
     source = media.get_element().get_child_by_name("source")
-    state = {"number": 0, "first": first}
+    state = {"number": 0}
     def push():
         number = state["number"]
         state["number"] += 1
-        buffer = Gst.Buffer.new_wrapped(units[(number + state["first"]) % len(units)])
+        if number == 0:
+            print(camera, time.time(), flush=True)
+        buffer = Gst.Buffer.new_wrapped(units[number % len(units)])
         buffer.duration = Gst.SECOND // rate
         buffer.pts = buffer.dts = number * Gst.SECOND // rate
         if source.emit("push-buffer", buffer) != Gst.FlowReturn.OK:
@@ -75,7 +76,7 @@ for camera in range(cameras):
                        " caps=video/x-h264,stream-format=byte-stream,alignment=au,framerate=%d/1"
                        " ! h264parse ! rtph264pay name=pay0 config-interval=-1 )" % rate)
     factory.set_shared(True)
-    factory.connect("media-configure", configure, 0)
+    factory.connect("media-configure", configure, camera + 1)
     server.get_mount_points().add_factory("/%d" % (camera + 1), factory)
 server.attach(None)
 print(server.get_bound_port(), flush=True)
@@ -106,14 +107,22 @@ def encode(path: Path) -> None:
             file.write(struct.pack(">I", packet.size) + bytes(packet))
 
 
-def serve_cameras(clip: Path, count: int) -> tuple[subprocess.Popen, int]:
-    """Return the process of an RTSP server and its port."""
+def serve_cameras(clip: Path, count: int) -> tuple[subprocess.Popen, int, dict[str, list[float]]]:
+    """Return the process of an RTSP server, its port, and for each camera's path the times of day when it began to send."""
     command = ["/usr/bin/python3", "-c", SERVER, str(clip), str(RATE), str(count)]  # the system's Python has GStreamer
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     port = process.stdout.readline()
     if not port:
         raise InputError("no RTSP server; Debian: gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-bad python3-gi")
-    return process, int(port)
+    began = {str(number): [] for number in range(1, count + 1)}
+
+    def listen():
+        for line in process.stdout:
+            camera, at = line.split()
+            began[camera].append(float(at))
+
+    threading.Thread(target=listen, daemon=True).start()
+    return process, int(port), began
 
 
 # ---- What takes the events -------------------------------------------------------------------------------------------
@@ -278,7 +287,7 @@ def row(process: subprocess.Popen, page: Page, names: list[str], phase: str, pas
     return made
 
 
-def report(rows: list[dict], receivers: list, windows: list[tuple[float, float, str]], written: dict, counts: list[dict]) -> None:
+def report(rows: list[dict], receivers: list, windows: list, began: dict[str, list[float]], written: dict, counts: list[dict]) -> None:
     """Print the ends: by phase; memory; events. windows: times of day of each phase; written: events by key_of()."""
     table = []
     for phase in dict.fromkeys(PHASES):
@@ -297,14 +306,23 @@ def report(rows: list[dict], receivers: list, windows: list[tuple[float, float, 
         keys = {key_of(event) for _, event in receiver.arrived}
         twice = len(receiver.arrived) - len(keys)
         print(f"{receiver.name}: {len(keys)} of {len(written)} written events arrived, {twice} twice, {len(written.keys() - keys)} did not")
-        for phase in dict.fromkeys(PHASES):
-            late = [1000 * (came - frame) for came, event in receiver.arrived if event["event"] in ("start", "name")
-                    and (frame := datetime.fromisoformat(event["end_time"]).timestamp())
-                    and any(start <= frame < end for start, end, name in windows if name == phase)]  # fmt: skip
-            if late:
-                print(f"  {phase}: {len(late)} starts and changes of name came after {np.median(late):.0f} ms (median), "
-                      f"{np.percentile(late, 95):.0f} ms (p95), {max(late):.0f} ms at most")  # fmt: skip
+        late = {phase: [] for phase in PHASES}
+        for came, event in receiver.arrived:
+            sent = frame_time(event, came, began)
+            phase = next((name for start, end, name in windows if sent and start <= sent < end), None)
+            if event["event"] in ("start", "name") and phase:
+                late[phase].append(1000 * (came - sent))
+        for phase, each in late.items():
+            if each:
+                print(f"  {phase}: {len(each)} starts and changes of name came after {np.median(each):.0f} ms (median), "
+                      f"{np.percentile(each, 95):.0f} ms (p95), {max(each):.0f} ms at most")  # fmt: skip
     print("summary.json:", *(json.dumps(each.get("events")) for each in counts))
+
+
+def frame_time(event: dict, came: float, began: dict[str, list[float]]) -> float | None:
+    """Return when the camera sent the frame of an event, by the camera's clock: its first frame is the run's, so `end` counts from it."""
+    starts = [at for at in began[event["source"].rpartition("/")[2]] if at <= came]
+    return starts[-1] + event["end"] if starts else None
 
 
 def key_of(event: dict) -> tuple:
@@ -328,7 +346,7 @@ def main(argv=None) -> None:
 def measure(args, directory: Path) -> None:
     """Run it all and print what comes."""
     encode(directory / "clip")
-    server, port = serve_cameras(directory / "clip", args.cameras)
+    server, port, began = serve_cameras(directory / "clip", args.cameras)
     receivers = [Broker(directory / "broker") if args.mqtt else Receiver()]
     names = [f"camera-{number}" for number in range(1, args.cameras + 1)]
     (directory / "cameras.toml").write_text("".join(f'[cameras.{name}]\nsource = "rtsp://127.0.0.1:{port}/{number}"\n'
@@ -360,7 +378,7 @@ def measure(args, directory: Path) -> None:
         for line in path.read_text().splitlines():
             event = json.loads(line)
             written[key_of(event)] = event
-    report(rows, receivers, windows, written, [json.loads(path.read_text()) for path in sorted(out.glob("*/*/summary.json"))])
+    report(rows, receivers, windows, began, written, [json.loads(path.read_text()) for path in sorted(out.glob("*/*/summary.json"))])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"], "1")
+# glibc's allocator: else the bound grows with what is freed, frames come to lie in the heap, and that falls in pieces and grows.
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": "262144"}  # bytes from which on memory goes back to the system at once
 PATIENCE_S = 30  # for a process that was told to end, which then completes its files
 Outcome = tuple[int, str, str]  # of a process: exit code, stdout, stderr
 
@@ -20,7 +22,7 @@ def start(command: list[str], directory: str) -> subprocess.Popen:
     """
     leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     return subprocess.Popen(
-        [*leash, *command], cwd=directory, env={**os.environ, **ONE_THREAD}, text=True, errors="replace", process_group=0,
+        [*leash, *command], cwd=directory, env={**os.environ, **MEMORY, **ONE_THREAD}, text=True, errors="replace", process_group=0,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
