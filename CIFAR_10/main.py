@@ -197,7 +197,7 @@ def spec_of(name: str) -> Spec:
     temperature, unknown_below = {**CALIBRATION, **CLIP_CALIBRATION}.get(name, (1.0, 0.0))
     also_right = {"automobile": ("truck",)}
     if CLIPS in name:  # learnt from crops with what lies around the object, from small ones, and what is no object
-        more = {"detector": {"min_crop": 16, "min_score": 0}, "prior": PRIOR, "kinds": KINDS}
+        more = {"detector": {"min_crop": 16, "min_score": 0, "persistence": 1, "min_area": 0.001}, "prior": PRIOR, "kinds": KINDS}
         return Spec(name, tuple(CLIP_CLASSES), SHAPE, MEAN, STD, "dimmed", also_right, temperature, unknown_below, **more)
     return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", also_right, temperature, unknown_below)
 
