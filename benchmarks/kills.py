@@ -50,8 +50,12 @@ class Kind(NamedTuple):
 
 
 # ---- A run, a batch --------------------------------------------------------------------------------------------------
-def prepare_clips(folder: Path) -> None:
+def prepare_batch(folder: Path) -> None:
     squares(folder / "clips", max(FRAMES))
+
+
+def prepare_run(folder: Path) -> None:
+    prepare_batch(folder)
     run(folder, 0)  # what it imports is there for the forks
 
 
@@ -162,8 +166,8 @@ def check_export(folder: Path, alone: bool) -> str:
 
 
 KINDS = {
-    "run": Kind(prepare_clips, run, check_run, {"clips", "out"}),
-    "batch": Kind(prepare_clips, batch, check_batch, {"clips", "out"}),
+    "run": Kind(prepare_run, run, check_run, {"clips", "out"}),
+    "batch": Kind(prepare_batch, batch, check_batch, {"clips", "out"}),
     "training": Kind(prepare_training, train, check_training, {"data", "models"}),
     "export": Kind(prepare_export, export, check_export, {"weights", "network.xnor"}),
 }

@@ -161,3 +161,9 @@ def test_a_fingerprint_is_of_pixels_and_labels():
     assert first == data.fingerprint(images.clone(memory_format=torch.channels_last), labels) and len(first) == 16
     others = [(images + 1, labels), (images, labels.flip(0)), (images.flip(0), labels), (images.view(2, 3, 2, 8), labels)]
     assert len({first, *(data.fingerprint(*other) for other in others)}) == 5
+
+
+def test_a_folder_with_a_test_set_alone_is_the_data_set_that_has_its_classes(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+    assert data.own_classes(tmp_path, ["cat", "dog"]) is None and data.own_classes(tmp_path, ["dog", "frog"]) == ["cat", "dog"]

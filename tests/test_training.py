@@ -132,8 +132,14 @@ def test_too_few_images_are_refused(home, images):
         main.main(arguments(images, "--limit", "4"))
 
 
-def test_world_size_without_torchrun_is_one_line(home, images, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize("given", [
+    {"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "two", "RANK": "0"}, {"WORLD_SIZE": "2", "RANK": "5"},
+    {"WORLD_SIZE": "2", "RANK": "-1"}, {"WORLD_SIZE": "0", "RANK": "0"}, {"WORLD_SIZE": "9" * 20, "RANK": "0"},
+    {"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "99999"},
+])  # fmt: skip
+def test_what_torchrun_would_not_set_is_one_line(home, images, monkeypatch, given):
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", **given}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="start with torchrun, or unset it"):
         main.main(arguments(images))
 

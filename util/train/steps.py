@@ -90,8 +90,11 @@ def join_processes(device: torch.device) -> tuple[int, int]:
     if "WORLD_SIZE" not in os.environ:
         return 0, 1
     try:
+        size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+        if not 0 <= rank < size:  # torch would wait for the others for half an hour
+            raise ValueError(f"RANK is {rank} of {size} processes")
         distributed.init_process_group("gloo" if device.type == "cpu" else "nccl")
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # ValueError, RuntimeError, and TypeError for a number that no integer of C++ holds
         found = str(error).splitlines()[0][:120]
         raise InputError(f"WORLD_SIZE is set, but processes can't be joined ({found}); start with torchrun, or unset it") from error
     return distributed.get_rank(), distributed.get_world_size()
