@@ -54,14 +54,14 @@ const float* Colours::row(int y) {
     return line_.data();
 }
 
-void Colours::learn(const Grid<float>& evidence, const Grid<float>& belief) {
+void Colours::learn(const Grid<float>& evidence, const Grid<float>& belief, const Grid<float>& uncovered) {
     for (auto* v : {&moving_, &still_})
         for (float& count : *v) count *= kKept;
     for (int y = 0; y < rows_; ++y) {
-        const float *e = evidence.row(y), *b = belief.row(y);
+        const float *e = evidence.row(y), *b = belief.row(y), *u = uncovered.row(y);
         const std::uint16_t* colour = colour_.row(y);
         for (int x = 0; x < columns_; ++x) {
-            if (b[x] > 0 && e[x] > kSure) moving_[colour[x]] += 1;
+            if (b[x] > 0 && e[x] + u[x] > kSure) moving_[colour[x]] += 1;
             else if (b[x] < 0 && e[x] < 0) still_[colour[x]] += 1;
         }
     }

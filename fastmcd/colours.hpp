@@ -20,8 +20,9 @@ public:
     // For each cell of a row, the logarithm of how much likelier its colour is among what moves.
     const float* row(int y);
 
-    // Learns from the cells that surely move, by evidence and belief, and from those that surely don't.
-    void learn(const Grid<float>& evidence, const Grid<float>& belief);
+    // Learns from the cells that surely move, by evidence and belief, and from those that surely don't. What may only have been uncovered,
+    // below 0, is not sure to move.
+    void learn(const Grid<float>& evidence, const Grid<float>& belief, const Grid<float>& uncovered);
 
     std::size_t bytes() const;
 

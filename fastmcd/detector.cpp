@@ -18,6 +18,7 @@ namespace {
 constexpr int kMinSide = 32, kMaxSide = 4096, kMaxArea = 4096 * 2160;
 constexpr int kBandRows = 16;  // rows of cells: fewer are not worth a thread
 constexpr int kSteady = 10;   // frames of rest, after which the camera is taken to stand on something firm
+constexpr double kFastTurn = 0.1;  // of the frame's longer side, from frame to frame
 constexpr int kPatience = 4;  // frames of unknown motion that are passed over: a jerk, or a lorry close by
 
 std::string size(int width, int height) { return std::to_string(width) + "x" + std::to_string(height); }
@@ -54,6 +55,7 @@ struct Detector::State {
           model(width, height, params, workers), mask(width, height), segment(cells(width), cells(height)), find_regions(width, height, params) {}
 
     bool place(const Motion& motion);  // false: the frame could not be compared with the model
+    bool turning() const;              // the camera's last known motion was so fast that the next one was lost to it
 
     Workers workers;
     Smoother smooth;
@@ -90,6 +92,11 @@ bool Detector::State::place(const Motion& motion) {
     return true;
 }
 
+// A camera that turns fast follows something, and has it still in view where it was; else motion is lost to a cut or to what covers all.
+bool Detector::State::turning() const {
+    return corner_shift(last, mask.width, mask.height) > kFastTurn * std::max(mask.width, mask.height);
+}
+
 Detector::Detector(int width, int height, const Params& params)
     : state_(std::make_unique<State>(width, height, checked(width, height, params))) {}
 Detector::~Detector() = default;
@@ -122,6 +129,7 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
 
     std::span<const Object> objects;
     if (placed) objects = s.find_regions(s.mask, s.model.marks(), motion.homography, s.still_frames > kSteady);
+    else if (s.turning()) objects = s.find_regions.last();
     else std::fill(s.mask.pixels.begin(), s.mask.pixels.end(), std::uint8_t(0));
     spent.boxes_ms = watch.lap_ms();
     if (timings) *timings = spent;

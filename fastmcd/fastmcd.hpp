@@ -62,7 +62,8 @@ struct Object {
     Evidence evidence;
 };
 
-// The camera's. Frames of unknown motion are passed over, four in a row at most; then all is learned anew. So the frame
+// The camera's. Frames of unknown motion are passed over, four in a row at most; then all is learned anew. Such a frame has no
+// objects; or those of the one before, if the camera turned fast then: by more than a tenth of the frame. So the frame
 // that the homography leads to is the one before, or the last before those.
 struct Motion {
     std::array<double, 9> homography;  // row-major, takes current pixel coordinates to the previous frame's
@@ -77,7 +78,7 @@ struct Timings {
 // Views into the detector, valid until its next call.
 struct Result {
     std::span<const Object> objects;  // best score first; ties: larger box first, then topmost, then leftmost
-    Image mask;                       // 0 or 255, cleaned, of the objects reported; all 0 while the camera's motion is unknown
+    Image mask;                       // 0 or 255, cleaned, of the objects reported
     Motion motion;
 };
 

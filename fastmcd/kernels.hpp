@@ -123,11 +123,13 @@ struct Past {  // a row of cells, and how it lies in an earlier frame
     float weight;
     bool first;  // of the frames compared with: out is written, not added to
     float* out;
+    const float* moved;  // belief of the earlier frame's cells; nullptr: not asked for what is uncovered
+    float* uncovered;    // the part of out, 0 or less, of cells that rested in the comparisons before, and where something moved then
 };
 
 struct Weighing {  // of a row of cells
     const std::int32_t* marks;
-    const float *age, *rest, *colour;
+    const float *age, *rest, *uncovered, *colour;
     int columns;
     float* out;
 };

@@ -271,7 +271,7 @@ std::span<const Object> Regions::operator()(Plane& mask, const Grid<std::int32_t
         };
         return key(a) < key(b);
     });
-    return {objects_.data(), std::min(objects_.size(), std::size_t(params_.max_objects))};
+    return last();
 }
 
 std::size_t Regions::bytes() const {

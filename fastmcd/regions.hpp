@@ -1,6 +1,7 @@
 // From the raw mask to objects: clean-up on the grid of cells, connected components, merging, scores, crops.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -17,11 +18,13 @@ class Regions {
 public:
     Regions(int width, int height, const Params& params);
 
-    void reset() { tracks_.clear(); }
+    void reset() { tracks_.clear(), objects_.clear(); }
 
     // Cleans mask in place; marks are those of its cells, h takes current to previous coordinates, steady: the camera has
     // stood still for a while. Best object first.
     std::span<const Object> operator()(Plane& mask, const Grid<std::int32_t>& marks, const Homography& h, bool steady);
+
+    std::span<const Object> last() const { return {objects_.data(), std::min(objects_.size(), std::size_t(params_.max_objects))}; }
 
     std::size_t bytes() const;
 

@@ -18,14 +18,15 @@ constexpr int kRounds = 1;
 }  // namespace
 
 Segmenter::Segmenter(int columns, int rows)
-    : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), evidence_(rest_), right_(rest_), down_(rest_),
+    : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), uncovered_(rest_), evidence_(rest_), right_(rest_), down_(rest_),
       horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes),
-      past_(kFar, rest_), ways_(kFar, kIdentity), light_(kFar) {
+      past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), light_(kFar) {
     reset();
 }
 
 void Segmenter::reset() {
     frames_ = 0, disorder_ = 1, edge_ = 8;
+    uncovered_.fill(0);
     colours_.reset();
 }
 
@@ -37,7 +38,8 @@ void Segmenter::compare(const Model& model, int frames, float weight, bool first
     const Grid<float>& means = model.means();
     for (int y = 0; y < rows_; ++y) {
         Past row{means.row(y - 1), means.row(y), means.row(y + 1), past_[which].row(0), means.pitch(), columns_, rows_, {},
-                 light_[which].gain, light_[which].offset, disorder_, weight, first, rest_.row(y)};
+                 light_[which].gain, light_[which].offset, disorder_, weight, first, rest_.row(y),
+                 frames == kFar ? moved_[which].row(0) : nullptr, uncovered_.row(y)};
         for (int k = 0; k < 3; ++k) row.h[3 * k] = float(h[3 * k]), row.h[3 * k + 1] = float(h[3 * k + 1] * y + h[3 * k + 2]);
         disorder_sum_ += kernels_.segment.compare(row, &disorder_cells_);
     }
@@ -55,7 +57,7 @@ void Segmenter::find_ties(const Model& model) {
 void Segmenter::weigh(const Model& model) {
     static const std::vector<float> nothing(4096 / kCell + 2 * kLanes);
     for (int y = 0; y < rows_; ++y)
-        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), rest_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, evidence_.row(y)});
+        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), rest_.row(y), uncovered_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, evidence_.row(y)});
 }
 
 // The likeliest labels of all cells together, if neighbours that are tied had rather agree: an Ising model, by min-sum messages along
@@ -86,23 +88,23 @@ void Segmenter::operator()(const Model& model) {
     const Exposure change = model.exposure();
     for (Exposure& light : light_) light = {light.gain * change.gain, light.offset * change.gain + change.offset};
     disorder_sum_ = 0, disorder_cells_ = 0;
-    if (frames_ >= kFar) compare(model, kFar, 1, true);
-    if (frames_ >= kNear) compare(model, kNear, kNearWeight, frames_ < kFar);
+    if (frames_ >= kNear) compare(model, kNear, kNearWeight, true);
     else rest_.fill(0);
+    if (frames_ >= kFar) compare(model, kFar, 1, false);
     find_ties(model);
     weigh(model);
     spread();
-    colours_.learn(evidence_, belief_);
+    colours_.learn(evidence_, belief_, uncovered_);
     if (disorder_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most
         const float found = float(disorder_sum_) / (16.0f * float(disorder_cells_));
         disorder_ = std::clamp(disorder_ * (1 + 0.3f * (found / kTypical - 1)), 1.0f, kMostDisorder);
     }
-    past_[frames_ % kFar] = model.means(), ways_[frames_ % kFar] = kIdentity, light_[frames_ % kFar] = {};
+    past_[frames_ % kFar] = model.means(), moved_[frames_ % kFar] = belief_, ways_[frames_ % kFar] = kIdentity, light_[frames_ % kFar] = {};
     ++frames_;
 }
 
 std::size_t Segmenter::bytes() const {
-    return (7 + past_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size()) * sizeof(float);
+    return (8 + past_.size() + moved_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size()) * sizeof(float);
 }
 
 }  // namespace fastmcd

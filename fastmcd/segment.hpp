@@ -35,9 +35,10 @@ private:
     const Kernels& kernels_ = kernels();
     int columns_, rows_;
     Colours colours_;
-    Grid<float> rest_, evidence_, right_, down_, horizontal_, vertical_, belief_;
+    Grid<float> rest_, uncovered_, evidence_, right_, down_, horizontal_, vertical_, belief_;
     std::vector<float> line_, room_;
-    std::vector<Grid<float>> past_;  // means of the cells of the last frames
+    std::vector<Grid<float>> past_;   // means of the cells of the last frames
+    std::vector<Grid<float>> moved_;  // and belief in their motion
     std::vector<Homography> ways_;   // from the current frame's cells to theirs
     std::vector<Exposure> light_;      // and from their grey levels to the current ones
     std::int64_t frames_ = 0;        // in a row

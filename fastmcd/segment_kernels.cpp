@@ -46,6 +46,10 @@ std::int64_t compare(const Past& row, int* cells) {
         const Floats half_ln = 1.5f * (ratio * ratio - 1) / (ratio * ratio + 4 * ratio + 1);
         const Floats llr = half_ln - 0.5f * square * (1 / s0 - 1 / s1);
         const Floats told = select(inside, row.weight * clamp(llr, spread(-kMoving), spread(kAtRest)), Floats{});
+        if (row.moved) {
+            const Ints then = gather(row.moved, whole(v + 0.5f) * int(row.pitch) + whole(u + 0.5f)) > 0;
+            store(row.uncovered + column, select(then & (load<Floats>(row.out + column) >= 0), lesser(told, Floats{}), Floats{}));
+        }
         store(row.out + column, row.first ? told : load<Floats>(row.out + column) + told);
         sum += inside & whole(16 * lesser(square / s0, spread(9)));
         count -= inside;
@@ -75,12 +79,13 @@ int tie(const float* here, const float* below, int columns, float scale, float* 
 void weigh(const Weighing& row) {
     for (int column = 0; column < row.columns; column += kFloats) {
         const Ints count = load<Ints>(row.marks + column) & 255, unlike = count >= kUnlike;
-        const Floats n = real(count) * (1.0f / 16), age = load<Floats>(row.age + column), rest = load<Floats>(row.rest + column);
+        const Floats n = real(count) * (1.0f / 16), age = load<Floats>(row.age + column), hue = load<Floats>(row.colour + column);
+        // a change where an object was is that object's leaving, if what is seen now has the colour of what rests
+        const Floats rest = load<Floats>(row.rest + column) - select(hue < 0, load<Floats>(row.uncovered + column), Floats{});
         const Ints known = age > 1;
         const Floats doubt = kTrusted / (kTrusted + age);
         const Floats seen = select(unlike, n * kForeground, (n - 1) * kBackground);
         const Floats still = select((rest >= 0) | unlike, rest, doubt * rest);
-        const Floats hue = load<Floats>(row.colour + column);
         const Floats colour = select((hue > 0) & (rest >= 0), Floats{}, hue);  // what rests may look like what moves
         const Floats all = select(known, seen, Floats{}) - still + colour;
         store(row.out + column, select(known & unlike, greater(all, spread(kGhost)), all));

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fastmcd.hpp"
+#include "kernels.hpp"
 #include "model.hpp"
 #include "motion.hpp"
 
@@ -293,6 +294,56 @@ void scene_cut_is_noticed() {
     }
 }
 
+// A whip pan after a second of rest; then the lens is blurred, so that no motion is found.
+void a_fast_turn_keeps_its_objects() {
+    for (const double turn : {5.0, 30.0}) {  // px per frame: a tenth of the frame is 24
+        Detector detector(240, 180);
+        std::vector<Box> last;
+        for (int t = 0; t < 20; ++t) {
+            Frame frame = seen(240, 180, shift(turn * t, 0));
+            put_square(frame, 100 + 2 * t, 60, 50);  // what the camera follows
+            const Result result = detector.detect(frame.view());
+            last.clear();
+            for (const Object& object : result.objects) last.push_back(object.box);
+        }
+        CHECK(!last.empty() && iou(last[0], {138, 60, 50, 50}) > 0.5);
+        const Result lost = detector.detect(Frame(240, 180, 90).view());
+        CHECK(!lost.motion.known && lost.objects.size() == (turn > 24 ? last.size() : 0));
+        for (std::size_t i = 0; i < lost.objects.size(); ++i) CHECK(iou(lost.objects[i].box, last[i]) == 1);
+        bool any = false;
+        for (int y = 0; y < 180; ++y)
+            for (int x = 0; x < 240; ++x) any |= lost.mask.data[y * lost.mask.stride + x] != 0;
+        CHECK(any == (turn > 24));
+    }
+}
+
+// A row of cells that something has left since the frame compared with: each changed then, and rests lately.
+void what_is_left_behind_is_told_apart() {
+    const int columns = 40;
+    const Grid<float> nothing(columns, 1);
+    Grid<float> now(columns, 1), then(columns, 1), moved(columns, 1), rest(columns, 1), uncovered(columns, 1), evidence(columns, 1), colour(columns, 1);
+    Grid<std::int32_t> marks(columns, 1);
+    now.fill(100), then.fill(180), colour.fill(-0.1f);
+    for (int x = 0; x < columns; ++x) moved.row(0)[x] = x % 2 ? 1.f : -1.f, rest.row(0)[x] = x % 3 ? 0.25f : -0.25f;
+    int cells = 0;
+    kernels().segment.compare({now.row(-1), now.row(0), now.row(1), then.row(0), now.pitch(), columns, 1, {1, 0, 0, 0, 0, 0, 0, 1, 0}, 1, 0, 1, 1, false,
+                               rest.row(0), moved.row(0), uncovered.row(0)}, &cells);
+    CHECK(cells == columns);
+    const auto weighed = [&] {
+        kernels().segment.weigh({marks.row(0), nothing.row(0), rest.row(0), uncovered.row(0), colour.row(0), columns, evidence.row(0)});
+        return std::vector<float>(evidence.row(0), evidence.row(0) + columns);
+    };
+    const std::vector<float> like_what_rests = weighed();
+    colour.fill(0.1f);
+    const std::vector<float> like_what_moves = weighed();
+    for (int x = 0; x < columns; ++x) {
+        const bool left = x % 2 && x % 3;
+        CHECK(left == (uncovered.row(0)[x] < 0));
+        CHECK(left ? like_what_rests[x] < 0 : like_what_rests[x] >= 0);  // 0.25 for rest, or the change for motion
+        CHECK(like_what_moves[x] > 0);
+    }
+}
+
 void bad_arguments_throw() {
     CHECK(throws([] { Detector(31, 240); }, "31x240"));
     CHECK(throws([] { Detector(4097, 240); }, "4097x240"));
@@ -325,6 +376,8 @@ int main() {
     small_objects_are_dropped();
     still_scene_gives_no_box();
     scene_cut_is_noticed();
+    a_fast_turn_keeps_its_objects();
+    what_is_left_behind_is_told_apart();
     bad_arguments_throw();
     std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
     return failures != 0;
