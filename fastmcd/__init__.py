@@ -42,7 +42,7 @@ class Result:
     scores: np.ndarray  # float32 (N,), 0..1: estimated share of true boxes (IoU >= 0.5) among boxes like it
     mask: np.ndarray  # uint8 (H, W), 0 or 255
     homography: np.ndarray  # float64 (3, 3), takes current pixel coordinates to the previous frame's
-    motion_known: bool  # False on the first frame, at scene cuts, in blur and without texture: nothing is reported then, or in a fast turn what was before
+    motion_known: bool  # False on the first frame, at scene cuts, in blur and without texture: only a fast turn has objects then
     points: int  # tracked for the homography
     inliers: int  # explained by it
     timings: dict[str, float]  # stage -> ms

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
 
 namespace fastmcd {
 namespace {
@@ -14,6 +16,12 @@ constexpr float kMostDisorder = 16;
 constexpr float kLeastEdge = 2;      // grey levels
 constexpr float kEdge = 2;           // times the mean difference of neighbours: a difference that cuts their tie to a quarter
 constexpr int kRounds = 1;
+constexpr int kPatch = 6;            // cells: side of the patches that are looked for elsewhere
+constexpr float kDoubtful = 1;       // evidence for motion in a patch that makes it worth looking
+constexpr double kLeastWay = 1;      // cells that the background must have gone, or depth would not show
+constexpr double kFurther[] = {0.12, 0.25, 0.4, 0.6, 0.8, 1.1};  // of the background's way, that something nearer may go in addition
+constexpr float kThanBackground = 0.4f, kThanFollowed = 0.35f;   // shares of the difference there that must not be passed
+constexpr float kParallax = -0.5f;   // evidence at most
 
 }  // namespace
 
@@ -60,6 +68,49 @@ void Segmenter::weigh(const Model& model) {
         kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), rest_.row(y), uncovered_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, evidence_.row(y)});
 }
 
+// Mean difference, and one level for noise, of a patch to the earlier frame, where the background's way times `along` leads.
+float Segmenter::unlike_then(const Model& model, int left, int top, double along) const {
+    const std::size_t which = std::size_t((frames_ - kFar) % kFar);
+    const double half = kPatch / 2.0;
+    const Point middle{left + half, top + half}, then = project(ways_[which], middle);
+    const double x = left + along * (then.x - middle.x), y = top + along * (then.y - middle.y);
+    if (!(x >= 0 && y >= 0 && x + kPatch < columns_ && y + kPatch < rows_)) return std::numeric_limits<float>::infinity();
+    const int column = int(x), row = int(y);
+    const float tx = float(x - column), ty = float(y - row), gain = light_[which].gain, offset = light_[which].offset;
+    float sum = 0;
+    for (int j = 0; j < kPatch; ++j) {
+        const float *here = model.means().row(top + j) + left, *a = past_[which].row(row + j) + column,
+                    *b = past_[which].row(row + j + 1) + column;
+        for (int i = 0; i < kPatch; ++i) {
+            const float upper = a[i] + tx * (a[i + 1] - a[i]), lower = b[i] + tx * (b[i + 1] - b[i]);
+            sum += std::abs(here[i] - (gain * (upper + ty * (lower - upper)) + offset));
+        }
+    }
+    return sum / (kPatch * kPatch) + 1;
+}
+
+// What stands nearer than what the homography was fitted to rests too, but seems to move: the way of the background, and further (plane
+// plus parallax; Irani and Anandan 1998). It is told by being found there much better than where the background has gone, and than
+// where it is in the picture, as what the camera follows would be.
+void Segmenter::discount_parallax(const Model& model) {
+    for (int y = 0; y < rows_; y += kPatch)
+        for (int x = 0; x < columns_; x += kPatch) {
+            const int left = std::min(x, columns_ - kPatch), top = std::min(y, rows_ - kPatch);
+            float moves = 0;
+            for (int j = 0; j < kPatch; ++j)
+                for (int i = 0; i < kPatch; ++i) moves += std::max(0.0f, evidence_.row(top + j)[left + i]);
+            const Point middle{left + kPatch / 2.0, top + kPatch / 2.0}, then = project(ways_[std::size_t((frames_ - kFar) % kFar)], middle);
+            if (moves < kDoubtful || std::abs(then.x - middle.x) + std::abs(then.y - middle.y) < kLeastWay) continue;
+            const float least = std::min(kThanBackground * unlike_then(model, left, top, 1), kThanFollowed * unlike_then(model, left, top, 0));
+            const bool near = least > 1 && std::any_of(std::begin(kFurther), std::end(kFurther), [&](double further) {
+                return unlike_then(model, left, top, 1 + further) < least;
+            });
+            if (!near) continue;
+            for (int j = 0; j < kPatch; ++j)
+                for (int i = 0; i < kPatch; ++i) evidence_.row(top + j)[left + i] = std::min(evidence_.row(top + j)[left + i], kParallax);
+        }
+}
+
 // The likeliest labels of all cells together, if neighbours that are tied had rather agree: an Ising model, by min-sum messages along
 // rows and columns by turns (belief propagation, Tappen and Freeman 2003). For two labels a message is a number: all that a cell has
 // heard and seen, at most as much as the tie carries.
@@ -93,6 +144,7 @@ void Segmenter::operator()(const Model& model) {
     if (frames_ >= kFar) compare(model, kFar, 1, false);
     find_ties(model);
     weigh(model);
+    if (frames_ >= kFar) discount_parallax(model);
     spread();
     colours_.learn(evidence_, belief_, uncovered_);
     if (disorder_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most

@@ -317,6 +317,26 @@ void a_fast_turn_keeps_its_objects() {
     }
 }
 
+// Rocks, nearer than the ground, go half as fast again under a camera that follows a square.
+void what_is_nearer_does_not_move() {
+    Detector detector(240, 180);
+    int rocks = 0;
+    for (int t = 0; t < 40; ++t) {
+        Frame frame = seen(240, 180, shift(6 * t, 0));
+        for (int y = 130; y < 170; ++y)
+            for (int x = 0; x < 240; ++x)
+                if ((x + 9 * t) % 110 < 50) frame.at(x, y) = std::uint8_t(255 - std::min(255., 1.3 * world(3 * (x + 9 * t), 3 * y)));
+        const Box truth{90 + t / 2, 40, 48, 48};
+        put_square(frame, truth.x, truth.y, truth.width);
+        const Result result = detector.detect(frame.view());
+        if (t < 16) continue;
+        CHECK(!result.objects.empty() && iou(result.objects[0].box, truth) > 0.5);
+        for (int y = 120; y < 180; ++y)
+            for (int x = 0; x < 240; ++x) rocks += result.mask.data[y * result.mask.stride + x] != 0;
+    }
+    CHECK(rocks < 0.03 * 24 * 240 * 40);
+}
+
 // A row of cells that something has left since the frame compared with: each changed then, and rests lately.
 void what_is_left_behind_is_told_apart() {
     const int columns = 40;
@@ -377,6 +397,7 @@ int main() {
     still_scene_gives_no_box();
     scene_cut_is_noticed();
     a_fast_turn_keeps_its_objects();
+    what_is_nearer_does_not_move();
     what_is_left_behind_is_told_apart();
     bad_arguments_throw();
     std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
