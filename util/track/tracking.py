@@ -11,7 +11,7 @@ from util.track.places import Crossing, Places, Visit, Whereabouts
 from util.track.views import Schedule, Views, chosen
 
 HALF_LIFE = 25  # sightings until a view counts half
-SURE = 0.6  # an object in no track yet is unknown while the detector's score and the name's probability have a smaller sum
+SURE = 0.8  # an object in no track yet is unknown while the detector's score and the name's probability have a smaller sum
 LOST_FRAMES = 3  # a second is less than the time between two frames of a time lapse
 UNKNOWN = "unknown"  # the name of what none of the classes fits
 
