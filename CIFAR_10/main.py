@@ -452,6 +452,10 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
         material, files = material_for(args, recipe, machine), Files.of(HERE / "models", args.name or name)
     steps.keep_memory()
     torch.backends.cudnn.benchmark = device.type == "cuda"
+    fitted = own_names and beginning(args) and not args.resume
+    if fitted:
+        with BinOp(model).binarized():
+            own.fit_head(model, preprocess, mixture, device)
     ema = steps.ema_of(model, recipe.ema_decay)
     averaged, averaged_op, bin_op = ema.module, BinOp(ema.module), BinOp(model, machine.compiled)
     if machine.compiled and device.type == "cpu":
@@ -462,6 +466,8 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
         files, recipe.epochs, {"state_dict": model, "optimizer": optimizer, "ema": ema}, settings_of(args, name, recipe, *learnt),
         data.fingerprint(*material.judging), machine, spec, args.resume,
     ) as training:  # fmt: skip
+        if fitted:
+            training.begin(evaluate(averaged, *material.judging, device, averaged_op)[1], averaged)
         frozen_from = math.ceil(recipe.freeze_bn_from * recipe.epochs)
         while training.epoch < recipe.epochs and not training.stale(recipe.patience):
             frozen = training.epoch >= frozen_from

@@ -335,6 +335,24 @@ def test_a_training_that_gets_no_better_ends(home, monkeypatch, capsys):
     assert capsys.readouterr().out.count("held out 50.00 %\n") == 3  # twice as patient without --pretrained
 
 
+def test_the_head_is_fitted_first_and_the_body_stays(tmp_path, monkeypatch):
+    """No other head of that body names the same crops better: the loss has no slope where the head is."""
+    monkeypatch.setattr(own, "HEAD_IMAGES", 128)
+    mixture = own.Mixture(write(tmp_path / "crops"), SPEC, 64, smoothing=0.05)
+    torch.manual_seed(1)
+    model = cifar.MODELS["resnet20"](classes=2)
+    body = {key: value.clone() for key, value in model.state_dict().items() if not key.startswith("classifier")}
+    own.fit_head(model, cifar.preprocess, mixture, torch.device("cpu"))
+    assert all((model.state_dict()[key] == value).all() for key, value in body.items())
+    batches = [mixture.batch(1, i) for i in range(2)]
+    images, labels = (torch.cat([batch[i] for batch in batches]) for i in range(2))
+    logits = model(cifar.preprocess(images))
+    assert (logits.argmax(1) == labels).float().mean() > 0.9
+    loss = mixture.loss(logits, labels, None) + own.HEAD_DECAY * model.classifier.weight.square().sum()
+    slope = torch.autograd.grad(loss, list(model.classifier.parameters()))
+    assert max(part.abs().max() for part in slope) < 0.01
+
+
 def test_a_torch_network_of_own_classes_names_crops(tmp_path):
     network = TorchNetwork(cifar.MODELS["resnet20"](classes=2), SPEC)
     assert network(prepare([np.zeros((9, 9, 3), np.uint8)], SPEC)).shape == (1, 2)

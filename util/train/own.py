@@ -34,6 +34,7 @@ KINDS = " ".join(sorted(IMAGE_SUFFIXES))
 LARGEST = 1 << 26  # pixels of an image
 SIDE = 64  # pixels of a kept image's longer side, twice what a network sees
 JUDGED_BY = 5  # one in so many tracks of a class is held out, and one tests
+HEAD_IMAGES, HEAD_DECAY = 4096, 1e-4  # that the head is fitted on before all else; weight of its squares
 EPOCH = 2048  # images that are drawn for an epoch
 MADE = 0.3  # share of images of `other` that are made
 MOST_JUDGES = 100  # held-out images of a class, at most
@@ -41,7 +42,7 @@ TEMPERATURES = np.geomspace(0.1, 10, 81)
 KEPT_NAMES, MOST_UNSURE = 0.98, 0.5  # share of right names that `unknown_below` keeps; it is no larger than that
 
 # What differs from a network's recipe where it begins with weights that know something: few steps, small ones.
-FINE_TUNING = {"epochs": 12, "lr": 0.0005, "batch_size": 64, "sizes": ((1, 32),), "anneal_until": 0.0, "freeze_bn_from": 1.0,
+FINE_TUNING = {"epochs": 4, "lr": 0.0002, "batch_size": 64, "sizes": ((1, 32),), "anneal_until": 0.0, "freeze_bn_from": 1.0,
                "cutmix": 0.0, "smoothing": 0.05, "ema_decay": 0.98, "patience": 5}  # fmt: skip
 
 
@@ -65,7 +66,7 @@ class Part:
 def recipe_for(recipe: Recipe, pretrained: bool) -> Recipe:
     """Return the recipe for own classes: fine-tuning if it begins with weights, else longer and with the recipe's own steps."""
     own = replace(recipe, **FINE_TUNING)
-    return own if pretrained else replace(own, epochs=3 * own.epochs, lr=recipe.lr, patience=2 * own.patience)
+    return own if pretrained else replace(own, epochs=9 * own.epochs, lr=recipe.lr, patience=2 * own.patience)
 
 
 # ---- Reading ---------------------------------------------------------------------------------------------------------
@@ -223,6 +224,36 @@ class Mixture:
 def on(device: torch.device, batch_of: Callable) -> Callable:
     """Return `batch_of` with its images and labels on `device`."""
     return lambda *which: tuple(x.to(device) for x in batch_of(*which))
+
+
+def fit_head(model: nn.Module, preprocess: Callable, mixture: Mixture, device: torch.device) -> None:
+    """Put the linear layer that ends `model` where it is best for the body as it is, by crops that `mixture` makes; the body stays.
+
+    Fine-tuning then begins with a head that knows the classes, and leaves the body what it knows of others (LP-FT: Kumar et al. 2022,
+    arXiv:2202.10054). The network must have its binarized weights. preprocess: from uint8 images to what it takes.
+    """
+    head = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)][-1]
+    if not isinstance(head, nn.Linear):
+        return  # nin's head is followed by a ReLU and a mean
+    found, labels = [], []
+    hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float()))
+    model.eval()
+    with torch.no_grad():
+        for i in range(HEAD_IMAGES // mixture.batch_size):
+            images, of, _ = mixture.batch(1, i)
+            model(preprocess(images.to(device)))
+            labels.append(of.to(device))
+    hook.remove()
+    x, y = torch.cat(found), torch.cat(labels)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = F.cross_entropy(head(x), y, label_smoothing=mixture.smoothing) + HEAD_DECAY * head.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
 
 
 def name_of(arch: str, root: Path) -> str:

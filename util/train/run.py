@@ -174,6 +174,12 @@ class Run:
         if self.epoch == self.epochs or time.monotonic() - self._saved >= SAVE_EVERY:
             self._save()
 
+    def begin(self, accuracy: float, evaluated: nn.Module) -> None:
+        """Take what a training begins with for epoch 0, which is best until an epoch is as good; accuracy, evaluated: see `end_epoch`."""
+        self.best = Best(0, accuracy, {key: value.clone() for key, value in evaluated.state_dict().items()})
+        if self.machine.first:
+            print(f"epoch   0  held out {100 * accuracy:.2f} %", flush=True)
+
     def stale(self, patience: int) -> bool:
         """Return whether held-out accuracy has not risen for `patience` epochs, so that the training may as well end; 0: never."""
         if not (patience and self.rows):
