@@ -54,8 +54,8 @@ def configure(factory, media, camera):
     def push():
         number = state["number"]
         state["number"] += 1
-        if number == 0:
-            print(camera, time.time(), flush=True)
+        if number % rate == 0:
+            print(camera, number // rate, time.time(), flush=True)
         buffer = Gst.Buffer.new_wrapped(units[number % len(units)])
         buffer.duration = Gst.SECOND // rate
         buffer.pts = buffer.dts = number * Gst.SECOND // rate
@@ -107,22 +107,24 @@ def encode(path: Path) -> None:
             file.write(struct.pack(">I", packet.size) + bytes(packet))
 
 
-def serve_cameras(clip: Path, count: int) -> tuple[subprocess.Popen, int, dict[str, list[float]]]:
-    """Return the process of an RTSP server, its port, and for each camera's path the times of day when it began to send."""
+def serve_cameras(clip: Path, count: int) -> tuple[subprocess.Popen, int, dict[str, list[list[float]]]]:
+    """Return the process of an RTSP server, its port, and for each camera's path the times of day of its streams' seconds."""
     command = ["/usr/bin/python3", "-c", SERVER, str(clip), str(RATE), str(count)]  # the system's Python has GStreamer
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     port = process.stdout.readline()
     if not port:
         raise InputError("no RTSP server; Debian: gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-bad python3-gi")
-    began = {str(number): [] for number in range(1, count + 1)}
+    sent = {str(number): [] for number in range(1, count + 1)}
 
     def listen():
         for line in process.stdout:
-            camera, at = line.split()
-            began[camera].append(float(at))
+            camera, second, at = line.split()
+            if second == "0":
+                sent[camera].append([])
+            sent[camera][-1].append(float(at))
 
     threading.Thread(target=listen, daemon=True).start()
-    return process, int(port), began
+    return process, int(port), sent
 
 
 # ---- What takes the events -------------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ def row(process: subprocess.Popen, page: Page, names: list[str], phase: str, pas
     return made
 
 
-def report(rows: list[dict], receivers: list, windows: list, began: dict[str, list[float]], written: dict, counts: list[dict]) -> None:
+def report(rows: list[dict], receivers: list, windows: list, sent: dict[str, list[list[float]]], written: dict, counts: list[dict]) -> None:
     """Print the ends: by phase; memory; events. windows: times of day of each phase; written: events by key_of()."""
     table = []
     for phase in dict.fromkeys(PHASES):
@@ -308,10 +310,10 @@ def report(rows: list[dict], receivers: list, windows: list, began: dict[str, li
         print(f"{receiver.name}: {len(keys)} of {len(written)} written events arrived, {twice} twice, {len(written.keys() - keys)} did not")
         late = {phase: [] for phase in PHASES}
         for came, event in receiver.arrived:
-            sent = frame_time(event, came, began)
-            phase = next((name for start, end, name in windows if sent and start <= sent < end), None)
+            left = frame_time(event, came, sent)
+            phase = next((name for start, end, name in windows if left and start <= left < end), None)
             if event["event"] in ("start", "name") and phase:
-                late[phase].append(1000 * (came - sent))
+                late[phase].append(1000 * (came - left))
         for phase, each in late.items():
             if each:
                 print(f"  {phase}: {len(each)} starts and changes of name came after {np.median(each):.0f} ms (median), "
@@ -319,10 +321,11 @@ def report(rows: list[dict], receivers: list, windows: list, began: dict[str, li
     print("summary.json:", *(json.dumps(each.get("events")) for each in counts))
 
 
-def frame_time(event: dict, came: float, began: dict[str, list[float]]) -> float | None:
-    """Return when the camera sent the frame of an event, by the camera's clock: its first frame is the run's, so `end` counts from it."""
-    starts = [at for at in began[event["source"].rpartition("/")[2]] if at <= came]
-    return starts[-1] + event["end"] if starts else None
+def frame_time(event: dict, came: float, sent: dict[str, list[list[float]]]) -> float | None:
+    """Return when the camera sent the frame of an event: its first frame is the run's, so `end` counts the stream's seconds."""
+    streams = [seconds for seconds in sent[event["source"].rpartition("/")[2]] if seconds[0] <= came]
+    second, part = divmod(event["end"], 1)
+    return streams[-1][int(second)] + part if streams and second < len(streams[-1]) else None
 
 
 def key_of(event: dict) -> tuple:
@@ -346,7 +349,7 @@ def main(argv=None) -> None:
 def measure(args, directory: Path) -> None:
     """Run it all and print what comes."""
     encode(directory / "clip")
-    server, port, began = serve_cameras(directory / "clip", args.cameras)
+    server, port, sent = serve_cameras(directory / "clip", args.cameras)
     receivers = [Broker(directory / "broker") if args.mqtt else Receiver()]
     names = [f"camera-{number}" for number in range(1, args.cameras + 1)]
     (directory / "cameras.toml").write_text("".join(f'[cameras.{name}]\nsource = "rtsp://127.0.0.1:{port}/{number}"\n'
@@ -378,7 +381,7 @@ def measure(args, directory: Path) -> None:
         for line in path.read_text().splitlines():
             event = json.loads(line)
             written[key_of(event)] = event
-    report(rows, receivers, windows, began, written, [json.loads(path.read_text()) for path in sorted(out.glob("*/*/summary.json"))])
+    report(rows, receivers, windows, sent, written, [json.loads(path.read_text()) for path in sorted(out.glob("*/*/summary.json"))])
 
 
 if __name__ == "__main__":
