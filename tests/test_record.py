@@ -375,13 +375,15 @@ def test_the_command_records_a_live_source_until_it_is_stopped(tmp_path):
     with serve_stream(lambda: multipart(count(), 0.02)) as port:
         flags = "--record", "all", "--recordings", str(tmp_path / "r"), "--keep", "1GB"
         process = watching(f"http://127.0.0.1:{port}/", tmp_path / "out", *flags)
+        time.sleep(0.5)  # 25 frames
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=60)
     assert process.returncode == 0 and not error, error
     assert f"recorded: 1 files in {tmp_path / 'r'}, 0 deleted to make room, 0 gaps" in out
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["recordings"] == {"files": 1, "deleted": 0, "gaps": 0}
     [path] = files_of(tmp_path / "r")
-    assert len(numbers(path)) > 5
+    found = numbers(path)
+    assert len(found) > 5 and found == list(range(found[0], found[0] + len(found)))
 
 
 def test_memory_is_bounded_where_writing_is_too_slow(tmp_path, monkeypatch):
