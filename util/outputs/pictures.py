@@ -36,12 +36,11 @@ def encode_png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image, [*PNG, MASK if image.ndim == 2 else PHOTOGRAPH])[1].tobytes()
 
 
-def encode_jpeg(bgr: np.ndarray, side: int) -> bytes:
-    """Return BGR uint8 as the bytes of a JPEG whose longer side has at most `side` pixels."""
-    factor = side / max(bgr.shape[:2])
-    if factor < 1:
+def encode_jpeg(bgr: np.ndarray, side: int | None = None, quality: int = 85) -> bytes:
+    """Return BGR uint8 as the bytes of a JPEG, whose longer side has at most `side` pixels if that is given."""
+    if side and (factor := side / max(bgr.shape[:2])) < 1:
         bgr = cv2.resize(bgr, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def colour_of(text: str) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.outputs.pictures import colour_of
+from util.outputs.pictures import colour_of, encode_jpeg
 from util.outputs.sink import Clock, Sink
 from util.outputs.staging import Staging
 from util.source.video import Video
@@ -190,8 +190,7 @@ def _colour(label: str) -> str:
 
 
 def _data_uri(rgb: np.ndarray) -> str:
-    data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))).decode()
 
 
 def _time(seconds: float, decimals: int = 1) -> str:

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from util.cli import InputError, printable
 from util.outputs.events import rfc_3339
-from util.outputs.pictures import annotate, colour_of
+from util.outputs.pictures import annotate, colour_of, encode_jpeg
 from util.outputs.sink import Clock, Sink
 from util.serve.server import Html, Refused, Server, token_for
 from util.source.video import Video
@@ -119,7 +119,7 @@ class Page(Sink):
         if request.path == "/picture.jpg":
             return await self._picture(request.query.get("after", ""))
         if (crop := self._crop(request.path)) is not None:
-            return web.Response(body=await asyncio.to_thread(_encode, crop), content_type="image/jpeg")
+            return web.Response(body=await asyncio.to_thread(encode_jpeg, crop, THUMBNAIL, QUALITY), content_type="image/jpeg")
         raise Refused(404, "there is nothing there")
 
     async def _picture(self, after: str) -> web.Response:
@@ -222,13 +222,7 @@ def draw(moment: Moment, trails: dict[int, np.ndarray]) -> bytes:
             cv2.polylines(frame, [line], False, colour_of(seen.label)[::-1], 2, cv2.LINE_AA, 4)
     boxes = [[length * factor for length in seen.box] for seen in moment.tracks]
     texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in moment.tracks]
-    return _encode(annotate(frame, boxes, texts), None)
-
-
-def _encode(bgr: np.ndarray, longest: int | None = THUMBNAIL) -> bytes:
-    if longest and (factor := longest / max(bgr.shape[:2])) < 1:
-        bgr = cv2.resize(bgr, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    return encode_jpeg(annotate(frame, boxes, texts), quality=QUALITY)
 
 
 def _css(label: str) -> str:
