@@ -1,9 +1,8 @@
 """Zones and lines that somebody draws on the live page: checked, saved as settings, and in use from the next frame on."""
-import re
 from pathlib import Path
 
 from util.cli import InputError
-from util.watch.settings import NAME, load_settings, preset_names, save_drawing
+from util.watch.settings import NAME_FORM, is_name, load_settings, preset_names, save_drawing
 
 
 class Drawing:
@@ -51,8 +50,8 @@ def _checked(drawing: object, width: int, height: int) -> dict[str, dict]:
         raise InputError("a drawing is {zones: {…}, lines: {…}}")
     zones, lines = tables
     for name in [*zones, *lines]:
-        if not re.fullmatch(NAME, name, re.ASCII):
-            raise InputError(f"{name!r} is no name of a zone or a line; give up to 40 letters, digits, or any of _ -")
+        if not is_name(name):
+            raise InputError(f"{name!r} is no name of a zone or a line; give {NAME_FORM}")
     for name, polygons in zones.items():
         if not isinstance(polygons, list):
             raise InputError(f"zone {name} is no list of polygons")

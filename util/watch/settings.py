@@ -18,7 +18,7 @@ NUMBERS = {
 }
 OTHERS = {"names": {"only": [], "kinds": False, "drop_other": False, "prior": {}}, "zones": {"watch": [], "ignore": []}, "lines": {}}
 NAMED = {"zones", "lines"}  # tables in which other keys are names that somebody gives
-NAME = r"[\w-]{1,40}"  # of such a key, and of a camera
+NAME_FORM = "up to 40 letters, digits, or any of _ -"  # of such a key, and of a camera
 
 
 def load_settings(source: str | None, classes: list[str], camera: str | None = None) -> dict[str, dict]:
@@ -41,6 +41,11 @@ def load_settings(source: str | None, classes: list[str], camera: str | None = N
     return settings
 
 
+def is_name(text: str) -> bool:
+    """Whether a zone, a line or a camera may be called so: see NAME_FORM."""
+    return re.fullmatch(r"[\w-]{1,40}", text, re.ASCII) is not None
+
+
 def preset_names() -> list[str]:
     """Return the names of the presets."""
     return sorted(tomllib.loads(PRESETS.read_text()))
@@ -52,8 +57,8 @@ def load_cameras(path: Path) -> dict[str, str]:
     if not isinstance(cameras, dict) or not cameras:
         raise InputError(f"{path}: names no camera; expected [cameras.NAME] with source = \"rtsp://…\"")
     for name, camera in cameras.items():
-        if not re.fullmatch(NAME, name, re.ASCII):
-            raise InputError(f"{path}: {name!r} is no name of a camera; give up to 40 letters, digits, or any of _ -")
+        if not is_name(name):
+            raise InputError(f"{path}: {name!r} is no name of a camera; give {NAME_FORM}")
         source = camera.get("source") if isinstance(camera, dict) else None
         if not isinstance(source, str | int) or isinstance(source, bool) or source in ("", "-"):
             raise InputError(f"{path}: [cameras.{name}] has no source; expected a URL or the number of a camera")
@@ -142,8 +147,8 @@ def _checked(name: str, table: str, key: str, value: object, classes: list[str])
             kind = "whole number" if isinstance(default, int) else "number"
             raise InputError(f"{name}: {table}.{key} is {value!r}; expected a {kind} from {low} to {high}")
         return value
-    if table in NAMED and key not in OTHERS[table] and not re.fullmatch(NAME, key, re.ASCII):
-        raise InputError(f"{name}: {key!r} in [{table}] is no name; give up to 40 letters, digits, or any of _ -")
+    if table in NAMED and key not in OTHERS[table] and not is_name(key):
+        raise InputError(f"{name}: {key!r} in [{table}] is no name; give {NAME_FORM}")
     if table not in NAMED and key not in OTHERS.get(table, {}):
         known = [*NUMBERS.get(table, {}), *OTHERS.get(table, {})]
         raise InputError(f"{name}: {table} has no {key!r}; it has {' '.join(known)}")
