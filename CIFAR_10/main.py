@@ -248,9 +248,8 @@ def own_classes(args: Namespace) -> list[str] | None:
 
 
 def beginning(args: Namespace) -> Path | None:
-    """Return the weights that a training begins with: those of --pretrained; for own classes else those that ship, if there are any."""
-    shipped = HERE / "models" / f"{network_of(args)}.best.pth.tar"
-    return args.pretrained or (shipped if own_classes(args) and shipped.is_file() else None)
+    """Return the weights that a training begins with, or None: see `data.beginning`."""
+    return data.beginning(args.pretrained, own_classes(args), HERE / "models" / f"{network_of(args)}.best.pth.tar")
 
 
 def spec_for(args: Namespace) -> Spec:

@@ -82,9 +82,8 @@ def own_classes(args: Namespace) -> list[str] | None:
 
 
 def beginning(args: Namespace) -> Path | None:
-    """Return the weights that a training begins with: those of --pretrained; for own classes else those that ship, if there are any."""
-    shipped = HERE / "models" / f"{args.arch}.best.pth.tar"
-    return args.pretrained or (shipped if own_classes(args) and shipped.is_file() else None)
+    """Return the weights that a training begins with, or None: see `data.beginning`."""
+    return data.beginning(args.pretrained, own_classes(args), HERE / "models" / f"{args.arch}.best.pth.tar")
 
 
 def load_data(args: Namespace, train: bool, spec: Spec = SPEC) -> tuple[torch.Tensor, torch.Tensor]:

@@ -54,6 +54,11 @@ def _load_folder(split: Path, classes: list[str], mode: str, size: int) -> tuple
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
+def beginning(pretrained: Path | None, own: list[str] | None, shipped: Path) -> Path | None:
+    """Return the weights that a training begins with: `pretrained`; for own classes else those that ship, if there are any; or None."""
+    return pretrained or (shipped if own and shipped.is_file() else None)
+
+
 def own_classes(root: Path | None, known: list[str]) -> list[str] | None:
     """Return the classes of a folder of somebody's own images (see util.train.own); None if it is the data set that has `known`."""
     if root is None or not root.is_dir():
