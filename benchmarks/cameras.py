@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.machine import cpu_name  # noqa: E402
+from tests.servers import free_port  # noqa: E402
 from util.cli import InputError, Parser, at_least, run  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 
@@ -224,12 +224,6 @@ class Page:
                     after = answer.headers.get("X-Frame", after)
             except OSError:
                 time.sleep(1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # ---- The processes ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ live page, at which nobody looks, and at which one does, from another core where
 import contextlib
 import http.client
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.machine import cpu_name  # noqa: E402
+from tests.servers import free_port  # noqa: E402
 from util.cli import InputError, Parser, at_least, run  # noqa: E402
 from util.outputs.pictures import VideoWriter  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
@@ -76,10 +76,7 @@ def resident(pid: int) -> float:
 
 def with_page(clip: Path, network: Path, directory: Path, looking: bool) -> tuple[float, float, str]:
     """Return what command() does with a live page, of which a thread asks for one picture after the other if somebody is looking."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    done = threading.Event()
+    port, done = free_port(), threading.Event()
 
     def look():
         if hasattr(os, "sched_setaffinity"):

@@ -3,6 +3,7 @@ import functools
 import http.server
 import io
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,13 @@ import numpy as np
 from tests.scripts import ROOT
 
 BITS = 8
+
+
+def free_port():
+    """Return a port of loopback that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def numbered(number, width=64, height=48):

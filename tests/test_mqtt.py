@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from tests.scripts import ROOT
+from tests.servers import free_port
 from tests.test_webhook import wait_for
 from util.cli import InputError, Parser, add_video_options
 from util.outputs import mqtt
@@ -29,12 +30,6 @@ needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no o
 def impatient(monkeypatch):
     for name, value in {"FIRST_WAIT": 0.05, "LONGEST_WAIT": 0.2}.items():
         monkeypatch.setattr(mqtt, name, value)
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @contextmanager
