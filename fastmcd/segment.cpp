@@ -68,12 +68,10 @@ void Segmenter::weigh(const Model& model) {
         kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), rest_.row(y), uncovered_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, evidence_.row(y)});
 }
 
-// Mean difference, and one level for noise, of a patch to the earlier frame, where the background's way times `along` leads.
-float Segmenter::unlike_then(const Model& model, int left, int top, double along) const {
+// Mean difference, and one level for noise, of a patch to the earlier frame, where `along` times `way`, the background's, leads.
+float Segmenter::unlike_then(const Model& model, int left, int top, Point way, double along) const {
     const std::size_t which = std::size_t((frames_ - kFar) % kFar);
-    const double half = kPatch / 2.0;
-    const Point middle{left + half, top + half}, then = project(ways_[which], middle);
-    const double x = left + along * (then.x - middle.x), y = top + along * (then.y - middle.y);
+    const double x = left + along * way.x, y = top + along * way.y;
     if (!(x >= 0 && y >= 0 && x + kPatch < columns_ && y + kPatch < rows_)) return std::numeric_limits<float>::infinity();
     const int column = int(x), row = int(y);
     const float tx = float(x - column), ty = float(y - row), gain = light_[which].gain, offset = light_[which].offset;
@@ -100,11 +98,12 @@ void Segmenter::discount_parallax(const Model& model) {
             for (int j = 0; j < kPatch; ++j)
                 for (int i = 0; i < kPatch; ++i) moves += std::max(0.0f, evidence_.row(top + j)[left + i]);
             const Point middle{left + kPatch / 2.0, top + kPatch / 2.0}, then = project(ways_[std::size_t((frames_ - kFar) % kFar)], middle);
-            if (moves < kDoubtful || std::abs(then.x - middle.x) + std::abs(then.y - middle.y) < kLeastWay) continue;
-            const float least = std::min(kThanBackground * unlike_then(model, left, top, 1), kThanFollowed * unlike_then(model, left, top, 0));
-            const bool near = least > 1 && std::any_of(std::begin(kFurther), std::end(kFurther), [&](double further) {
-                return unlike_then(model, left, top, 1 + further) < least;
-            });
+            const Point way{then.x - middle.x, then.y - middle.y};
+            if (moves < kDoubtful || std::abs(way.x) + std::abs(way.y) < kLeastWay) continue;
+            const auto unlike = [&](double along) { return unlike_then(model, left, top, way, along); };
+            const float least = std::min(kThanBackground * unlike(1), kThanFollowed * unlike(0));
+            const bool near = least > 1 && std::any_of(std::begin(kFurther), std::end(kFurther),
+                                                       [&](double further) { return unlike(1 + further) < least; });
             if (!near) continue;
             for (int j = 0; j < kPatch; ++j)
                 for (int i = 0; i < kPatch; ++i) evidence_.row(top + j)[left + i] = std::min(evidence_.row(top + j)[left + i], kParallax);

@@ -30,7 +30,7 @@ private:
     void compare(const Model& model, int frames, float weight, bool first);
     void find_ties(const Model& model);
     void weigh(const Model& model);
-    float unlike_then(const Model& model, int left, int top, double along) const;
+    float unlike_then(const Model& model, int left, int top, Point way, double along) const;
     void discount_parallax(const Model& model);
     void spread();
 
