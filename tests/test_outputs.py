@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import sys
 import tracemalloc
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,9 +19,9 @@ import pytest
 from util.cli import InputError
 from util.files import GrowingFile
 from util.outputs.report import Report
-from util.outputs.results import read_results
+from util.outputs.results import DetectionFiles, read_results
 from util.outputs.sink import BEHIND, Sink, Sinks
-from util.outputs.sinks import ChangeMasks, Coco, Events, PredictionTable, Tracks, open_sinks
+from util.outputs.sinks import Annotated, ChangeMasks, Coco, Events, PredictionTable, Tracks, open_sinks
 from util.outputs.staging import Staging
 from util.track.tracking import UNKNOWN, Moment, Sighting, Track
 from util.watch.pipeline import Clock
@@ -352,6 +353,20 @@ def test_memory_does_not_grow_with_the_run(tmp_path):
         assert held[2] - held[1] < 20_000 and (staging.path / "coco.json").stat().st_size > 200_000, held
         for sink in sinks:
             sink.close()
+
+
+def test_a_frame_leaves_no_name_in_pythons_own_table(tmp_path, monkeypatch):
+    """A name that is interned and forgotten still makes that table be built anew, ever larger: a Path interns each part of it."""
+    interned, intern = [], sys.intern
+    with Sinks([], Staging(tmp_path / "out")) as sinks:
+        sinks.sinks += [make(sinks.staged) for make in (DetectionFiles, ChangeMasks, Tracks)]
+        sinks.sinks += [Coco(sinks.staged, CLASSES), Annotated(sinks.staged, VIDEO), Events(sinks.staged, VIDEO)]
+        sinks.add(moment(1))
+        monkeypatch.setattr(sys, "intern", lambda text: interned.append(text) or intern(text))
+        for number in range(2, 5):
+            sinks.add(replace(moment(number), ended=[track(number)]))
+        sinks.finish([], CLOCK)
+        assert not [text for text in interned if "00000" in text]
 
 
 def test_a_table_that_is_none_of_ours_stays(tmp_path, monkeypatch):

@@ -78,7 +78,7 @@ def annotate(bgr: np.ndarray, boxes: Sequence[Sequence[int]], texts: Sequence[st
     return picture
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def _plate(text: str, size: int, colour: tuple[int, int, int]) -> np.ndarray:
     """Text on a coloured ground, BGR uint8."""
     font = ImageFont.load_default(size)

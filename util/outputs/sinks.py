@@ -142,11 +142,12 @@ class ChangeMasks(Sink):
         staging.mkdir("cdnet")
 
     def add(self, moment: Moment) -> None:
-        path = self.staging.new(f"cdnet/bin{moment.number:06d}.png")
+        name = f"cdnet/bin{moment.number:06d}.png"
+        self.staging.record(name)
         try:
-            os.link(self.staging.path / mask_name(moment.number), path)
+            os.link(self.staging.at(mask_name(moment.number)), self.staging.at(name))
         except OSError:
-            self.staging.write({f"cdnet/{path.name}": encode_png(moment.result.mask)})
+            self.staging.write({name: encode_png(moment.result.mask)})
 
 
 class Annotated(Sink):

@@ -193,13 +193,17 @@ class Staging(Staged):
         self.record(name)
         return self.path / name
 
+    def at(self, name: str) -> str:
+        """Return the path of a name, as text: a Path interns its parts, and Python's table of these grows in a run of many frames."""
+        return f"{self.path}/{name}"
+
     def write(self, files: dict[str, bytes]) -> None:
         """Make files of these names that hold these bytes: all, or none if it fails."""
         self.record(*files)
         made = []
         try:
             for name, data in files.items():
-                _write(self.path / name, data)
+                _write(self.at(name), data)
                 made.append(name)
         except BaseException:
             self.unlink(*made)
@@ -208,7 +212,8 @@ class Staging(Staged):
     def unlink(self, *names: str) -> None:
         """Delete files that were recorded, if they are there."""
         for name in names:
-            (self.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.at(name))
 
     # The end
 
@@ -239,14 +244,14 @@ class Staging(Staged):
         super()._unlock()
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: str, data: bytes) -> None:
     descriptor = create(path)
     try:
         write_all(descriptor, data)
     except BaseException as error:
-        path.unlink()
+        os.unlink(path)
         if isinstance(error, OSError):
-            error.filename = str(path)
+            error.filename = path
         raise
     finally:
         os.close(descriptor)
