@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import torch
@@ -136,13 +137,16 @@ def test_too_few_images_are_refused(home, images):
 @pytest.mark.parametrize("given", [
     {"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "two", "RANK": "0"}, {"WORLD_SIZE": "2", "RANK": "5"},
     {"WORLD_SIZE": "2", "RANK": "-1"}, {"WORLD_SIZE": "0", "RANK": "0"}, {"WORLD_SIZE": "9" * 20, "RANK": "0"},
-    {"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "99999"},
+    {"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "99999"}, {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "nowhere.invalid"},
+    {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": ""}, {"WORLD_SIZE": "2", "RANK": "0"},
 ])  # fmt: skip
-def test_what_torchrun_would_not_set_is_one_line(home, images, monkeypatch, given):
+def test_what_torchrun_would_not_set_is_one_line(home, images, monkeypatch, capfd, given):
+    monkeypatch.setattr(steps, "JOINING", timedelta(seconds=1))
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", **given}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="start with torchrun, or unset it"):
         main.main(arguments(images))
+    assert "c10d" not in capfd.readouterr().err
 
 
 def test_a_teacher_is_listened_to(home, images, capsys):

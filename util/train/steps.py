@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -14,12 +15,13 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from util.cli import InputError
+from util.cli import InputError, quiet
 from util.train import checkpoint
 from util.train.cpu_ops import cpu_has
 
 EMA_DECAY = 0.998  # per step: the mean of the last 500 steps or so
 TEMPERATURE = 2  # of distillation
+JOINING = timedelta(minutes=2)  # that processes wait for each other at the start; PyTorch's own half an hour looks like a hang
 OF_DEVICE = ("lr", "fused", "capturable")  # an optimizer's options that depend on where it runs; lr is set before each step
 
 
@@ -91,9 +93,11 @@ def join_processes(device: torch.device) -> tuple[int, int]:
         return 0, 1
     try:
         size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
-        if not 0 <= rank < size:  # torch would wait for the others for half an hour
+        if not 0 <= rank < size:  # the others would be waited for
             raise ValueError(f"RANK is {rank} of {size} processes")
-        distributed.init_process_group("gloo" if device.type == "cpu" else "nccl")
+        with quiet():  # the error below says what PyTorch would say again and again
+            store, rank, size = next(distributed.rendezvous("env://", timeout=JOINING))
+        distributed.init_process_group("gloo" if device.type == "cpu" else "nccl", store=store, rank=rank, world_size=size)
     except Exception as error:  # ValueError, RuntimeError, and TypeError for a number that no integer of C++ holds
         found = str(error).splitlines()[0][:120]
         raise InputError(f"WORLD_SIZE is set, but processes can't be joined ({found}); start with torchrun, or unset it") from error
