@@ -44,6 +44,10 @@ def test_a_start_is_a_time_with_a_zone(parser):
     (["--start", "2026-11-26T16:00:00"], "is no RFC 3339 time"),
     (["--start", "2026-02-30T16:00:00Z"], "is no RFC 3339 time"),
     (["--start", "\x1b[2J"], r"'\\x1b\[2J' is no RFC 3339 time"),
+    (["--video", "0", "--keep", "1GB"], "--keep is given.*add --record"),
+    (["--video", "0", "--recordings", "r"], "--recordings is given.*add --record"),
+    (["--video", "0", "--notify-crop"], "--notify-crop is given.*add --notify"),
+    (["--video", "0", "--show-debug"], "--show-debug is given.*add --save"),
     (["--unknown"], "--unknown"),
     (["--eval"], "--eval"),
 ])  # fmt: skip
