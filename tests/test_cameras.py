@@ -11,6 +11,7 @@ import urllib.request
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.servers import multipart, serve_stream
 from tests.test_live import needs_native, wait_until
 from tests.test_settings import CLASSES
 from util.cli import InputError
+from util.watch import cameras
 from util.watch.__main__ import parse_args
 from util.watch.settings import load_cameras, load_settings
 
@@ -64,6 +66,19 @@ def test_a_file_of_cameras_that_cannot_be_used(tmp_path, text, message):
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(InputError, match=message):
         load_cameras(tmp_path / "a.toml")
+
+
+def test_a_cameras_command_is_of_that_camera_whatever_its_name_begins_with(tmp_path, monkeypatch):
+    (tmp_path / "-a.toml").write_text('[cameras.-yard]\nsource = "x"\n')
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    monkeypatch.setattr(cameras, "start", lambda command, _: commands.append(command) or sys.exit())
+    args = parse_args(["--cameras=-a.toml", "--save", "out", "--keep=1GB", "--record=all"])
+    with pytest.raises(SystemExit):
+        cameras.watch_cameras(args, SimpleNamespace(spec=SimpleNamespace(classes=CLASSES)))
+    (command,) = commands
+    again = parse_args(command[len(args.command[0]) :])
+    assert (again.camera, again.video, again.record, again.save.parent) == ("-yard", "x", "all", Path("out/-yard"))
 
 
 @pytest.mark.parametrize("flags", [["--settings", "traffic"], ["--start", "2026-01-01T00:00:00Z"], ["clip.mp4"]])

@@ -3,13 +3,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.scripts import ROOT
-from util.cli import InputError, Parser, add_common_arguments, label_of, printable, read_text, reading
+from util.cli import InputError, Parser, add_common_arguments, label_of, printable, quiet, read_text, reading
 
 
 @pytest.fixture
@@ -145,3 +146,17 @@ def test_text_is_read_within_bounds(tmp_path):
 def test_names_are_shown_in_one_line_of_what_can_be_shown():
     assert printable("clip 1 – Ä.mp4") == "clip 1 – Ä.mp4"
     assert printable(Path(os.fsdecode(b"caf\xe9\x1b[2J\n.mp4"))) == r"caf\udce9\x1b[2J\n.mp4"
+
+
+def test_stderr_comes_back_whichever_thread_is_quiet_last():
+    def work():
+        for _ in range(500):
+            with quiet():
+                pass
+
+    before, threads = os.fstat(2), [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert os.path.samestat(before, os.fstat(2))

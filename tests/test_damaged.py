@@ -2,6 +2,7 @@
 import io
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import av
 import cv2
@@ -114,6 +115,15 @@ def test_damaged_frames_are_left_out_and_counted_in_one_line(tmp_path, monkeypat
 def test_a_video_most_of_which_is_damaged_is_refused_when_the_rest_has_been_shown(tmp_path, monkeypatch):
     numbers, line = both_ways(monkeypatch, tmp_path / "clip.avi", damaged_mjpeg(range(20, 60)))
     assert numbers == list(range(20)) and "40 of 60 frames are damaged" in line
+
+
+@pytest.mark.parametrize("jump", [1e12, 9e15])
+def test_a_timestamp_that_no_clock_shows_is_none(tmp_path, jump):
+    (tmp_path / "v.mkv").write_bytes(video_bytes("matroska", "libx264", [*STEADY[:10], *(time + jump for time in STEADY[10:20])]))
+    video = open_video(tmp_path / "v.mkv")
+    video.started = datetime(2026, 11, 26, tzinfo=UTC)
+    times = [video.time_of(video.seconds) for _ in video]
+    assert len(times) == 20 and times == sorted(set(times)) and times[-1] - times[0] < timedelta(seconds=1)
 
 
 def test_frames_that_a_recorder_dropped_are_no_end(tmp_path):

@@ -256,7 +256,7 @@ def test_what_a_killed_run_left_is_ours_and_a_torn_line_is_nothing(tmp_path):
     (tmp_path / "c.mp4").write_bytes(bytes(1000))
     (tmp_path / "d.mp4").write_bytes(bytes(1000))
     with open(tmp_path / NAME, "a") as file:
-        file.write("c.mp4\n../x.mp4\n.hidden.mp4\nd.m")
+        file.write("c.mp4\n../x.mp4\n.hidden.mp4\nd.mp4 1 " + "1" * 5000 + "\nd.m")
     ledger = Ledger(tmp_path, Keep(size=1))
     assert [entry.name for entry in ledger.complete] == ["a.mp4", "b.mp4", "c.mp4"]
     ledger.tidy(growing=1)

@@ -9,7 +9,7 @@ import pytest
 from tests.scripts import ROOT
 from util.cli import InputError
 from util.track.zones import make_zones
-from util.watch.settings import NUMBERS, OTHERS, load_settings, preset_names
+from util.watch.settings import NUMBERS, OTHERS, load_settings, preset_names, save_drawing
 
 CLASSES = ["automobile", "truck", "dog"]
 
@@ -146,3 +146,30 @@ def test_a_missing_zone_image_is_named(tmp_path):
         make_zones(100, 100, str(tmp_path / "none.png"), [])
     with pytest.raises(InputError, match="no image of a zone: ValueError"):
         make_zones(100, 100, "a\0b.png", [])
+
+
+@pytest.mark.parametrize(("text", "camera", "kept"), [
+    ("# mine\n[zones]\nwatch = [[[0, 0], [9, 0], [9, 9]]]\n[names]\nhold = 0.2\n", None, True),
+    ("zones = {watch = [[[0, 0], [9, 0], [9, 9]]]}\n", None, True),
+    ('[cameras.a]\nsource = "x"\n[names]\nhold = 0.2\n[cameras.a.lines]\nstop = [[0, 0], [9, 9]]\n', "a", True),
+    ("lines.stop = [[0, 0], [9, 9]]\nzones.watch = [[[0, 0], [9, 0], [9, 9]]]\n", None, True),
+    ('cameras.a.source = "x"\ncameras.a.lines.stop = [[0, 0], [9, 9]]\ncameras.b.source = "y"\n', "a", False),
+    ('cameras = {a = {source = "x"}}\n', "a", False), ("zones = 3\n", None, False), ("[[lines]]\nx = 1\n", None, False),
+    ('[cameras.b]\nsource = "removed meanwhile"\n', "a", False), ("[lines", None, False),
+])  # fmt: skip
+def test_a_drawing_is_saved_into_any_layout_or_nothing_is_changed(tmp_path, text, camera, kept):
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    drawing = {"zones": {"gate": [[[1, 1], [5, 1], [5, 5]]]}, "lines": {"go": [[0, 0], [5, 5]], "come": [[0, 1], [5, 6]]}}
+    if not kept:
+        with pytest.raises(InputError, match="cannot be saved into it as it is laid out|is no TOML file"):
+            save_drawing(path, camera, drawing, lambda path: None)
+        assert path.read_text() == text
+        return
+    save_drawing(path, camera, drawing, lambda path: load_settings(str(path), CLASSES, camera))
+    before, after = tomllib.loads(text), tomllib.loads(path.read_text())
+    for whole in (before, after):
+        place = whole["cameras"][camera] if camera else whole
+        assert whole is before or {table: place[table] for table in drawing} == drawing
+        place.pop("zones", None), place.pop("lines", None)
+    assert after == before and ("# mine" in path.read_text()) == ("# mine" in text)

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,21 +69,36 @@ def reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
         raise InputError(f"{path} is no {kind}: {reason[:200]}") from error
 
 
+_quiet = threading.Lock()
+_stderr: list[int] = []  # what stderr was, once for each `quiet` that goes on
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what is written to the process's stderr meanwhile, as libtiff, libjpeg and FFmpeg do by themselves; for the main thread."""
+    """Drop what is written to the process's stderr meanwhile, by any thread, as libtiff, libjpeg and FFmpeg do by themselves."""
+    with _quiet:
+        _stderr.append(_stderr[0] if _stderr else _mute())
     try:
-        saved = os.dup(2)
-    except OSError:  # there is none
-        yield
-        return
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved), os.close(null)
+        with _quiet:
+            saved = _stderr.pop()
+            if not _stderr and saved >= 0:  # the last one of several threads'
+                os.dup2(saved, 2)
+                os.close(saved)
+
+
+def _mute() -> int:
+    """Let stderr lead nowhere; return what it was, -1 if there is none."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        saved = os.dup(2)
+        os.dup2(null, 2)
+        return saved
+    except OSError:
+        return -1
+    finally:
+        os.close(null)
 
 
 def read_text(path: str | os.PathLike, kind: str, most: int = MOST_TEXT, errors: str = "strict") -> str:

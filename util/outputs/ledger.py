@@ -20,7 +20,7 @@ from util.files import GrowingFile, atomic_write, create, refuse_special
 
 NAME = "recordings.txt"
 FIRST_LINE = "fastMCD recordings 1: what is recorded here, and --keep may delete\n"
-LINE = re.compile(r"([\w+-][\w.+-]{0,99}\.(?:mp4|mkv))(?: (\d+) (\d+))?", re.ASCII)
+LINE = re.compile(r"([\w+-][\w.+-]{0,99}\.(?:mp4|mkv))(?: (\d{1,18}) (\d{1,19}))?", re.ASCII)
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FREE = 0.01  # share of the disk that is left to others, at most MOST_FREE
 MOST_FREE = 1 << 30  # bytes

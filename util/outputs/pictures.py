@@ -78,14 +78,19 @@ def annotate(bgr: np.ndarray, boxes: Sequence[Sequence[int]], texts: Sequence[st
     return picture
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _plate(text: str, size: int, colour: tuple[int, int, int]) -> np.ndarray:
     """Text on a coloured ground, BGR uint8."""
-    font = ImageFont.load_default(size)
+    font = _font(size)
     pad = max(2, size // 4)
     plate = Image.new("RGB", (math.ceil(font.getlength(text)) + 2 * pad, size + pad + pad // 2), colour)
     ImageDraw.Draw(plate).text((pad, plate.height / 2), text, _ink(colour), font, anchor="lm")
     return np.asarray(plate)[..., ::-1]
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
 
 
 def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -264,7 +269,7 @@ def draw_sheet(images: Sequence[np.ndarray], captions: Sequence[str], title: str
     sheet = Image.new("RGB", (columns * edge + GAP, top + rows * (edge + CAPTION) + GAP // 2), SHEET)
     draw = ImageDraw.Draw(sheet)
     note = f"{len(shown)} of {count}, evenly sampled" if count > len(shown) else f"{count} shown"
-    font, small = ImageFont.load_default(20), ImageFont.load_default(14)
+    font, small = _font(20), _font(14)
     title = _shorten(title or "Moving objects", font, sheet.width - 3 * GAP - small.getlength(note))
     draw.text((GAP, GAP + 2), title, LIGHT, font)
     draw.text((sheet.width - GAP, GAP + 6), note, MUTED, small, anchor="ra")
@@ -289,7 +294,7 @@ def _thumbnail(sheet: Image.Image, draw: ImageDraw.ImageDraw, rgb: np.ndarray, c
     image = image.resize(size, Image.Resampling.LANCZOS)
     left, top = x + (SIDE - size[0]) // 2, y + (SIDE - size[1]) // 2
     sheet.paste(image, (left, top))
-    colour, font = colour_of(caption), ImageFont.load_default(13)
+    colour, font = colour_of(caption), _font(13)
     draw.rectangle((x, y + SIDE + 3, x + SIDE - 1, y + SIDE + 5), colour)
     draw.text((x + SIDE / 2, y + SIDE + 16), _shorten(caption, font, SIDE), LIGHT, font, anchor="mm")
 

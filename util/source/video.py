@@ -15,6 +15,7 @@ from util.source.ahead import ahead, spare_cores
 from util.source.images import list_images, read_frames
 from util.source.live import Camera, Live
 
+LONGEST = 1e9  # seconds, some thirty years: a timestamp beyond is damaged
 Timed = tuple[float | None, np.ndarray]  # seconds by the source's clock if it has one, BGR uint8 (H, W, 3)
 MIN_SIDE, MAX_SIDE, MAX_AREA = 32, 4096, 4096 * 2160  # pixels of a frame: what the detector takes, upright or not
 
@@ -92,7 +93,7 @@ class Video:
     def _time(self, seconds: float | None) -> float:
         if not self.frames_read:
             return 0.0
-        return seconds if seconds is not None and seconds > self.seconds else self.seconds + 1 / self.fps
+        return seconds if seconds is not None and self.seconds < seconds < LONGEST else self.seconds + 1 / self.fps
 
 
 def _check_size(name: str, width: int, height: int) -> None:

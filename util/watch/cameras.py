@@ -107,7 +107,7 @@ def watch_cameras(args, network: Network) -> None:
         children = []
         for name, path in sockets.items():
             serve = ["--serve", str(path)] if args.serve else []
-            children.append(Child(name, [*program, *shared, "--cameras", str(args.cameras), "--camera", name, *serve], args.save))
+            children.append(Child(name, [*program, *shared, f"--cameras={args.cameras}", f"--camera={name}", *serve], args.save))
         page = _overview(args.serve, sockets, children) if args.serve else nullcontext()
         with stoppable(lambda: stopped.append(True)), page:
             try:

@@ -73,26 +73,42 @@ def save_drawing(path: Path, camera: str | None, drawing: dict[str, dict], check
     drawing: table -> key -> polygons or a line; it replaces those of the table that hold any, be it with nothing. An image
     stays. check: gets the path of what the file would be, and may raise InputError, which leaves it as it was.
     """
+    text = read_text(path, "TOML file", MOST)
+    with reading(path, "TOML file"):
+        wanted = tomllib.loads(text)
+    try:
+        _draw(wanted["cameras"][camera] if camera else wanted, drawing)
+        drawn = _drawn(text, camera, drawing)
+        if tomllib.loads(drawn) != wanted:
+            raise ValueError
+    except Exception:  # whatever tomlkit raises on what it cannot edit, such as some dotted keys and inline tables
+        advice = "give them tables of their own" if camera is None else f"give [cameras.{camera}] and them tables of their own"
+        raise InputError(f"{path}: zones and lines cannot be saved into it as it is laid out; {advice}") from None
+    with atomic_write(path) as temporary:
+        shutil.copymode(path, temporary)  # it may hold passwords of cameras
+        temporary.write_text(drawn)
+        check(temporary)
+
+
+def _drawn(text: str, camera: str | None, drawing: dict[str, dict]) -> str:
     import tomlkit  # here: few runs save settings
 
-    with reading(path, "TOML file"):
-        document = tomlkit.parse(read_text(path, "TOML file", MOST))
-    place = document
-    for key in ["cameras", camera] if camera else []:
-        place = place[key]
+    document = tomlkit.parse(text)
+    _draw(document["cameras"][camera] if camera else document, drawing, tomlkit.table, _rows)
+    return tomlkit.dumps(document)
+
+
+def _draw(place: dict, drawing: dict[str, dict], table_of: Callable = dict, item_of: Callable = list) -> None:
+    """Put a drawing into the tables of `place`, those of tomllib or tomlkit, which makes new ones by `table_of` and `item_of`."""
     for table, values in drawing.items():
         if table not in place and values:
-            place[table] = tomlkit.table()
+            place[table] = table_of()
         known = place.get(table, {})
         for key in [key for key, value in known.items() if isinstance(value, list) and key not in values]:
             del known[key]
         for key, value in values.items():
             if key not in known or known[key] != value:
-                known[key] = _rows(value)
-    with atomic_write(path) as temporary:
-        shutil.copymode(path, temporary)  # it may hold passwords of cameras
-        temporary.write_text(tomlkit.dumps(document))
-        check(temporary)
+                known[key] = item_of(value)
 
 
 def _rows(value: list):
