@@ -164,7 +164,7 @@ class Server:
         given = request.query.get("token")
         if given is not None and self._is_token(given):
             rest = request.rel_url.without_query_params("token")
-            response = web.Response(status=303, headers={"Location": "/" + str(rest).lstrip("/")})  # never //host
+            response = web.Response(status=303, headers={"Location": "/" + str(rest).lstrip("/\\")})  # never //host or /\host
             response.set_cookie(self._cookie, self._token, max_age=30 * 86400, httponly=True, samesite="Lax")
             return response
         kind, _, bearer = request.headers.get("Authorization", "").partition(" ")
