@@ -441,6 +441,8 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
             raise InputError(f"{args.data}: classes of one's own are learnt by one process, without --teacher or --wild; leave those out")
         mixture = own.Mixture(args.data, spec, recipe.batch_size, recipe.smoothing, args.limit)
         print(f"{args.data}: {mixture}", flush=True)
+        if beginning(args) and not args.epochs:
+            recipe = own.for_tracks(recipe, mixture, model)
         learnt = own_names, len(mixture.learnt.images)
         judging, recalibrating = [x.to(device) for x in mixture.judges()], mixture.many(own.EPOCH // 4)
         on_device = own.on(device, mixture.batch_of(args.seed))
@@ -453,7 +455,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     torch.backends.cudnn.benchmark = device.type == "cuda"
     fitted = own_names and beginning(args) and not args.resume
     if fitted:
-        with BinOp(model).binarized():
+        with BinOp(model.eval()).binarized():
             own.fit_head(model, preprocess, mixture, device)
     ema = steps.ema_of(model, recipe.ema_decay)
     averaged, averaged_op, bin_op = ema.module, BinOp(ema.module), BinOp(model, machine.compiled)

@@ -30,7 +30,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.unknown import calibration_error, fit_temperature, textures, threshold, windows  # noqa: E402
+from benchmarks.unknown import calibration_error, textures, windows  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import packed  # noqa: E402
 from util.cli import InputError, Parser, run  # noqa: E402
@@ -44,6 +44,7 @@ from util.spec import OTHER, Network  # noqa: E402
 from util.track.evidence import softmax  # noqa: E402
 from util.track.tracking import UNKNOWN, Sighting  # noqa: E402
 from util.train import augment, checkpoint, wild  # noqa: E402
+from util.train.own import fit_temperature, threshold  # noqa: E402
 from util.watch import watch  # noqa: E402
 
 COMMON = {"automobile", "truck", "person"}  # their names are never absurd: most clips have one somewhere

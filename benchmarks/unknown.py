@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -32,6 +31,7 @@ from util.source.video import open_video  # noqa: E402
 from util.spec import Network, Spec  # noqa: E402
 from util.track.evidence import softmax  # noqa: E402
 from util.train import checkpoint, data  # noqa: E402
+from util.train.own import fit_temperature, threshold  # noqa: E402
 from util.train.predict import TorchNetwork  # noqa: E402
 
 BINS = 15
@@ -41,25 +41,9 @@ OFF = 0.1  # how far an edge of a look may lie from the image's own, as a share 
 
 
 # ---- Calibration -----------------------------------------------------------------------------------------------------
-def loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
-    """Mean negative log-likelihood of the labels (N,) under softmax(logits / temperature), logits (N, classes)."""
-    return -np.log(softmax(logits / temperature)[np.arange(len(labels)), labels] + 1e-300).mean()
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature in 0.05..20 of the least loss."""
-    best = minimize_scalar(lambda log: loss(logits, labels, np.exp(log)), bounds=np.log([0.05, 20]), method="bounded")
-    return float(np.exp(best.x))
-
-
 def calibration_error(p: np.ndarray, labels: np.ndarray) -> float:
     """Expected calibration error in 0..1 of probabilities (N, classes): of the sureness of the best one."""
     return metrics.calibration_error(p.max(1), p.argmax(1) == labels, bins=BINS)
-
-
-def threshold(p: np.ndarray, labels: np.ndarray, keep: float) -> float:
-    """The probability that `keep` of the rightly named have at least."""
-    return float(np.quantile(p.max(1)[p.argmax(1) == labels], 1 - keep))
 
 
 # ---- Images ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ ALLOWED = {
     "util/binop": {"torch"} | BASE,  # with util/layers
     "util/packed": {"numpy", "safetensors"} | BASE,
     "util/packed/freeze": {"torch", "numpy", "onnx", "util/binop", "util/packed"} | BASE,
-    "util/train": {"torch", "numpy", "cv2", "PIL", "tqdm", "matplotlib", "safetensors", "util/binop"} | PACKED | BASE,
+    "util/train": {"torch", "numpy", "scipy", "cv2", "PIL", "tqdm", "matplotlib", "safetensors", "util/binop"} | PACKED | BASE,
     "util/source": {"numpy", "cv2", "av", "tqdm"} | BASE,
     "util/track": {"numpy", "cv2", "lap", "util/source"} | BASE,
     "util/outputs": {"numpy", "cv2", "av", "PIL", "jinja2", "tqdm", "paho", "fastmcd", "util/source", "util/track"} | BASE,

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -34,11 +35,12 @@ KINDS = " ".join(sorted(IMAGE_SUFFIXES))
 LARGEST = 1 << 26  # pixels of an image
 SIDE = 64  # pixels of a kept image's longer side, twice what a network sees
 JUDGED_BY = 5  # one in so many tracks of a class is held out, and one tests
-HEAD_IMAGES, HEAD_DECAY = 4096, 1e-4  # that the head is fitted on before all else; weight of its squares
+HEAD_IMAGES, HEAD_DECAY = 4096, 1e-3  # that the head is fitted on before all else; weight of its squares
+FINE_TUNED_FROM = 500  # tracks; of a hundred, all weights learnt nothing that helped in other clips (docs/experiments-training.md)
 EPOCH = 2048  # images that are drawn for an epoch
 MADE = 0.3  # share of images of `other` that are made
 MOST_JUDGES = 100  # held-out images of a class, at most
-TEMPERATURES = np.geomspace(0.1, 10, 81)
+TEMPERATURES = (0.1, 10)  # least and most
 KEPT_NAMES, MOST_UNSURE = 0.98, 0.5  # share of right names that `unknown_below` keeps; it is no larger than that
 
 # What differs from a network's recipe where it begins with weights that know something: few steps, small ones.
@@ -56,6 +58,10 @@ class Part:
 
     def only(self, at: np.ndarray) -> "Part":
         return Part([self.images[i] for i in at], self.labels[at], self.tracks[at])
+
+    def count_tracks(self) -> np.ndarray:
+        """Return how many tracks each class has, int (classes,)."""
+        return np.bincount([label for label, _ in set(zip(self.labels.tolist(), self.tracks.tolist(), strict=True))])
 
     def prepared(self, spec: Spec) -> tuple[torch.Tensor, torch.Tensor]:
         """Return uint8 (N, C, H, W), as the crops of a clip become, and int64 (N,)."""
@@ -178,8 +184,7 @@ class Mixture:
 
     def __str__(self):
         parts = (("learnt", self.learnt), ("held out", self.held_out), ("test", self.test))
-        tracks = {name: len(set(zip(part.tracks, part.labels, strict=True))) for name, part in parts}
-        counts = ", ".join(f"{len(part.images)} of {tracks[name]} tracks {name}" for name, part in parts)
+        counts = ", ".join(f"{len(part.images)} of {part.count_tracks().sum()} tracks {name}" for name, part in parts)
         return f"{len(self.spec.classes)} classes ({' '.join(self.spec.classes)}); images: {counts}"
 
     def batch(self, *numbers: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -226,18 +231,30 @@ def on(device: torch.device, batch_of: Callable) -> Callable:
     return lambda *which: tuple(x.to(device) for x in batch_of(*which))
 
 
+def head_of(model: nn.Module) -> nn.Linear | None:
+    """Return the linear layer that ends the model; None if another does (nin's head is followed by a ReLU and a mean)."""
+    last = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)][-1]
+    return last if isinstance(last, nn.Linear) else None
+
+
+def for_tracks(recipe: Recipe, mixture: Mixture, model: nn.Module) -> Recipe:
+    """Return the recipe for a `model` that begins with weights: without epochs where there are few tracks, and the head is enough."""
+    few = mixture.learnt.count_tracks().sum() < FINE_TUNED_FROM
+    return replace(recipe, epochs=0) if few and head_of(model) else recipe
+
+
 def fit_head(model: nn.Module, preprocess: Callable, mixture: Mixture, device: torch.device) -> None:
     """Put the linear layer that ends `model` where it is best for the body as it is, by crops that `mixture` makes; the body stays.
 
-    Fine-tuning then begins with a head that knows the classes, and leaves the body what it knows of others (LP-FT: Kumar et al. 2022,
-    arXiv:2202.10054). The network must have its binarized weights. preprocess: from uint8 images to what it takes.
+    Fine-tuning, if any, then begins with a head that knows the classes, and leaves the body what it knows of others (LP-FT: Kumar et al.
+    2022, arXiv:2202.10054). The network must be in evaluation mode and have its binarized weights. preprocess: from uint8 images to what
+    it takes.
     """
-    head = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)][-1]
-    if not isinstance(head, nn.Linear):
-        return  # nin's head is followed by a ReLU and a mean
+    head = head_of(model)
+    if head is None:
+        return
     found, labels = [], []
     hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float()))
-    model.eval()
     with torch.no_grad():
         for i in range(HEAD_IMAGES // mixture.batch_size):
             images, of, _ = mixture.batch(1, i)
@@ -263,18 +280,28 @@ def name_of(arch: str, root: Path) -> str:
 
 
 # ---- What comes of it ------------------------------------------------------------------------------------------------
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature of the least cross-entropy of softmax(logits / temperature), of logits (N, C) and labels (N,)."""
+    z, y = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+    best = minimize_scalar(lambda log: F.cross_entropy(z / np.exp(log), y).item(), bounds=np.log(TEMPERATURES), method="bounded")
+    return float(np.exp(best.x))
+
+
+def threshold(p: np.ndarray, labels: np.ndarray, keep: float) -> float:
+    """Return the probability that a share `keep` of the rightly named have at least, of probabilities (N, C); NaN if none is."""
+    right = p.max(1)[p.argmax(1) == labels]
+    return float(np.quantile(right, 1 - keep)) if len(right) else np.nan
+
+
 def calibrated(spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Spec:
     """Return the spec with the temperature of the least loss on held-out images (logits (N, C), labels (N,)), and `unknown_below`.
 
     That is the probability that KEPT_NAMES of those that are named rightly have at least, no more than MOST_UNSURE; 0 where there is a
     class `other`, which decides by itself.
     """
-    logits, labels = torch.from_numpy(logits).double(), torch.from_numpy(labels)
-    losses = [F.cross_entropy(logits / t, labels).item() for t in TEMPERATURES]
-    temperature = float(TEMPERATURES[int(np.argmin(losses))])
-    sure, named = (logits / temperature).softmax(1).max(1)
-    right = sure[named == labels].numpy()
-    below = min(MOST_UNSURE, float(np.quantile(right, 1 - KEPT_NAMES))) if len(right) and OTHER not in spec.classes else 0.0
+    temperature = fit_temperature(logits, labels)
+    kept = threshold(torch.from_numpy(logits / temperature).softmax(1).numpy(), labels, KEPT_NAMES)
+    below = 0.0 if OTHER in spec.classes or np.isnan(kept) else min(MOST_UNSURE, kept)
     return replace(spec, temperature=round(temperature, 3), unknown_below=round(below, 3))
 
 

@@ -109,7 +109,8 @@ class Run:
 
     def __enter__(self):
         if self.machine.first:
-            print(f"training {self.files.name}: {self.epochs} epochs on {self.machine}", flush=True)
+            what = f"{self.epochs} epochs" if self.epochs else "the head alone"
+            print(f"training {self.files.name}: {what} on {self.machine}", flush=True)
         heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores some
         self._handlers = {number: signal.signal(number, self._ask_to_stop) for number in heard}
         return self
@@ -165,7 +166,8 @@ class Run:
         self.epoch += 1
         loss, seconds = self.total / self.images, round(self.seconds, 1)
         self.rows.append(curve.Epoch(self.epoch, round(lr, 8), seconds, round(loss, 5), round(accuracy, 5), self.machine.arithmetic))
-        if self.best is None or accuracy >= self.best.held_out_accuracy:
+        best = self.best
+        if best is None or accuracy > best.held_out_accuracy or accuracy == best.held_out_accuracy and best.epoch:
             self.best = Best(self.epoch, accuracy, {key: value.clone() for key, value in evaluated.state_dict().items()})
         if self.machine.first:
             held_out = f"held out {100 * accuracy:.2f} %"
@@ -175,10 +177,11 @@ class Run:
             self._save()
 
     def begin(self, accuracy: float, evaluated: nn.Module) -> None:
-        """Take what a training begins with for epoch 0, which is best until an epoch is as good; accuracy, evaluated: see `end_epoch`."""
+        """Take what a training begins with for epoch 0, which is best until an epoch is better; accuracy, evaluated: see `end_epoch`."""
         self.best = Best(0, accuracy, {key: value.clone() for key, value in evaluated.state_dict().items()})
         if self.machine.first:
             print(f"epoch   0  held out {100 * accuracy:.2f} %", flush=True)
+        self._save()
 
     def stale(self, patience: int) -> bool:
         """Return whether held-out accuracy has not risen for `patience` epochs, so that the training may as well end; 0: never."""
@@ -241,8 +244,12 @@ class Run:
             "epoch": self.best.epoch, "settings": self.settings, "state_dict": checkpoint.on_cpu(state),
             **({"spec": self.spec.to_dict()} if self.spec else {}),
         })  # fmt: skip
-        curve.write(self.files.log, self.rows)
-        curve.plot(self.files.picture, self.rows, f"{self.files.name}: {100 * accuracy:.2f} % on the test set")
+        if self.rows:
+            curve.write(self.files.log, self.rows)
+            curve.plot(self.files.picture, self.rows, f"{self.files.name}: {100 * accuracy:.2f} % on the test set")
+        else:  # those of an earlier run are of other weights
+            for path in (self.files.log, self.files.picture):
+                path.unlink(missing_ok=True)
         print(f"written: {self.files.best}")
         return True
 
