@@ -1,4 +1,4 @@
-// What colours move: one histogram of the cells that do, one of those that don't.
+// What colours move: one histogram of the cells that do, one of those that don't, of those around the former above all.
 #pragma once
 
 #include <cstdint>
@@ -27,12 +27,15 @@ public:
     std::size_t bytes() const;
 
 private:
+    void weigh_tiles(const Grid<float>& evidence, const Grid<float>& belief, const Grid<float>& uncovered);
+
     template <class At>
     void look(int width, int height, const At& at);
 
-    int columns_, rows_;
+    int columns_, rows_, tile_, tile_columns_, tile_rows_;
     Grid<std::uint16_t> colour_;
-    std::vector<float> moving_, still_, ratio_, line_;
+    std::vector<float> moving_, still_, ratio_, line_, weight_;  // the last one of what rests, for each tile
+    std::vector<int> movers_;                                    // cells that surely move, in each tile
 };
 
 }  // namespace fastmcd

@@ -11,6 +11,7 @@ namespace {
 constexpr int kSampleRows = 16;  // rows of cells that the light is fitted to, about
 constexpr float kGhostAge = 3;       // frames that a candidate must have been seen to take the place of a ghost
 constexpr float kGhostShare = 0.3f;  // and of the background's age
+constexpr float kDisproof = 5;       // frames of age that a background loses per frame in which what moves looks like it
 constexpr double kCentre = (kCell - 1) / 2.0;  // of a cell, counted from its first pixel's centre
 
 }  // namespace
@@ -129,8 +130,9 @@ void Model::learn(int row, int band, const Light& light, const Plane& frame, Pla
     means[-1] = means[0], means[columns_] = means[columns_ - 1];
 }
 
-// What was segmented otherwise than the background alone would have it. A ghost, still and part of what rests, becomes background at
-// once where its candidate is not much younger than the background.
+// What was segmented otherwise than the background alone would have it. What moves, but is like its background, has taught it, most likely
+// in the first frames: that background is worth less. A ghost, still and part of what rests, becomes background at once where its candidate
+// is not much younger than the background.
 void Model::correct(const Grid<float>& belief, const Grid<float>& rest, Plane& mask) {
     for (int y = 0; y < rows_; ++y) {
         std::int32_t* marks = marks_.row(y);
@@ -138,6 +140,7 @@ void Model::correct(const Grid<float>& belief, const Grid<float>& rest, Plane& m
         for (int x = 0; x < columns_; ++x) {
             const bool moves = belief.row(y)[x] > 0, differs = moved(marks[x]) >= kUnlike;
             if (moves == differs) continue;
+            if (moves) modes.of[2][x] = std::max(0.0f, modes.of[2][x] - kDisproof);
             if (differs && rest.row(y)[x] > 0 && modes.of[5][x] >= std::max(kGhostAge, kGhostShare * modes.of[2][x])) {
                 for (int k = 0; k < 3; ++k) std::swap(modes.of[k][x], modes.of[3 + k][x]);
                 modes.of[5][x] = 0;

@@ -9,10 +9,12 @@ constexpr float kNoise = 3;            // grey levels: of the difference of two 
 constexpr float kMisplaced = 0.4f;     // cells by which registration may be off, and that blur may hide
 constexpr float kAtRest = 1;           // most that one comparison may say for rest
 constexpr float kMoving = 1;           // and for motion
-constexpr float kBackground = 0.2f;    // for rest, of a cell like its background
-constexpr float kForeground = 0.5f;    // for motion, of a cell unlike it
-constexpr float kGhost = 0.2f;         // for motion at least of such a cell, though it be still: a ghost, or the middle of an even object
-constexpr float kTrusted = 5;          // frames, at which a background's age halves the weight of motion before it
+constexpr float kBackground = 0.3f;    // for rest, of a cell like its background, if that is trusted
+constexpr float kForeground = 0.5f;    // for motion, of a cell unlike it that has changed lately
+constexpr float kStill = 2;            // and of one that is still, if it is no ghost but the middle of an even object, or slow, or small
+constexpr float kStillLeast = 0.8f;    // whatever else tells of rest there
+constexpr float kTrusted = 4;          // frames, at which a background's age makes it half trusted
+constexpr float kNoGhost = 100;        // and at which what is still and unlike it is no likelier a ghost, an object's learned place, than an object
 
 ALWAYS Floats select(Ints mask, Floats a, Floats b) { return mask ? a : b; }
 ALWAYS Floats clamp(Floats v, Floats low, Floats high) { return lesser(greater(v, low), high); }
@@ -83,12 +85,13 @@ void weigh(const Weighing& row) {
         // a change where an object was is that object's leaving, if what is seen now has the colour of what rests
         const Floats rest = load<Floats>(row.rest + column) - select(hue < 0, load<Floats>(row.uncovered + column), Floats{});
         const Ints known = age > 1;
-        const Floats doubt = kTrusted / (kTrusted + age);
-        const Floats seen = select(unlike, n * kForeground, (n - 1) * kBackground);
+        const Floats doubt = kTrusted / (kTrusted + age), no_ghost = age / (age + kNoGhost);
+        const Floats differs = n * select(rest >= 0, kStill * no_ghost, spread(kForeground));
+        const Floats seen = select(unlike, differs, (n - 1) * kBackground * (1 - doubt));
         const Floats still = select((rest >= 0) | unlike, rest, doubt * rest);
         const Floats colour = select((hue > 0) & (rest >= 0), Floats{}, hue);  // what rests may look like what moves
         const Floats all = select(known, seen, Floats{}) - still + colour;
-        store(row.out + column, select(known & unlike, greater(all, spread(kGhost)), all));
+        store(row.out + column, select(known & unlike, greater(all, kStillLeast * no_ghost), all));
     }
 }
 

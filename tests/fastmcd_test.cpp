@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "colours.hpp"
 #include "fastmcd.hpp"
 #include "kernels.hpp"
 #include "model.hpp"
@@ -364,6 +365,59 @@ void what_is_left_behind_is_told_apart() {
     }
 }
 
+void what_moves_unteaches_its_background() {
+    const int width = 64, height = 48;
+    Model model(width, height, {});
+    Plane mask(width, height);
+    const Plane frame = copy_of(seen(width, height, kIdentity).view());
+    for (int t = 0; t < 20; ++t) model.update(frame, kIdentity, mask);
+    Grid<float> belief(model.columns(), model.rows()), rest(belief);
+    for (int y = 0; y < model.rows(); ++y)
+        for (int x = 0; x < model.columns(); ++x) belief.row(y)[x] = x < 8 ? 1.f : -1.f;
+    for (const float age : {20.f, 16.f, 12.f, 8.f, 4.f, 1.f, 1.f}) {  // each frame it loses five, and gains one
+        for (int y = 0; y < model.rows(); ++y) CHECK(model.plane(0, 2).row(y)[7] == age && model.plane(0, 2).row(y)[8] >= 20);
+        model.correct(belief, rest, mask);
+        model.update(frame, kIdentity, mask);
+    }
+}
+
+// Of two colours that move, one is seen around it at rest as well: that one speaks for rest, rare as it be in the frame.
+void colours_are_told_from_what_is_around() {
+    const int columns = 160, rows = 90, width = columns * kCell, height = rows * kCell;
+    const auto within = [](int x, int y, int side) { return std::abs(x - 45) < side && std::abs(y - 45) < side; };
+    const auto leaf = [&](int x, int y) { return within(x, y, 10) && x < 45; };
+    std::vector<std::uint8_t> pixels(std::size_t(3) * width * height, 40);
+    Grid<float> evidence(columns, rows), belief(columns, rows), uncovered(columns, rows);
+    for (int y = 0; y < rows; ++y)
+        for (int x = 0; x < columns; ++x) {
+            for (int k = 0; k < kCell * kCell; ++k) {
+                std::uint8_t* p = &pixels[std::size_t(3) * ((y * kCell + k / kCell) * width + x * kCell + k % kCell)];
+                if (leaf(x, y)) p[1] = 200;
+                else if (within(x, y, 35)) p[2] = 200;
+            }
+            evidence.row(y)[x] = belief.row(y)[x] = within(x, y, 10) ? 1.f : -1.f;
+        }
+    Colours colours(columns, rows);
+    colours.look(Colour{pixels.data(), width, height, 3 * width});
+    colours.learn(evidence, belief, uncovered);
+    const float* line = colours.row(45);
+    CHECK(leaf(40, 45) && line[40] > 0.5f);
+    CHECK(!leaf(50, 45) && within(50, 45, 10) && line[50] < 0);
+    CHECK(line[150] < -0.3f);
+}
+
+void what_is_still_is_a_ghost_if_its_background_is_young() {
+    const int columns = 40;
+    const Grid<float> nothing(columns, 1);
+    Grid<float> age(columns, 1), rest(columns, 1), evidence(columns, 1);
+    Grid<std::int32_t> marks(columns, 1);
+    rest.fill(0.2f), marks.fill(kAllMoved);
+    for (int x = 0; x < columns; ++x) age.row(0)[x] = 2 + 5.f * float(x);
+    kernels().segment.weigh({marks.row(0), age.row(0), rest.row(0), nothing.row(0), nothing.row(0), columns, evidence.row(0)});
+    for (int x = 1; x < columns; ++x) CHECK(evidence.row(0)[x] > evidence.row(0)[x - 1]);
+    CHECK(evidence.row(0)[0] < 0.05f && evidence.row(0)[columns - 1] > 1);
+}
+
 void bad_arguments_throw() {
     CHECK(throws([] { Detector(31, 240); }, "31x240"));
     CHECK(throws([] { Detector(4097, 240); }, "4097x240"));
@@ -399,6 +453,9 @@ int main() {
     a_fast_turn_keeps_its_objects();
     what_is_nearer_does_not_move();
     what_is_left_behind_is_told_apart();
+    what_moves_unteaches_its_background();
+    colours_are_told_from_what_is_around();
+    what_is_still_is_a_ghost_if_its_background_is_young();
     bad_arguments_throw();
     std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
     return failures != 0;
