@@ -79,14 +79,14 @@ bool Detector::State::place(const Motion& motion) {
     const bool still = motion.known && motion.homography == kIdentity;
     if (!motion.known) {
         if (started && ++lost <= kPatience) return false;
-        model.reset(), find_regions.reset(), segment.reset();
+        model.reset(), find_regions.reset(), segment.reset(), estimate_motion.reset();
         started = true;
     }
     lost = 0;
     last = motion.homography;
     still_frames = still ? std::min(still_frames + 1, kSteady + 1) : 0;
     model.update(current.levels[0], motion.homography, mask);
-    segment(model);
+    segment(model, estimate_motion.epipole());
     model.correct(segment.belief(), segment.rest(), mask);
     if (!still) std::swap(current, reference);
     return true;
@@ -146,7 +146,7 @@ void Detector::reset() {
     state_->started = state_->compared = false;
     state_->lost = state_->still_frames = 0;
     state_->last = kIdentity;
-    state_->model.reset(), state_->segment.reset();
+    state_->model.reset(), state_->segment.reset(), state_->estimate_motion.reset();
     state_->find_regions.reset();
 }
 

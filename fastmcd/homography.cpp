@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "linear.hpp"
+#include "random.hpp"
 
 namespace fastmcd {
 namespace {
@@ -17,18 +18,6 @@ std::array<Point, 4> corners(int width, int height) {
     const double right = width - 1, bottom = height - 1;
     return {{{0, 0}, {right, 0}, {0, bottom}, {right, bottom}}};
 }
-
-// SplitMix64 (Steele et al. 2014): the same samples on every machine.
-struct Random {
-    std::uint64_t state = 1;
-    std::uint64_t operator()() {
-        std::uint64_t z = state += 0x9E3779B97F4A7C15u;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-        return z ^ (z >> 31);
-    }
-    std::size_t below(std::size_t n) { return std::size_t((*this)() % n); }
-};
 
 Homography adjugate(const Homography& m) {
     return {m[4] * m[8] - m[5] * m[7], m[2] * m[7] - m[1] * m[8], m[1] * m[5] - m[2] * m[4],

@@ -38,7 +38,7 @@ float median(std::vector<Shift>& shifts, float Shift::*part) {
 
 MotionEstimator::MotionEstimator(int width, int height, const Params& params)
     : points_(params.points), tolerance_(params.tolerance), min_inliers_(params.min_inliers),
-      ransac_(width, height, kVotes * params.points) {
+      ransac_(width, height, kVotes * params.points), find_epipole_(width, height, params.points, params.tolerance * double(1 << Pyramid(width, height).base)) {
     const Pyramid shape(width, height);
     const Plane& image = shape.levels[shape.base];
     base_ = shape.base;
@@ -209,6 +209,17 @@ Motion MotionEstimator::pan(const Pyramid& current, const Pyramid& previous, con
     return motion;
 }
 
+void MotionEstimator::look_for_epipole(const Motion& motion) {
+    const double scale = double(1 << base_);
+    find_epipole_.clear();
+    for (std::size_t i = 0; i < found_.size() && motion.homography != kIdentity; ++i) {
+        if (!tracked_[i]) continue;
+        const Point at = full_size(found_[i], scale);
+        find_epipole_.add(at, project(motion.homography, at), {at.x + scale * double(shifts_[i].x), at.y + scale * double(shifts_[i].y)});
+    }
+    epipole_ = find_epipole_();
+}
+
 Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely, const Plane* moved) {
     moved_ = moved;
     const Plane& image = current.levels[current.base];
@@ -222,6 +233,7 @@ Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previo
         motion.homography = kIdentity;
         motion.known = motion.points < kMinPoints && unchanged(image, previous.levels[previous.base]);
     }
+    look_for_epipole(motion);
     return motion;
 }
 
@@ -240,7 +252,8 @@ std::vector<TrackedPoint> MotionEstimator::tracked() const {
 
 std::size_t MotionEstimator::bytes() const {
     return (tensors_.size() + texture_.size()) * sizeof(float) + (found_.capacity() + guides_.capacity() + scaled_.size()) * sizeof(Pixel) +
-           (shifts_.capacity() + good_.capacity()) * sizeof(Shift) + tracked_.size() + ransac_.bytes();
+           (shifts_.capacity() + good_.capacity()) * sizeof(Shift) + tracked_.size() + ransac_.bytes() +
+           find_epipole_.bytes();
 }
 
 }  // namespace fastmcd

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "epipole.hpp"
 #include "fastmcd.hpp"
 #include "homography.hpp"
 #include "image.hpp"
@@ -13,10 +14,14 @@ class MotionEstimator {
 public:
     MotionEstimator(int width, int height, const Params& params);
 
+    void reset() { find_epipole_.reset(); }  // the next frame is the first
+
     // Maps pixel coordinates of `current` to those of `previous`; `likely` is looked at first. `moved`: the
     // previous frame's mask; points on what moved there have less of a say.
     Motion operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely = kIdentity,
                       const Plane* moved = nullptr);
+
+    const Epipole& epipole() const { return epipole_; }  // of the last call
 
     std::vector<TrackedPoint> tracked() const;  // in the last call; as many as its motion's points
 
@@ -32,6 +37,7 @@ private:
     Motion pan(const Pyramid& current, const Pyramid& previous, const Homography& likely);
     Motion arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
     Motion follow(const Pyramid& current, const Pyramid& previous, const Homography& likely);
+    void look_for_epipole(const Motion& motion);
     bool unchanged(const Plane& current, const Plane& previous) const;
     float* tensor_row(int row) { return tensors_.data() + kLanes + (row + 1) * 3 * block_pitch_; }
 
@@ -51,6 +57,8 @@ private:
     Ransac ransac_;
     Homography fitted_ = kIdentity;  // of the last call, before rest may have been preferred
     bool fits_ = false;              // false: none was found
+    EpipoleFinder find_epipole_;
+    Epipole epipole_;
 };
 
 }  // namespace fastmcd

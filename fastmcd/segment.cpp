@@ -21,6 +21,10 @@ constexpr float kDoubtful = 1;       // evidence for motion in a patch that make
 constexpr double kLeastWay = 1;      // cells that the background must have gone, or depth would not show
 constexpr double kFurther[] = {0.12, 0.25, 0.4, 0.6, 0.8, 1.1};  // of the background's way, that something nearer may go in addition
 constexpr float kThanBackground = 0.4f, kThanFollowed = 0.35f;   // shares of the difference there that must not be passed
+constexpr double kLeastParallax = 1; // cells
+constexpr float kOffPlane = 0.5f;    // share of the difference where the background has gone, or where it is, that must not be passed
+constexpr double kSmallParallax = 0.2, kMostParallax = 2;  // of the usual one
+constexpr double kParallaxStep = 0.5, kMostSteps = 16;     // cells; at most so many
 constexpr float kParallax = -0.5f;   // evidence at most
 
 }  // namespace
@@ -28,13 +32,14 @@ constexpr float kParallax = -0.5f;   // evidence at most
 Segmenter::Segmenter(int columns, int rows)
     : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), uncovered_(rest_), evidence_(rest_), right_(rest_), down_(rest_),
       horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes),
-      past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), light_(kFar) {
+      past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), epipoles_(kFar), light_(kFar) {
     reset();
 }
 
 void Segmenter::reset() {
     frames_ = 0, disorder_ = 1, edge_ = 8;
     uncovered_.fill(0);
+    std::fill(epipoles_.begin(), epipoles_.end(), Epipole{});
     colours_.reset();
 }
 
@@ -68,11 +73,16 @@ void Segmenter::weigh(const Model& model) {
         kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), rest_.row(y), uncovered_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, evidence_.row(y)});
 }
 
-// Mean difference, and one level for noise, of a patch to the earlier frame, where `along` times `way`, the background's, leads.
-float Segmenter::unlike_then(const Model& model, int left, int top, Point way, double along) const {
+bool Segmenter::inside_then(int left, int top, Point way) const {
+    const double x = left + way.x, y = top + way.y;
+    return x >= 0 && y >= 0 && x + kPatch < columns_ && y + kPatch < rows_;
+}
+
+// Mean difference, and one level for noise, of a patch to the earlier frame, so far away.
+float Segmenter::unlike_then(const Model& model, int left, int top, Point way) const {
+    if (!inside_then(left, top, way)) return std::numeric_limits<float>::infinity();
     const std::size_t which = std::size_t((frames_ - kFar) % kFar);
-    const double x = left + along * way.x, y = top + along * way.y;
-    if (!(x >= 0 && y >= 0 && x + kPatch < columns_ && y + kPatch < rows_)) return std::numeric_limits<float>::infinity();
+    const double x = left + way.x, y = top + way.y;
     const int column = int(x), row = int(y);
     const float tx = float(x - column), ty = float(y - row), gain = light_[which].gain, offset = light_[which].offset;
     float sum = 0;
@@ -87,9 +97,35 @@ float Segmenter::unlike_then(const Model& model, int left, int top, Point way, d
     return sum / (kPatch * kPatch) + 1;
 }
 
-// What stands nearer than what the homography was fitted to rests too, but seems to move: the way of the background, and further (plane
-// plus parallax; Irani and Anandan 1998). It is told by being found there much better than where the background has gone, and than
-// where it is in the picture, as what the camera follows would be.
+// By how much what rests usually leaves the background's way over kFar frames, in cells.
+Point Segmenter::parallax(Point p) const {
+    Point sum{0, 0};
+    for (const Epipole& e : epipoles_) {
+        const Point shift = e.shift({kCell * p.x, kCell * p.y});
+        sum.x += shift.x / kCell, sum.y += shift.y / kCell;
+    }
+    return sum;
+}
+
+// What stands nearer than what the homography was fitted to rests too, but seems to move: the way of the background and further, or off it
+// towards the epipole (plane plus parallax; Irani and Anandan 1998). It is told by being found there much better than where the
+// background has gone, and than where it is in the picture, as what the camera follows would be. What comes from outside is not told.
+bool Segmenter::rests_off_plane(const Model& model, int left, int top, Point way, Point parallax) const {
+    const float there = unlike_then(model, left, top, way), here = unlike_then(model, left, top, {0, 0});
+    float least = std::min(kThanBackground * there, kThanFollowed * here);
+    if (least > 1)
+        for (const double further : kFurther)
+            if (unlike_then(model, left, top, {(1 + further) * way.x, (1 + further) * way.y}) < least) return true;
+    const double size = std::sqrt(parallax.x * parallax.x + parallax.y * parallax.y);
+    if (size < kLeastParallax) return false;
+    if (!inside_then(left, top, {way.x + parallax.x, way.y + parallax.y})) return true;
+    least = kOffPlane * std::min(there, here);
+    const double step = std::max(kParallaxStep / size, kMostParallax / kMostSteps);
+    for (double k = std::max(kSmallParallax, step); least > 1 && k < kMostParallax; k += step)
+        if (unlike_then(model, left, top, {way.x + k * parallax.x, way.y + k * parallax.y}) < least) return true;
+    return false;
+}
+
 void Segmenter::discount_parallax(const Model& model) {
     for (int y = 0; y < rows_; y += kPatch)
         for (int x = 0; x < columns_; x += kPatch) {
@@ -100,11 +136,7 @@ void Segmenter::discount_parallax(const Model& model) {
             const Point middle{left + kPatch / 2.0, top + kPatch / 2.0}, then = project(ways_[std::size_t((frames_ - kFar) % kFar)], middle);
             const Point way{then.x - middle.x, then.y - middle.y};
             if (moves < kDoubtful || std::abs(way.x) + std::abs(way.y) < kLeastWay) continue;
-            const auto unlike = [&](double along) { return unlike_then(model, left, top, way, along); };
-            const float least = std::min(kThanBackground * unlike(1), kThanFollowed * unlike(0));
-            const bool near = least > 1 && std::any_of(std::begin(kFurther), std::end(kFurther),
-                                                       [&](double further) { return unlike(1 + further) < least; });
-            if (!near) continue;
+            if (!rests_off_plane(model, left, top, way, parallax(middle))) continue;
             for (int j = 0; j < kPatch; ++j)
                 for (int i = 0; i < kPatch; ++i) evidence_.row(top + j)[left + i] = std::min(evidence_.row(top + j)[left + i], kParallax);
         }
@@ -133,7 +165,8 @@ void Segmenter::spread() {
     }
 }
 
-void Segmenter::operator()(const Model& model) {
+void Segmenter::operator()(const Model& model, const Epipole& epipole) {
+    epipoles_[std::size_t(frames_ % kFar)] = epipole;
     for (Homography& way : ways_) way = product(way, model.to_last_cells());
     const Exposure change = model.exposure();
     for (Exposure& light : light_) light = {light.gain * change.gain, light.offset * change.gain + change.offset};

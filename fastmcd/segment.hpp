@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "colours.hpp"
+#include "epipole.hpp"
 #include "fastmcd.hpp"
 #include "model.hpp"
 
@@ -18,8 +19,8 @@ public:
 
     Colours& colours() { return colours_; }  // they are to have looked at the frame
 
-    // Decides for each cell of the model's last frame.
-    void operator()(const Model& model);
+    // Decides for each cell of the model's last frame; epipole: of its motion.
+    void operator()(const Model& model, const Epipole& epipole);
 
     const Grid<float>& belief() const { return belief_; }  // above 0: moves
     const Grid<float>& rest() const { return rest_; }      // above 0: has not changed for some frames
@@ -30,7 +31,10 @@ private:
     void compare(const Model& model, int frames, float weight, bool first);
     void find_ties(const Model& model);
     void weigh(const Model& model);
-    float unlike_then(const Model& model, int left, int top, Point way, double along) const;
+    float unlike_then(const Model& model, int left, int top, Point way) const;
+    bool inside_then(int left, int top, Point way) const;
+    Point parallax(Point p) const;
+    bool rests_off_plane(const Model& model, int left, int top, Point way, Point parallax) const;
     void discount_parallax(const Model& model);
     void spread();
 
@@ -42,6 +46,7 @@ private:
     std::vector<Grid<float>> past_;   // means of the cells of the last frames
     std::vector<Grid<float>> moved_;  // and belief in their motion
     std::vector<Homography> ways_;   // from the current frame's cells to theirs
+    std::vector<Epipole> epipoles_;  // of the last kFar frames
     std::vector<Exposure> light_;      // and from their grey levels to the current ones
     std::int64_t frames_ = 0;        // in a row
     float disorder_, edge_;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "colours.hpp"
+#include "epipole.hpp"
 #include "fastmcd.hpp"
 #include "kernels.hpp"
 #include "model.hpp"
@@ -338,6 +339,60 @@ void what_is_nearer_does_not_move() {
     CHECK(rocks < 0.03 * 24 * 240 * 40);
 }
 
+// Points of what rests at many depths along the frame's lower border, all towards one point; of a thing that moves; and of the plane.
+void the_epipole_is_that_of_what_rests() {
+    const Point epipole{500, -300};
+    const auto find = [&](double left, double top, double way, int frames) {
+        EpipoleFinder finder(320, 240, 192, 1);
+        Epipole found;
+        for (int t = 0; t < frames; ++t) {
+            finder.clear();
+            for (int y = 10; y < 240; y += 20)
+                for (int x = 10; x < 320; x += 20) {
+                    const Point at{double(x), double(y)}, plane{x + way, double(y)};
+                    const double dx = epipole.x - x, dy = epipole.y - y, size = (2 + (x + y) % 3) / std::sqrt(dx * dx + dy * dy);
+                    Point from = plane;
+                    if (x > left && x < 320 - left && y > top && y < top + 70) from = {plane.x + size * dx, plane.y + size * dy};
+                    else if (x > 100 && x < 160 && y < 60) from = {plane.x - 4, plane.y + 3};
+                    finder.add(at, plane, from);
+                }
+            found = finder();
+        }
+        return found;
+    };
+    const Epipole rocks = find(0, 170, 6, 20);
+    const Point shift = rocks.shift({60, 200});
+    const double length = std::sqrt(440. * 440 + 500 * 500);  // from there to the epipole
+    CHECK(std::abs(shift.x - 3 * 440 / length) < 1e-6 && std::abs(shift.y + 3 * 500 / length) < 1e-6);
+    CHECK(find(0, 170, 6, 3).size == 0);   // not yet for long
+    CHECK(find(0, 170, 2, 20).size == 0);  // it goes further than the plane
+    CHECK(find(60, 80, 6, 20).size == 0);   // it is within the frame: a thing
+    CHECK(Epipole{}.shift({1, 2}).x == 0 && Epipole{}.shift({1, 2}).y == 0);
+}
+
+// Rocks before a camera that travels one way and turns the other, to keep a square in view: they go less far than the ground.
+void what_is_off_the_plane_does_not_move() {
+    Detector detector(240, 180);
+    int rocks = 0, found = 0;
+    for (int t = 0; t < 40; ++t) {
+        Frame frame = seen(240, 180, shift(6 * t, 0));
+        for (int y = 120; y < 180; ++y)
+            for (int x = 0; x < 240; ++x) {
+                const int near = x + (y < 150 ? 2 : 1) * t;
+                frame.at(x, y) = std::uint8_t(255 - std::min(255., 1.3 * world(near, y)));
+            }
+        const Box truth{90 + t / 2, 30, 48, 48};
+        put_square(frame, truth.x, truth.y, truth.width);
+        const Result result = detector.detect(frame.view());
+        if (t < 20) continue;
+        found += !result.objects.empty() && iou(result.objects[0].box, truth) > 0.5;
+        for (int y = 120; y < 180; ++y)
+            for (int x = 0; x < 240; ++x) rocks += result.mask.data[y * result.mask.stride + x] != 0;
+    }
+    CHECK(found >= 15);
+    CHECK(rocks < 0.03 * 20 * 240 * 60);
+}
+
 // A row of cells that something has left since the frame compared with: each changed then, and rests lately.
 void what_is_left_behind_is_told_apart() {
     const int columns = 40;
@@ -452,6 +507,8 @@ int main() {
     scene_cut_is_noticed();
     a_fast_turn_keeps_its_objects();
     what_is_nearer_does_not_move();
+    the_epipole_is_that_of_what_rests();
+    what_is_off_the_plane_does_not_move();
     what_is_left_behind_is_told_apart();
     what_moves_unteaches_its_background();
     colours_are_told_from_what_is_around();
