@@ -129,7 +129,7 @@ struct Past {  // a row of cells, and how it lies in an earlier frame
 
 struct Weighing {  // of a row of cells
     const std::int32_t* marks;
-    const float *age, *rest, *uncovered, *colour;
+    const float *age, *variance, *rest, *uncovered, *colour;
     int columns;
     float* out;
 };

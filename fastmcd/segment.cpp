@@ -70,7 +70,7 @@ void Segmenter::find_ties(const Model& model) {
 void Segmenter::weigh(const Model& model) {
     static const std::vector<float> nothing(4096 / kCell + 2 * kLanes);
     for (int y = 0; y < rows_; ++y)
-        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), rest_.row(y), uncovered_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, evidence_.row(y)});
+        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), model.plane(0, 1).row(y), rest_.row(y), uncovered_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, evidence_.row(y)});
 }
 
 bool Segmenter::inside_then(int left, int top, Point way) const {

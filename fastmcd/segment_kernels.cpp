@@ -10,6 +10,7 @@ constexpr float kMisplaced = 0.4f;     // cells by which registration may be off
 constexpr float kAtRest = 1;           // most that one comparison may say for rest
 constexpr float kMoving = 1;           // and for motion
 constexpr float kBackground = 0.3f;    // for rest, of a cell like its background, if that is trusted
+constexpr float kVague = 100;          // grey levels squared: a background of greater variance says the less for rest
 constexpr float kForeground = 0.5f;    // for motion, of a cell unlike it that has changed lately
 constexpr float kStill = 2;            // and of one that is still, if it is no ghost but the middle of an even object, or slow, or small
 constexpr float kStillLeast = 0.8f;    // whatever else tells of rest there
@@ -87,7 +88,10 @@ void weigh(const Weighing& row) {
         const Ints known = age > 1;
         const Floats doubt = kTrusted / (kTrusted + age), no_ghost = age / (age + kNoGhost);
         const Floats differs = n * select(rest >= 0, kStill * no_ghost, spread(kForeground));
-        const Floats seen = select(unlike, differs, (n - 1) * kBackground * (1 - doubt));
+        // a vague background fits much; but of what is there no more, it is the better witness
+        const Floats sharp = lesser(kVague / load<Floats>(row.variance + column), spread(1));
+        const Floats sure = select(load<Floats>(row.uncovered + column) < 0, spread(1), sharp);
+        const Floats seen = select(unlike, differs, (n - 1) * kBackground * (1 - doubt) * sure);
         const Floats still = select((rest >= 0) | unlike, rest, doubt * rest);
         const Floats colour = select((hue > 0) & (rest >= 0), Floats{}, hue);  // what rests may look like what moves
         const Floats all = select(known, seen, Floats{}) - still + colour;
