@@ -172,7 +172,7 @@ def test_cameras_are_watched_started_again_and_ended_together(tmp_path, end):
             children = family(process.pid)
             lines = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in children]
             assert not any(SECRET.encode() in argument for line in lines for argument in line), "which others could read"
-            yard = next(pid for pid, line in zip(children, lines, strict=True) if b"yard" in line)
+            yard = next(pid for pid, line in zip(children, lines, strict=True) if b"--camera=yard" in line)
             if end == "killed":
                 process.kill()
                 wait_until(lambda: not any(map(is_running, children)), 60)
