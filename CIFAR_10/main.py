@@ -212,6 +212,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add_engine_arguments(parser)
     text = "train a network for clips (--arch …_clips) on these images, too: DIR/<class>/, DIR/person/, DIR/other/"
     parser.add_argument("--wild", type=Path, metavar="DIR", help=text)
+    text = "keep a mean of the weights: this share of the trained ones, the rest of --pretrained's, some of which training forgets"
+    parser.add_argument("--blend", type=float, metavar="SHARE", help=text)
     parser.add_argument("--bwn", action="store_true", help="binary weights only: activations stay floats")
     add_teacher_argument(parser, more=" (.safetensors), or a network of PyTorch_CIFAR10/state_dicts, asked in each step")
     add_precision_argument(parser)
@@ -222,6 +224,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     args.arch = args.arch or (f"vgg{CLIPS}" if for_clips or own_classes(args) else "nin")
     if args.wild and CLIPS not in args.arch:
         parser.error(f"--wild goes with a network for clips, such as --arch vgg{CLIPS}")
+    if args.blend is not None and not (0 < args.blend < 1 and args.pretrained):
+        parser.error(f"--blend {args.blend}: expected a share between 0 and 1, and --pretrained, whose weights have the rest")
     return args
 
 
@@ -424,7 +428,7 @@ def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine) -> Mat
         from util.train import wild
 
         mixture = wild.Mixture(images[kept], labels[kept], args.wild, SPECS[network_of(args)], recipe.batch_size, device)
-        recalibrating = mixture.many(args.seed, len(some) // 2)
+        recalibrating = mixture.many(args.seed, 2 * len(some))  # of 1,500, another draw moves the accuracy by 0.1 points
         return Material(mixture.batch_of(args.seed), len(kept), mixture.loss, mixture.judges(*judging), recalibrating, teacher)
     batch_of = photographs(images[kept], labels[kept], recipe, machine, args.seed)
     return Material(batch_of, len(kept), steps.loss_for(teacher), judging, images[some], teacher)
@@ -457,6 +461,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     if fitted:
         with BinOp(model.eval()).binarized():
             own.fit_head(model, preprocess, mixture, device)
+    began = {key: value.clone() for key, value in model.state_dict().items()} if args.blend else {}
     ema = steps.ema_of(model, recipe.ema_decay)
     averaged, averaged_op, bin_op = ema.module, BinOp(ema.module), BinOp(model, machine.compiled)
     if machine.compiled and device.type == "cpu":
@@ -468,7 +473,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
         data.fingerprint(*material.judging), machine, spec, args.resume,
     ) as training:  # fmt: skip
         if fitted:
-            training.begin(evaluate(averaged, *material.judging, device, averaged_op)[1], averaged)
+            training.take(evaluate(averaged, *material.judging, device, averaged_op)[1], averaged)
         frozen_from = math.ceil(recipe.freeze_bn_from * recipe.epochs)
         while training.epoch < recipe.epochs and not training.stale(recipe.patience):
             frozen = training.epoch >= frozen_from
@@ -479,6 +484,11 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
                 recalibrate_batch_norm(averaged, material.recalibrating, device, averaged_op)
             _, accuracy = evaluate(averaged, *material.judging, device, averaged_op)
             training.end_epoch(lr, accuracy, averaged)
+        if args.blend:
+            blended = steps.blend(averaged, began, args.blend)
+            blended_op = BinOp(blended)
+            recalibrate_batch_norm(blended, material.recalibrating, device, blended_op)
+            training.take(evaluate(blended, *material.judging, device, blended_op)[1], blended)
         averaged.load_state_dict(training.best.state_dict)
         if own_names and machine.first:
             training.spec = own.conclude(mixture, predict.TorchNetwork(averaged, spec), files)

@@ -194,6 +194,18 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, mon
         main.main([*arguments, "--resume", "--lr", "0.5"])
 
 
+def test_a_blend_is_a_mean_of_what_training_began_and_ended_with(home, images):
+    arguments = ["--cpu", "--arch", "resnet20", "--data", str(images), "--epochs", "1", "--batch-size", "8"]
+    main.main([*arguments, "--name", "first"])
+    first = home / "models" / "first.best.pth.tar"
+    main.main([*arguments, "--name", "second", "--pretrained", str(first), "--blend", "0.25"])
+    load = lambda file: torch.load(home / "models" / file, weights_only=True)  # noqa: E731
+    began, ended, kept = load(first.name)["state_dict"], load("second.last.pth.tar")["ema"], load("second.best.pth.tar")["state_dict"]
+    for name, _ in main.MODELS["resnet20"]().named_parameters():
+        assert torch.allclose(kept[name], 0.75 * began[name] + 0.25 * ended[f"module.{name}"], atol=1e-6), name
+        assert not torch.equal(began[name], ended[f"module.{name}"])
+
+
 def test_a_quick_try_does_not_replace_weights_of_others(home, images, capsys):
     best = home / "models" / "nin.best.pth.tar"
     best.parent.mkdir()
@@ -237,6 +249,8 @@ def bad_inputs(tmp_path):
         (["--video", text], "vgg_clips.best.pth.tar: no such file"),
         (["--wild", empty], "--wild goes with a network for clips"),
         (["--resume"], "no such file"),
+        (["--blend", "1.5", "--pretrained", text], "--blend 1.5: expected a share between 0 and 1"),
+        (["--blend", "0.5"], "and --pretrained"),
     ]
 
 

@@ -176,11 +176,11 @@ class Run:
         if self.epoch == self.epochs or time.monotonic() - self._saved >= SAVE_EVERY:
             self._save()
 
-    def begin(self, accuracy: float, evaluated: nn.Module) -> None:
-        """Take what a training begins with for epoch 0, which is best until an epoch is better; accuracy, evaluated: see `end_epoch`."""
-        self.best = Best(0, accuracy, {key: value.clone() for key, value in evaluated.state_dict().items()})
+    def take(self, accuracy: float, evaluated: nn.Module) -> None:
+        """Take for the best what no epoch ended with, such as what the training begins with; accuracy, evaluated: see `end_epoch`."""
+        self.best = Best(self.epoch, accuracy, {key: value.clone() for key, value in evaluated.state_dict().items()})
         if self.machine.first:
-            print(f"epoch   0  held out {100 * accuracy:.2f} %", flush=True)
+            print(f"epoch {self.epoch:3d}  held out {100 * accuracy:.2f} %", flush=True)
         self._save()
 
     def stale(self, patience: int) -> bool:

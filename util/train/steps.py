@@ -4,7 +4,8 @@ import ctypes
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -170,6 +171,20 @@ def update_ema(ema: AveragedModel, model: nn.Module) -> None:
     ema.multi_avg_fn(list(ema.module.parameters()), list(model.parameters()), ema.n_averaged)
     for average, current in zip(ema.module.buffers(), model.buffers(), strict=True):
         average.copy_(current)
+
+
+@torch.no_grad()
+def blend(model: nn.Module, others: Mapping[str, torch.Tensor], share: float) -> nn.Module:
+    """Return a copy whose weights are a mean: `share` of the model's, the rest of `others`, a state dict. Recalibrate its batch norms.
+
+    A fine-tuned network between its beginning and its end is better than either, on what it has learnt and on what it forgets:
+    Wortsman et al. 2022, arXiv:2109.01903.
+    """
+    blended = deepcopy(model)
+    for key, value in blended.state_dict().items():
+        if value.is_floating_point():
+            value.mul_(share).add_(others[key].to(value), alpha=1 - share)
+    return blended
 
 
 # ---- Distillation ----------------------------------------------------------------------------------------------------
