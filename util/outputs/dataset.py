@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -113,12 +113,12 @@ def _of_run(directory: Path, labels: Path, given: dict[str, str], views: int) ->
         if frame and int(frame) != first[int(track)]:
             raise InputError(f"{labels}: track {track} begins at frame {frame}, in {directory} at {first[int(track)]}; it's of another run")
     classes = {int(key.partition("@")[0]): name for key, name in given.items()}
-    wanted = _views(directory, set(classes), views)
-    rows = [(detection, crop) for detection, crop in read_rows(directory) if (detection.frame, detection.object) in wanted]
+    rows = {(detection.frame, detection.object): (detection, crop) for detection, crop in read_rows(directory)}
+    wanted = _views(directory, set(classes), rows.keys(), views)
     prefix = _prefix(directory, (directory / TABLE).read_bytes())
     return (
         (f"{prefix}_track{(track := wanted[view.frame, view.object]):06d}_frame{view.frame:06d}.png", classes[track], view)
-        for view in with_crops(directory, rows)
+        for view in with_crops(directory, [rows[at] for at in sorted(wanted)])
     )
 
 
@@ -132,15 +132,19 @@ def _tracks(directory: Path) -> dict[int, int]:
         return {int(event["track"]): int(event["first_frame"]) for event in events}
 
 
-def _views(directory: Path, tracks: set[int], views: int) -> dict[tuple[int, int], int]:
-    """(frame, object) -> track, of the views to keep: the largest box in each of `views` equal parts of a track's sightings."""
+def _views(directory: Path, tracks: set[int], seen_at: Set[tuple[int, int]], views: int) -> dict[tuple[int, int], int]:
+    """(frame, object) -> track, of the views to keep: the largest box in each of `views` equal parts of a track's sightings.
+
+    seen_at: (frame, object) that the detector found; where a lost track is expected, there is nothing to look at.
+    """
     seen = defaultdict(list)
     path = directory / PredictionTable.NAME
     with reading(path, "table of predictions"):
         rows = csv.DictReader(io.StringIO(read_text(path, "table of predictions"), newline=""))
         for row in rows:
-            if row["track"] and int(row["track"]) in tracks:
-                seen[int(row["track"])].append((int(row["frame"]), int(row["object"]), int(row["width"]) * int(row["height"])))
+            at = int(row["frame"]), int(row["object"])
+            if row["track"] and int(row["track"]) in tracks and at in seen_at:
+                seen[int(row["track"])].append((*at, int(row["width"]) * int(row["height"])))
     best = {}
     for track, sightings in seen.items():
         for part in np.array_split(np.array(sightings), min(views, len(sightings))):
