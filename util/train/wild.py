@@ -77,7 +77,7 @@ class Mixture:
 
     # Shares of a batch, in this order; of the last three some are not made to look like crops.
     SHARES = {"photographs": 0.25, "photographs as crops": 0.12, "known": 0.24, "people": 0.17, "other": 0.17, "grounds": 0.05}
-    PLAIN = {"known": 0.3, "people": 0.25, "other": 0.2}
+    PLAIN = {"known": 0.45, "people": 0.25, "other": 0.4}
     # What a teacher of the photographs counts beside their labels: (cross-entropy, distance), as they are and as crops.
     TAUGHT = {"photographs": (0.3, 0.9), "photographs as crops": (0.6, 0.5)}
     # Classes that there are few of in the wild, or that are mixed up in clips, are drawn more often than others.
