@@ -271,6 +271,7 @@ def spoil(path, text):
     ("write", "name", "text", "words"),
     [
         (write_cdnet, "temporalROI.txt", "one two", "temporalROI.txt holds 'one two', expected"),
+        (write_cdnet, "temporalROI.txt", f"1 {'9' * 5000}", "temporalROI.txt holds '1 999"),
         (write_cdnet, "temporalROI.txt", "900 950", "none of the masks' numbers"),
         (write_cdnet, "groundtruth/gt000003.png", b"\x89PNG", "gt000003.png cannot be read as an image"),
         (write_cdnet, "groundtruth/mask.png", b"", "mask.png has no number in its name"),

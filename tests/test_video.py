@@ -186,6 +186,7 @@ def broken_inputs(tmp_path):
         "camera": (77, "camera 77 cannot be opened"),
         "camera as text": ("77", "camera 77 cannot be opened"),
         "impossible camera": ("99999999999999", "cannot be opened"),
+        "number of no camera": ("9" * 5000, "File name too long"),
     }
 
 

@@ -249,7 +249,7 @@ def label_of(text: str, classes: Sequence[str]) -> str:
     """Return the class that --label means by its name or number; raises InputError if there is none."""
     if text in classes:
         return text
-    if text.isdecimal() and int(text) < len(classes):
+    if re.fullmatch(r"[0-9]{1,9}", text) and int(text) < len(classes):
         return classes[int(text)]
     raise InputError(f"--label: {text!r} is no label; expected 0-{len(classes) - 1} or one of {' '.join(classes)}")
 

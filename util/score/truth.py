@@ -140,7 +140,7 @@ def _number(path: Path) -> int:
 
 def _temporal_region(path: Path) -> tuple[int, int]:
     fields = read_text(path, "temporal region", errors="replace").split()
-    if len(fields) < 2 or not all(text.isdecimal() for text in fields[:2]):
+    if len(fields) < 2 or not all(re.fullmatch(r"[0-9]{1,9}", text) for text in fields[:2]):
         raise InputError(f"{path} holds {' '.join(fields)[:40]!r}, expected the numbers of the first and the last frame that count")
     return int(fields[0]), int(fields[1])
 

@@ -1,6 +1,7 @@
 """Frames from a file, a directory of images, a camera, a URL or stdin, and one clear line when something is wrong with them."""
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -114,7 +115,7 @@ def open_video(source: str | os.PathLike | int) -> Video:
     The certificate of an https server is not checked: cameras sign their own.
     Raises InputError if there is nothing there, it cannot be decoded, or its frames are not 32x32 to 4096x2160, either way up.
     """
-    if isinstance(source, int) or (str(source).isdecimal() and not os.path.exists(source)):
+    if isinstance(source, int) or (re.fullmatch(r"[0-9]{1,18}", str(source)) and not os.path.exists(source)):
         return _open_camera(int(source))
     if source == "-":
         return _open_stdin()
