@@ -27,7 +27,8 @@ def test_evidence_is_what_it_says():
         (size, solid, distinct, lasting), (_, _, w, h) = result.evidence[0].astype(float), result.boxes[0]
         side = np.sqrt(w * h / (WIDTH * HEIGHT))
         assert size == pytest.approx(side / (side + 0.1), abs=1e-5)
-        assert 0.5 < solid <= 1 and 0.65 < distinct < 1  # a light square on grey ground, 30 to 100 grey levels off its background
+        # a light square on grey ground, 30 to 100 grey levels off its background; in the first frames with some of the ground it has left
+        assert 0.5 < solid <= 1 and (0.5 if t < 4 else 0.65) < distinct < 1
         assert 4 * lasting / (1 - lasting) == pytest.approx(t, abs=1e-3)  # the first comes with the second frame
         count += 1
     assert count > 20
