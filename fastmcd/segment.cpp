@@ -26,13 +26,15 @@ constexpr float kOffPlane = 0.5f;    // share of the difference where the backgr
 constexpr double kSmallParallax = 0.2, kMostParallax = 2;  // of the usual one
 constexpr double kParallaxStep = 0.5, kMostSteps = 16;     // cells; at most so many
 constexpr float kParallax = -0.5f;   // evidence at most
+constexpr std::size_t kLarge = 12;   // patches that touch, away from the border: so many are no small thing that moves
 
 }  // namespace
 
 Segmenter::Segmenter(int columns, int rows)
     : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), uncovered_(rest_), evidence_(rest_), right_(rest_), down_(rest_),
       horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes),
-      past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), epipoles_(kFar), light_(kFar) {
+      past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), epipoles_(kFar), light_(kFar),
+      near_(std::size_t((columns - 1) / kPatch + 1) * std::size_t((rows - 1) / kPatch + 1)) {
     reset();
 }
 
@@ -126,20 +128,40 @@ bool Segmenter::rests_off_plane(const Model& model, int left, int top, Point way
     return false;
 }
 
+// What stands nearer comes in from the frame's border, or is large; a small thing in the middle that goes such a way moves.
 void Segmenter::discount_parallax(const Model& model) {
-    for (int y = 0; y < rows_; y += kPatch)
-        for (int x = 0; x < columns_; x += kPatch) {
-            const int left = std::min(x, columns_ - kPatch), top = std::min(y, rows_ - kPatch);
+    const int across = (columns_ - 1) / kPatch + 1, down = (rows_ - 1) / kPatch + 1;
+    const auto corner = [&](int i, int cells) { return std::min(i * kPatch, cells - kPatch); };
+    std::fill(near_.begin(), near_.end(), std::uint8_t{0});
+    for (int j = 0; j < down; ++j)
+        for (int i = 0; i < across; ++i) {
+            const int left = corner(i, columns_), top = corner(j, rows_);
             float moves = 0;
-            for (int j = 0; j < kPatch; ++j)
-                for (int i = 0; i < kPatch; ++i) moves += std::max(0.0f, evidence_.row(top + j)[left + i]);
+            for (int y = 0; y < kPatch; ++y)
+                for (int x = 0; x < kPatch; ++x) moves += std::max(0.0f, evidence_.row(top + y)[left + x]);
             const Point middle{left + kPatch / 2.0, top + kPatch / 2.0}, then = project(ways_[std::size_t((frames_ - kFar) % kFar)], middle);
             const Point way{then.x - middle.x, then.y - middle.y};
             if (moves < kDoubtful || std::abs(way.x) + std::abs(way.y) < kLeastWay) continue;
-            if (!rests_off_plane(model, left, top, way, parallax(middle))) continue;
-            for (int j = 0; j < kPatch; ++j)
-                for (int i = 0; i < kPatch; ++i) evidence_.row(top + j)[left + i] = std::min(evidence_.row(top + j)[left + i], kParallax);
+            near_[std::size_t(j) * across + i] = rests_off_plane(model, left, top, way, parallax(middle));
         }
+    for (int start = 0; start < across * down; ++start) {
+        if (near_[std::size_t(start)] != 1) continue;
+        bool large = false;
+        group_.assign(1, start), near_[std::size_t(start)] = 2;
+        for (std::size_t k = 0; k < group_.size(); ++k) {
+            const int x = group_[k] % across, y = group_[k] / across;
+            large |= x == 0 || y == 0 || x == across - 1 || y == down - 1;
+            for (int j = std::max(0, y - 1); j <= std::min(down - 1, y + 1); ++j)
+                for (int i = std::max(0, x - 1); i <= std::min(across - 1, x + 1); ++i)
+                    if (std::uint8_t& mark = near_[std::size_t(j) * across + i]; mark == 1) mark = 2, group_.push_back(j * across + i);
+        }
+        if (!large && group_.size() < kLarge) continue;
+        for (const int at : group_) {
+            const int left = corner(at % across, columns_), top = corner(at / across, rows_);
+            for (int y = top; y < top + kPatch; ++y)
+                for (int x = left; x < left + kPatch; ++x) evidence_.row(y)[x] = std::min(evidence_.row(y)[x], kParallax);
+        }
+    }
 }
 
 // The likeliest labels of all cells together, if neighbours that are tied had rather agree: an Ising model, by min-sum messages along
