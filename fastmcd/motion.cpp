@@ -37,9 +37,11 @@ float median(std::vector<Shift>& shifts, float Shift::*part) {
 }  // namespace
 
 MotionEstimator::MotionEstimator(int width, int height, const Params& params)
+    : MotionEstimator(Pyramid(width, height), width, height, params) {}
+
+MotionEstimator::MotionEstimator(const Pyramid& shape, int width, int height, const Params& params)
     : points_(params.points), tolerance_(params.tolerance), min_inliers_(params.min_inliers),
-      ransac_(width, height, kVotes * params.points), find_epipole_(width, height, params.points, params.tolerance * double(1 << Pyramid(width, height).base)) {
-    const Pyramid shape(width, height);
+      ransac_(width, height, kVotes * params.points), find_epipole_(width, height, params.points, params.tolerance * double(1 << shape.base)) {
     const Plane& image = shape.levels[shape.base];
     base_ = shape.base;
     block_columns_ = image.width / kBlock, block_rows_ = image.height / kBlock;

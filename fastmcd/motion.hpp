@@ -34,6 +34,7 @@ private:
     void descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points, Shift start = {0, 0});
     void start_from(const Homography& h, double scale, const std::vector<Pixel>& points);
     void vote(const std::vector<Pixel>& points, double scale, const Plane& moved);
+    MotionEstimator(const Pyramid& shape, int width, int height, const Params& params);
     Motion pan(const Pyramid& current, const Pyramid& previous, const Homography& likely);
     Motion arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
     Motion follow(const Pyramid& current, const Pyramid& previous, const Homography& likely);

@@ -35,6 +35,7 @@ Segmenter::Segmenter(int columns, int rows)
       horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes),
       past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), epipoles_(kFar), light_(kFar),
       near_(std::size_t((columns - 1) / kPatch + 1) * std::size_t((rows - 1) / kPatch + 1)) {
+    group_.reserve(near_.size());
     reset();
 }
 
@@ -210,7 +211,8 @@ void Segmenter::operator()(const Model& model, const Epipole& epipole) {
 }
 
 std::size_t Segmenter::bytes() const {
-    return (8 + past_.size() + moved_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size()) * sizeof(float);
+    return (8 + past_.size() + moved_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size()) * sizeof(float) +
+           near_.size() + group_.capacity() * sizeof(int);
 }
 
 }  // namespace fastmcd
