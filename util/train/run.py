@@ -168,7 +168,7 @@ class Run:
         self.rows.append(curve.Epoch(self.epoch, round(lr, 8), seconds, round(loss, 5), round(accuracy, 5), self.machine.arithmetic))
         best = self.best
         if best is None or accuracy > best.held_out_accuracy or accuracy == best.held_out_accuracy and best.epoch:
-            self.best = Best(self.epoch, accuracy, {key: value.clone() for key, value in evaluated.state_dict().items()})
+            self._keep(accuracy, evaluated)
         if self.machine.first:
             held_out = f"held out {100 * accuracy:.2f} %"
             print(f"epoch {self.epoch:3d}  lr {lr:.5f}  {self.seconds:6.1f} s  loss {loss:.4f}  {held_out}", flush=True)
@@ -178,10 +178,13 @@ class Run:
 
     def take(self, accuracy: float, evaluated: nn.Module) -> None:
         """Take for the best what no epoch ended with, such as what the training begins with; accuracy, evaluated: see `end_epoch`."""
-        self.best = Best(self.epoch, accuracy, {key: value.clone() for key, value in evaluated.state_dict().items()})
+        self._keep(accuracy, evaluated)
         if self.machine.first:
             print(f"epoch {self.epoch:3d}  held out {100 * accuracy:.2f} %", flush=True)
         self._save()
+
+    def _keep(self, accuracy: float, evaluated: nn.Module) -> None:
+        self.best = Best(self.epoch, accuracy, {key: value.clone() for key, value in evaluated.state_dict().items()})
 
     def stale(self, patience: int) -> bool:
         """Return whether held-out accuracy has not risen for `patience` epochs, so that the training may as well end; 0: never."""
