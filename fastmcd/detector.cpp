@@ -86,7 +86,7 @@ bool Detector::State::place(const Motion& motion) {
     last = motion.homography;
     still_frames = still ? std::min(still_frames + 1, kSteady + 1) : 0;
     model.update(current.levels[0], motion.homography, mask);
-    segment(model, estimate_motion.epipole());
+    segment(model, estimate_motion.epipole(), estimate_motion.points());
     model.correct(segment.belief(), segment.rest(), mask);
     if (!still) std::swap(current, reference);
     return true;
@@ -128,7 +128,8 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     spent.model_ms = watch.lap_ms();
 
     std::span<const Object> objects;
-    if (placed) objects = s.find_regions(s.mask, s.model.marks(), motion.homography, s.still_frames > kSteady);
+    if (placed)
+        objects = s.find_regions(s.mask, s.model.marks(), motion.homography, s.still_frames > kSteady, s.estimate_motion.points());
     else if (s.turning()) objects = s.find_regions.last();
     else std::fill(s.mask.pixels.begin(), s.mask.pixels.end(), std::uint8_t(0));
     spent.boxes_ms = watch.lap_ms();

@@ -18,6 +18,9 @@ constexpr int kGuides = 32;            // points
 constexpr double kEnough = 0.6;        // share of points that must agree, or they are looked for more thoroughly
 constexpr double kExact = 0.3;         // px of the base level: a movement that would matter to the model
 constexpr double kAsGood = 0.8;        // rest explains this share of what the best homography does: the camera is still
+constexpr double kRests = 0.5, kMoves = 0.9;  // tolerances: a point that is nearer to the background's way, or further off it
+constexpr double kAlong = 0.8;         // cosine of the angle to the way of what stands nearer, within which a point may be such a thing
+constexpr double kLeastWay = 0.5;      // px that the background must have gone for that
 constexpr double kMaxChanged = 0.25;   // share of pixels, for a still frame without enough texture
 
 bool holds_window(const Plane& image, int x, int y) {  // one pixel wider: for gradients and interpolation
@@ -54,6 +57,7 @@ MotionEstimator::MotionEstimator(const Pyramid& shape, int width, int height, co
     for (auto* v : {&found_, &guides_}) v->reserve(points_);
     scaled_.resize(points_);
     for (auto* v : {&shifts_, &good_}) v->reserve(points_);
+    told_.reserve(points_);
     tracked_.resize(points_);
 }
 
@@ -217,9 +221,35 @@ void MotionEstimator::look_for_epipole(const Motion& motion) {
     for (std::size_t i = 0; i < found_.size() && motion.homography != kIdentity; ++i) {
         if (!tracked_[i]) continue;
         const Point at = full_size(found_[i], scale);
-        find_epipole_.add(at, project(motion.homography, at), {at.x + scale * double(shifts_[i].x), at.y + scale * double(shifts_[i].y)});
+        find_epipole_.add(at, project(motion.homography, at), came_from(i));
     }
     epipole_ = find_epipole_();
+}
+
+Point MotionEstimator::came_from(std::size_t point) const {
+    const double scale = double(1 << base_);
+    const Point at = full_size(found_[point], scale);
+    return {at.x + scale * double(shifts_[point].x), at.y + scale * double(shifts_[point].y)};
+}
+
+// A point that leaves the background's way moves, unless what stands nearer would go so: on along that way, or towards the epipole. Under
+// a still camera the frame compared with may be long past, and a point's place in it be covered.
+void MotionEstimator::tell_points(const Motion& motion) {
+    const double scale = double(1 << base_), tolerance = tolerance_ * scale;
+    told_.clear();
+    for (std::size_t i = 0; i < found_.size() && motion.known; ++i) {
+        if (!tracked_[i]) continue;
+        const Point at = full_size(found_[i], scale), to = project(motion.homography, at), from = came_from(i);
+        const Point off{from.x - to.x, from.y - to.y};
+        const double size = std::sqrt(off.x * off.x + off.y * off.y);
+        const auto along = [&](Point way, double least) {
+            const double length = std::sqrt(way.x * way.x + way.y * way.y);
+            return length > least && off.x * way.x + off.y * way.y > kAlong * length * size;
+        };
+        const bool nearer = along({to.x - at.x, to.y - at.y}, kLeastWay) || along(epipole_.shift(at), 0);
+        const bool moves = motion.homography != kIdentity && size > kMoves * tolerance && !nearer;
+        told_.push_back({at, size < kRests * tolerance ? PointMotion::kRests : moves ? PointMotion::kMoves : PointMotion::kUnclear});
+    }
 }
 
 Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely, const Plane* moved) {
@@ -236,6 +266,7 @@ Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previo
         motion.known = motion.points < kMinPoints && unchanged(image, previous.levels[previous.base]);
     }
     look_for_epipole(motion);
+    tell_points(motion);
     return motion;
 }
 
@@ -245,7 +276,7 @@ std::vector<TrackedPoint> MotionEstimator::tracked() const {
     for (std::size_t i = 0; i < found_.size(); ++i) {
         if (!tracked_[i]) continue;
         const Point at = full_size(found_[i], scale), to = project(fitted_, at);
-        const Point from{at.x + scale * double(shifts_[i].x), at.y + scale * double(shifts_[i].y)};
+        const Point from = came_from(i);
         const double off = std::hypot(to.x - from.x, to.y - from.y);
         out.push_back({at.x, at.y, from.x, from.y, fits_ && off <= tolerance_ * scale});
     }
@@ -255,7 +286,7 @@ std::vector<TrackedPoint> MotionEstimator::tracked() const {
 std::size_t MotionEstimator::bytes() const {
     return (tensors_.size() + texture_.size()) * sizeof(float) + (found_.capacity() + guides_.capacity() + scaled_.size()) * sizeof(Pixel) +
            (shifts_.capacity() + good_.capacity()) * sizeof(Shift) + tracked_.size() + ransac_.bytes() +
-           find_epipole_.bytes();
+           find_epipole_.bytes() + told_.capacity() * sizeof(PointMotion);
 }
 
 }  // namespace fastmcd

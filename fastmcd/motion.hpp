@@ -1,6 +1,7 @@
 // Camera motion between two frames: textured points, tracked by pyramidal Lucas-Kanade, explained by one homography.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "epipole.hpp"
@@ -10,11 +11,18 @@
 
 namespace fastmcd {
 
+// What a tracked point tells of its surroundings: whether they go with the background.
+struct PointMotion {
+    enum Kind { kRests, kUnclear, kMoves };
+    Point at;
+    Kind kind;
+};
+
 class MotionEstimator {
 public:
     MotionEstimator(int width, int height, const Params& params);
 
-    void reset() { find_epipole_.reset(); }  // the next frame is the first
+    void reset() { find_epipole_.reset(), told_.clear(); }  // the next frame is the first
 
     // Maps pixel coordinates of `current` to those of `previous`; `likely` is looked at first. `moved`: the
     // previous frame's mask; points on what moved there have less of a say.
@@ -22,6 +30,7 @@ public:
                       const Plane* moved = nullptr);
 
     const Epipole& epipole() const { return epipole_; }  // of the last call
+    std::span<const PointMotion> points() const { return told_; }  // tracked in the last call; none if it found no motion
 
     std::vector<TrackedPoint> tracked() const;  // in the last call; as many as its motion's points
 
@@ -39,6 +48,8 @@ private:
     Motion arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
     Motion follow(const Pyramid& current, const Pyramid& previous, const Homography& likely);
     void look_for_epipole(const Motion& motion);
+    void tell_points(const Motion& motion);
+    Point came_from(std::size_t point) const;
     bool unchanged(const Plane& current, const Plane& previous) const;
     float* tensor_row(int row) { return tensors_.data() + kLanes + (row + 1) * 3 * block_pitch_; }
 
@@ -60,6 +71,7 @@ private:
     bool fits_ = false;              // false: none was found
     EpipoleFinder find_epipole_;
     Epipole epipole_;
+    std::vector<PointMotion> told_;
 };
 
 }  // namespace fastmcd

@@ -14,6 +14,7 @@ namespace {
 constexpr int kMinDensity = 32;    // of the 144 pixels of 3x3 cells
 constexpr int kOpening = 1;       // radius, cells
 constexpr double kEqual = 0.35;    // of several parts in one region, those of this share of the largest are objects too
+constexpr int kFewestPoints = 2;   // that tell whether a region rests
 constexpr double kOverlap = 0.25;  // share of the smaller of two boxes that makes them one object, or the same one
 
 // Logistic regression on sequences with truth, real and rendered: printed by benchmarks/score.py.
@@ -185,6 +186,17 @@ void Regions::follow(const Homography& h) {
     tracks_.assign(regions_.begin(), regions_.end());
 }
 
+// Whether most of the points in it go with the background: a picture that changes, such as a shadow's, a screen's or smoke's.
+bool Regions::rests(const Region& region, const Plane& mask, std::span<const PointMotion> points) {
+    int all = 0, resting = 0;
+    for (const PointMotion& point : points) {
+        const int x = int(point.at.x), y = int(point.at.y);
+        if (x < region.left || x >= region.right || y < region.top || y >= region.bottom || !mask.row(y)[x]) continue;
+        ++all, resting += point.kind == PointMotion::kRests;
+    }
+    return all >= kFewestPoints && 2 * resting > all;
+}
+
 Evidence Regions::evidence(const Region& region) const {
     const auto part = [](double value, double half) { return float(value / (value + half)); };
     const double area = double(region.right - region.left) * (region.bottom - region.top);
@@ -252,7 +264,7 @@ void Regions::clean(Plane& mask) {
 }
 
 std::span<const Object> Regions::operator()(Plane& mask, const Grid<std::int32_t>& marks, const Homography& h,
-                                            bool steady) {
+                                            bool steady, std::span<const PointMotion> points) {
     find_cells(marks);
     const int labels = collect(on_, runs_, marks, all_);
     keep(steady ? split(labels, marks) : labels);
@@ -261,7 +273,8 @@ std::span<const Object> Regions::operator()(Plane& mask, const Grid<std::int32_t
     objects_.clear();
     for (const Region& region : regions_) {
         const Object object = describe(region);
-        if (region.age >= params_.persistence && double(object.score) >= params_.min_score) objects_.push_back(object);
+        const bool sure = region.age >= params_.persistence && double(object.score) >= params_.min_score;
+        if (sure && !rests(region, mask, points)) objects_.push_back(object);
     }
     forget_unreported();
     clean(mask);

@@ -11,6 +11,7 @@
 #include "homography.hpp"
 #include "image.hpp"
 #include "model.hpp"
+#include "motion.hpp"
 
 namespace fastmcd {
 
@@ -21,8 +22,9 @@ public:
     void reset() { tracks_.clear(), objects_.clear(); }
 
     // Cleans mask in place; marks are those of its cells, h takes current to previous coordinates, steady: the camera has
-    // stood still for a while. Best object first.
-    std::span<const Object> operator()(Plane& mask, const Grid<std::int32_t>& marks, const Homography& h, bool steady);
+    // stood still for a while, points were tracked in the frame. Best object first.
+    std::span<const Object> operator()(Plane& mask, const Grid<std::int32_t>& marks, const Homography& h, bool steady,
+                                       std::span<const PointMotion> points);
 
     std::span<const Object> last() const { return {objects_.data(), std::min(objects_.size(), std::size_t(params_.max_objects))}; }
 
@@ -52,6 +54,7 @@ private:
     void forget_unreported();
     void clean(Plane& mask);
     void fill(Plane& mask, int row, int first, int end, std::uint8_t value) const;
+    static bool rests(const Region& region, const Plane& mask, std::span<const PointMotion> points);
     Evidence evidence(const Region& region) const;
     Object describe(const Region& region) const;
     int root(int label);

@@ -26,6 +26,8 @@ constexpr float kOffPlane = 0.5f;    // share of the difference where the backgr
 constexpr double kSmallParallax = 0.2, kMostParallax = 2;  // of the usual one
 constexpr double kParallaxStep = 0.5, kMostSteps = 16;     // cells; at most so many
 constexpr float kParallax = -0.5f;   // evidence at most
+constexpr int kPointReach = 2;         // cells around a tracked point of which it tells something
+constexpr float kPointRests = 2, kPointMoves = 0.5f;  // evidence for rest, and for motion
 constexpr std::size_t kLarge = 12;   // patches that touch, away from the border: so many are no small thing that moves
 
 }  // namespace
@@ -165,6 +167,22 @@ void Segmenter::discount_parallax(const Model& model) {
     }
 }
 
+// A tracked point tells more surely than grey levels do: hardly one that goes with the background lies on what moves. It tells of what
+// looks like it, or a point beside a small object would speak for the object.
+void Segmenter::ask(const Model& model, std::span<const PointMotion> points) {
+    const Grid<float>& means = model.means();
+    for (const PointMotion& point : points) {
+        if (point.kind == PointMotion::kUnclear) continue;
+        const float told = point.kind == PointMotion::kMoves ? kPointMoves : -kPointRests;
+        const int x = int(point.at.x) / kCell, y = int(point.at.y) / kCell;
+        for (int j = std::max(0, y - kPointReach); j <= std::min(rows_ - 1, y + kPointReach); ++j)
+            for (int i = std::max(0, x - kPointReach); i <= std::min(columns_ - 1, x + kPointReach); ++i) {
+                const float d = means.row(j)[i] - means.row(y)[x], alike = 1 / (1 + d * d / (edge_ * edge_));
+                evidence_.row(j)[i] += told * alike * alike;
+            }
+    }
+}
+
 // The likeliest labels of all cells together, if neighbours that are tied had rather agree: an Ising model, by min-sum messages along
 // rows and columns by turns (belief propagation, Tappen and Freeman 2003). For two labels a message is a number: all that a cell has
 // heard and seen, at most as much as the tie carries.
@@ -188,7 +206,7 @@ void Segmenter::spread() {
     }
 }
 
-void Segmenter::operator()(const Model& model, const Epipole& epipole) {
+void Segmenter::operator()(const Model& model, const Epipole& epipole, std::span<const PointMotion> points) {
     epipoles_[std::size_t(frames_ % kFar)] = epipole;
     for (Homography& way : ways_) way = product(way, model.to_last_cells());
     const Exposure change = model.exposure();
@@ -200,6 +218,7 @@ void Segmenter::operator()(const Model& model, const Epipole& epipole) {
     find_ties(model);
     weigh(model);
     if (frames_ >= kFar) discount_parallax(model);
+    ask(model, points);
     spread();
     colours_.learn(evidence_, belief_, uncovered_);
     if (disorder_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most

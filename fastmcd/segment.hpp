@@ -2,12 +2,13 @@
 #pragma once
 
 #include <array>
+#include <span>
 #include <vector>
 
 #include "colours.hpp"
-#include "epipole.hpp"
 #include "fastmcd.hpp"
 #include "model.hpp"
+#include "motion.hpp"
 
 namespace fastmcd {
 
@@ -19,8 +20,8 @@ public:
 
     Colours& colours() { return colours_; }  // they are to have looked at the frame
 
-    // Decides for each cell of the model's last frame; epipole: of its motion.
-    void operator()(const Model& model, const Epipole& epipole);
+    // Decides for each cell of the model's last frame; epipole: of its motion; points: tracked in it.
+    void operator()(const Model& model, const Epipole& epipole, std::span<const PointMotion> points);
 
     const Grid<float>& belief() const { return belief_; }  // above 0: moves
     const Grid<float>& rest() const { return rest_; }      // above 0: has not changed for some frames
@@ -36,6 +37,7 @@ private:
     Point parallax(Point p) const;
     bool rests_off_plane(const Model& model, int left, int top, Point way, Point parallax) const;
     void discount_parallax(const Model& model);
+    void ask(const Model& model, std::span<const PointMotion> points);
     void spread();
 
     const Kernels& kernels_ = kernels();

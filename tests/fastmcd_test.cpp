@@ -177,6 +177,36 @@ void finds_a_known_motion() {
     }
 }
 
+// A textured patch that goes its own way in front of a moving camera; one that goes on along the background's way may just be nearer.
+void points_tell_what_moves() {
+    constexpr int kWidth = 320, kHeight = 240, kSide = 72;
+    const Box patch{120, 80, kSide, kSide};
+    const auto with_patch = [&](const Homography& camera, int left, int top) {
+        Frame frame = seen(kWidth, kHeight, camera);
+        for (int y = 0; y < kSide; ++y)
+            for (int x = 0; x < kSide; ++x) frame.at(left + x, top + y) = std::uint8_t(world(900 + x, 700 + y) + 0.5);
+        return frame;
+    };
+    for (const auto& [dx, dy, kind] : {std::tuple{-4, 6, PointMotion::kMoves}, {8, 3, PointMotion::kUnclear}, {5, 2, PointMotion::kRests}}) {
+        Pyramid previous(kWidth, kHeight), current(kWidth, kHeight);
+        previous.levels[0] = copy_of(with_patch(kIdentity, patch.x + dx, patch.y + dy).view());
+        current.levels[0] = copy_of(with_patch(shift(5, 2), patch.x, patch.y).view());
+        previous.build(), current.build();
+        MotionEstimator estimate(kWidth, kHeight, {});
+        CHECK(estimate.points().empty() && estimate(current, previous).known);
+        int in = 0, right = 0, out = 0, resting = 0;
+        for (const PointMotion& point : estimate.points()) {
+            const Box around{int(point.at.x) - 10, int(point.at.y) - 10, 20, 20};
+            if (inside(around, patch)) ++in, right += point.kind == kind;
+            else if (iou(around, patch) == 0) ++out, resting += point.kind == PointMotion::kRests;
+        }
+        CHECK(in >= 5 && right >= 0.8 * in);
+        CHECK(out >= 60 && resting >= 0.95 * out);
+        estimate.reset();
+        CHECK(estimate.points().empty());
+    }
+}
+
 void implausible_homographies_are_refused() {
     const double nan = std::numeric_limits<double>::quiet_NaN();
     CHECK(plausible(kIdentity, 320, 240) && plausible(similarity(320, 240, 5, 1.2, 20, 9), 320, 240));
@@ -510,6 +540,7 @@ int main() {
     any_size_and_content();
     rows_at_any_stride();
     finds_a_known_motion();
+    points_tell_what_moves();
     implausible_homographies_are_refused();
     model_moves_with_the_camera();
     levels_agree();
