@@ -439,7 +439,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     machine = steps.machine_for(args, args.bf16)
     device, name, own_names = machine.device, network_of(args), own_classes(args)
     if own_names:
-        from util.train import own
+        from util.train import head, own
 
         if args.teacher or args.wild or machine.processes > 1:
             raise InputError(f"{args.data}: classes of one's own are learnt by one process, without --teacher or --wild; leave those out")
@@ -459,8 +459,9 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     torch.backends.cudnn.benchmark = device.type == "cuda"
     fitted = own_names and beginning(args) and not args.resume
     if fitted:
+        earlier = head.earlier_answers(beginning(args), SPECS, spec, model)
         with BinOp(model.eval()).binarized():
-            own.fit_head(model, preprocess, mixture, device)
+            head.fit_head(model, preprocess, mixture, device, earlier)
     began = {key: value.clone() for key, value in model.state_dict().items()} if args.blend else {}
     ema = steps.ema_of(model, recipe.ema_decay)
     averaged, averaged_op, bin_op = ema.module, BinOp(ema.module), BinOp(model, machine.compiled)

@@ -14,7 +14,7 @@ from tests.scripts import load_script
 from util import packed
 from util.cli import InputError
 from util.crops import prepare
-from util.train import augment, checkpoint, curve, data, own
+from util.train import augment, checkpoint, curve, data, head, own
 from util.train.predict import TorchNetwork
 
 cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
@@ -336,26 +336,63 @@ def test_a_training_that_gets_no_better_ends(home, monkeypatch, capsys):
     assert capsys.readouterr().out.count("held out 50.00 %\n") == 3  # twice as patient without --pretrained
 
 
-def test_the_head_is_fitted_first_and_the_body_stays(tmp_path, monkeypatch):
-    """No other head of that body names the same crops better: the loss has no slope where the head is."""
-    monkeypatch.setattr(own, "HEAD_IMAGES", 128)
+def test_classes_of_an_earlier_network_mean_their_own_names_else_their_kinds_else_other():
+    clips = cifar.SPECS["vgg_clips"]
+    named = lambda classes: dict(zip(clips.classes, (classes[i] if i >= 0 else None for i in head.meanings(clips, classes)), strict=True))  # noqa: E731
+    assert named(["other", "person", "vehicle"]) == {
+        **dict.fromkeys(clips.classes, "other"), **dict.fromkeys(cifar.KINDS["vehicle"], "vehicle"), "person": "person"
+    }  # fmt: skip
+    assert named(["truck", "vehicle"]) | {"person": None} == {
+        **dict.fromkeys(clips.classes), **dict.fromkeys(cifar.KINDS["vehicle"], "vehicle"), "truck": "truck"
+    }  # fmt: skip
+
+
+def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsys):
+    torch.manual_seed(0)
+    old, path = cifar.VGG(classes=12).eval(), tmp_path / "old"
+    torch.nn.init.normal_(old.classifier.weight)
+    checkpoint.save(path, {"arch": "vgg_clips", "state_dict": old.state_dict()})
+    spec = replace(SPEC, arch="vgg_clips", classes=("forklift", "other", "person", "vehicle"))
+    features, labels = torch.randn(8, 512), torch.arange(8) % 4
+    answers = head.earlier_answers(path, cifar.SPECS, spec, cifar.VGG(classes=4))(features, labels)
+    assert capsys.readouterr().out == f"{path}: teaches the head what it knows of other person vehicle\n"
+    clips = cifar.SPECS["vgg_clips"]
+    p = ((old.classifier(features) + torch.from_numpy(clips.log_prior())) / clips.temperature).softmax(1)
+    at = [clips.classes.index(name) for name in cifar.KINDS["vehicle"]]
+    known = labels > 0
+    torch.testing.assert_close(answers[known, 3], p[known][:, at].sum(1).float())
+    torch.testing.assert_close(answers[known, 2], p[known, clips.classes.index("person")].float())
+    torch.testing.assert_close(answers.sum(1), torch.ones(8))
+    assert answers[~known].tolist() == [[1, 0, 0, 0]] * 2
+    for classes in (("forklift", "other"), ("cats", "dogs")):
+        assert head.earlier_answers(path, cifar.SPECS, replace(spec, classes=classes), cifar.VGG(classes=2)) is None
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_the_head_is_fitted_first_and_the_body_stays(tmp_path, monkeypatch, taught):
+    """No other head of that body says better what labels and, by half, an earlier network say: the loss has no slope where the head is."""
+    monkeypatch.setattr(head, "IMAGES", 128)
     mixture = own.Mixture(write(tmp_path / "crops"), SPEC, 64, smoothing=0.05)
     torch.manual_seed(1)
     model = cifar.MODELS["resnet20"](classes=2).eval()
     body = {key: value.clone() for key, value in model.state_dict().items() if not key.startswith("classifier")}
-    own.fit_head(model, cifar.preprocess, mixture, torch.device("cpu"))
+    earlier = torch.tensor([[0.7, 0.3], [0.6, 0.4]])
+    head.fit_head(model, cifar.preprocess, mixture, torch.device("cpu"), (lambda x, labels: earlier[labels]) if taught else None)
     assert all((model.state_dict()[key] == value).all() for key, value in body.items())
     batches = [mixture.batch(1, i) for i in range(2)]
     images, labels = (torch.cat([batch[i] for batch in batches]) for i in range(2))
     logits = model(cifar.preprocess(images))
     assert (logits.argmax(1) == labels).float().mean() > 0.9
-    loss = mixture.loss(logits, labels, None) + own.HEAD_DECAY * model.classifier.weight.square().sum()
+    p = torch.eye(2)[labels]
+    p = 0.95 * ((p + earlier[labels]) / 2 if taught else p) + 0.05 / 2
+    loss = -(p * logits.log_softmax(1)).sum(1).mean() + head.DECAY * model.classifier.weight.square().sum()
     slope = torch.autograd.grad(loss, list(model.classifier.parameters()))
     assert max(part.abs().max() for part in slope) < 0.01
 
 
 def test_few_tracks_fit_the_head_alone(home, monkeypatch, capsys):
-    monkeypatch.setattr(own, "HEAD_IMAGES", 128)
+    monkeypatch.setattr(head, "IMAGES", 128)
     models, arguments = home / "models", ["--cpu", "--arch", "resnet20", "--data", str(write(home / "crops"))]
     shipped = cifar.MODELS["resnet20"]().state_dict()
     checkpoint.save(models / "resnet20.best.pth.tar", {"arch": "resnet20", "state_dict": shipped})

@@ -27,6 +27,7 @@ from util.files import IMAGE_SUFFIXES
 from util.packed.freeze import freeze
 from util.spec import OTHER, Network, Spec
 from util.train import augment, curve, data
+from util.train.head import head_of
 from util.train.recipe import Recipe
 from util.train.run import Files
 
@@ -35,7 +36,6 @@ KINDS = " ".join(sorted(IMAGE_SUFFIXES))
 LARGEST = 1 << 26  # pixels of an image
 SIDE = 64  # pixels of a kept image's longer side, twice what a network sees
 JUDGED_BY = 5  # one in so many tracks of a class is held out, and one tests
-HEAD_IMAGES, HEAD_DECAY = 4096, 1e-3  # that the head is fitted on before all else; weight of its squares
 FINE_TUNED_FROM = 500  # tracks; of a hundred, all weights learnt nothing that helped in other clips (docs/experiments-training.md)
 EPOCH = 2048  # images that are drawn for an epoch
 MADE = 0.3  # share of images of `other` that are made
@@ -231,46 +231,10 @@ def on(device: torch.device, batch_of: Callable) -> Callable:
     return lambda *which: tuple(x.to(device) for x in batch_of(*which))
 
 
-def head_of(model: nn.Module) -> nn.Linear | None:
-    """Return the linear layer that ends the model; None if another does (nin's head is followed by a ReLU and a mean)."""
-    last = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)][-1]
-    return last if isinstance(last, nn.Linear) else None
-
-
 def for_tracks(recipe: Recipe, mixture: Mixture, model: nn.Module) -> Recipe:
     """Return the recipe for a `model` that begins with weights: without epochs where there are few tracks, and the head is enough."""
     few = mixture.learnt.count_tracks().sum() < FINE_TUNED_FROM
     return replace(recipe, epochs=0) if few and head_of(model) else recipe
-
-
-def fit_head(model: nn.Module, preprocess: Callable, mixture: Mixture, device: torch.device) -> None:
-    """Put the linear layer that ends `model` where it is best for the body as it is, by crops that `mixture` makes; the body stays.
-
-    Fine-tuning, if any, then begins with a head that knows the classes, and leaves the body what it knows of others (LP-FT: Kumar et al.
-    2022, arXiv:2202.10054). The network must be in evaluation mode and have its binarized weights. preprocess: from uint8 images to what
-    it takes.
-    """
-    head = head_of(model)
-    if head is None:
-        return
-    found, labels = [], []
-    hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float()))
-    with torch.no_grad():
-        for i in range(HEAD_IMAGES // mixture.batch_size):
-            images, of, _ = mixture.batch(1, i)
-            model(preprocess(images.to(device)))
-            labels.append(of.to(device))
-    hook.remove()
-    x, y = torch.cat(found), torch.cat(labels)
-    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss():
-        optimizer.zero_grad()
-        value = F.cross_entropy(head(x), y, label_smoothing=mixture.smoothing) + HEAD_DECAY * head.weight.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
 
 
 def name_of(arch: str, root: Path) -> str:
