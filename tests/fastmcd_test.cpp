@@ -16,6 +16,7 @@
 #include "kernels.hpp"
 #include "model.hpp"
 #include "motion.hpp"
+#include "regions.hpp"
 
 using namespace fastmcd;
 
@@ -205,6 +206,30 @@ void points_tell_what_moves() {
         estimate.reset();
         CHECK(estimate.points().empty());
     }
+}
+
+// A region that moved is no object if most of the points in it rest; one point is too few to tell.
+void what_rests_is_no_object() {
+    constexpr int kWidth = 320, kHeight = 240, kLeft = 80, kTop = 60, kSide = 64;
+    Params params;
+    params.persistence = 1, params.min_score = 0;
+    const auto found = [&](std::vector<PointMotion> points) {
+        Regions regions(kWidth, kHeight, params);
+        Plane mask(kWidth, kHeight);
+        Grid<std::int32_t> marks(cells(kWidth), cells(kHeight));
+        marks.fill(0);
+        std::fill(mask.pixels.begin(), mask.pixels.end(), std::uint8_t(0));
+        for (int y = kTop; y < kTop + kSide; ++y)
+            for (int x = kLeft; x < kLeft + kSide; ++x) mask.row(y)[x] = 255, marks.row(y / kCell)[x / kCell] = 40 << 16 | kAllMoved;
+        const std::size_t objects = regions(mask, marks, kIdentity, false, points).size();
+        CHECK((mask.row(kTop + kSide / 2)[kLeft + kSide / 2] == 255) == (objects == 1));
+        return objects;
+    };
+    const PointMotion rests{{100, 80}, PointMotion::kRests}, moves{{120, 90}, PointMotion::kMoves}, unclear{{110, 100}, PointMotion::kUnclear};
+    const PointMotion beside{{20, 20}, PointMotion::kRests};
+    CHECK(found({}) == 1 && found({rests}) == 1 && found({rests, moves}) == 1 && found({rests, unclear, moves}) == 1);
+    CHECK(found({moves, beside, beside, beside}) == 1);
+    CHECK(found({rests, rests}) == 0 && found({rests, rests, moves}) == 0);
 }
 
 void implausible_homographies_are_refused() {
@@ -541,6 +566,7 @@ int main() {
     rows_at_any_stride();
     finds_a_known_motion();
     points_tell_what_moves();
+    what_rests_is_no_object();
     implausible_homographies_are_refused();
     model_moves_with_the_camera();
     levels_agree();
