@@ -112,6 +112,18 @@ def test_damaged_frames_are_left_out_and_counted_in_one_line(tmp_path, monkeypat
     assert np.allclose(times, [19 / 25, 23 / 25]), "by the container's clock"
 
 
+def test_a_last_frame_that_is_damaged_is_no_end_of_the_file(tmp_path, monkeypatch, capfd):
+    numbers, line = both_ways(monkeypatch, tmp_path / "clip.avi", damaged_mjpeg([58, 59]))
+    assert numbers == list(range(58)) and line == ""
+    assert "2 of 60 frames are damaged and were left out" in capfd.readouterr().err
+
+
+def test_a_video_of_which_nothing_can_be_decoded_is_not_called_cut_off(tmp_path, monkeypatch):
+    """As an encrypted one."""
+    numbers, line = both_ways(monkeypatch, tmp_path / "clip.avi", damaged_mjpeg(range(60)))
+    assert numbers == [] and "holds no frame that can be read; it may be encrypted" in line
+
+
 def test_a_video_most_of_which_is_damaged_is_refused_when_the_rest_has_been_shown(tmp_path, monkeypatch):
     numbers, line = both_ways(monkeypatch, tmp_path / "clip.avi", damaged_mjpeg(range(20, 60)))
     assert numbers == list(range(20)) and "40 of 60 frames are damaged" in line

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from util.outputs.dataset import read_labels
+from util.outputs.events import crop_name, read_crop
+from util.outputs.pictures import encode_png
 from util.outputs.report import BINS, MOST, Activity, Longest, Report, _ticks
 from util.outputs.staging import Staging
 from util.track.places import Crossing, Places, Visit
@@ -40,6 +42,8 @@ def track(number, label="cat", start=0.0, end=1.0, sightings=20, probability=0.8
 def made(directory, tracks, frames=250, **options):
     """The page of a run at 25 frames a second in which the first half of the tracks ended on the way."""
     with Staging(directory / "out") as staging:
+        staging.mkdir("events")
+        staging.write({crop_name(each): encode_png(each.best[..., ::-1]) for each in tracks})
         report = Report(staging, NAME, **options)
         for number in range(1, frames + 1):
             ended = tracks[: len(tracks) // 2] if number == frames else []
@@ -113,11 +117,16 @@ def test_of_many_tracks_the_longest_are_shown_and_all_are_counted(tmp_path):
     assert len(page) < 1_000_000
 
 
-def test_the_longest_tracks_are_kept_small(tmp_path):
+def test_the_longest_tracks_are_kept_without_their_pictures():
     longest = Longest(2)
     longest.add([track(1, sightings=5), track(2, sightings=9, size=(1000, 2000)), track(3, sightings=5, probability=0.9)])
     assert [t.number for t in longest.tracks()] == [2, 3] and longest.seen == 3
-    assert longest.tracks()[0].best.shape == (80, 160, 3) and longest.tracks()[1].best.shape == (30, 40, 3)
+    assert sum(t.best.nbytes for t in longest.tracks()) == 0
+
+
+def test_a_picture_that_is_not_there_is_grey(tmp_path):
+    with Staging(tmp_path / "out") as staging:
+        assert (read_crop(staging, track(1), 32) == 128).all()
 
 
 @pytest.mark.parametrize("length", [3.0, 24.0, 4000.0])

@@ -1,4 +1,5 @@
 """What is shown of a video: deinterlaced, in its colours, upright; the same by file and by stdin."""
+import gc
 import itertools
 from fractions import Fraction
 
@@ -115,6 +116,19 @@ def test_hdr_is_shown_as_on_a_plain_screen(tmp_path, monkeypatch):
         (picture,) = both_ways(monkeypatch, write(tmp_path / "clip.mkv", [frame]))
         shown.append(int(picture[32, 48, 1]))
     assert shown[0] < 20 and 95 < shown[2] < 115 and shown[4] > 248 and all(np.diff(shown) > 20), shown
+
+
+def test_a_decoder_s_frame_goes_when_it_has_been_shown(tmp_path):
+    """And not when Python next looks for cycles, some 200 frames later."""
+    path, kept = write(tmp_path / "clip.mkv", [coded((0.8, 0.2, 0.1), "BT.709", 8, False)] * 60), []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in open_video(path):
+            kept.append(sum(isinstance(each, av.VideoFrame) for each in gc.get_objects()))
+    finally:
+        gc.enable()
+    assert len(kept) == 60 and max(kept) < 15, kept
 
 
 # ---- The way up -----------------------------------------------------------------------------------------------------

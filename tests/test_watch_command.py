@@ -1,6 +1,8 @@
 """python3 -m util.watch and util.watch.watch: the same from the command line and from Python, as main.py --video names it."""
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -78,3 +80,11 @@ def test_what_cannot_be_is_said_in_one_line(arguments, words, tmp_path, monkeypa
     with pytest.raises(InputError, match=words) as error:
         main(arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_what_a_parent_has_closed_of_stdin_stdout_and_stderr_is_not_missed(clips, tmp_path, closed):
+    """And no file of the run gets its number, for libraries print to that."""
+    command = [sys.executable, "-m", "util.watch", clips / "c0", "--network", LENET, "--save", tmp_path / "out"]
+    assert subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command], cwd=ROOT, timeout=120).returncode == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["frames"] == 16

@@ -364,6 +364,7 @@ def run(main: Callable[[], object]) -> None:
     Caught: InputError, any error of the system that names a file, a full disk, no memory, and Ctrl-C, SIGTERM and a closed terminal
     (treated alike, as KeyboardInterrupt). Anything else is a bug and keeps its traceback.
     """
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that can't be encoded is no reason to end
@@ -385,6 +386,16 @@ def run(main: Callable[[], object]) -> None:
             raise
         advice = "; make room, raise the limit or choose another directory" if error.errno in OF_THE_SYSTEM else ""
         _end(f"{error.filename or 'writing'}: {error.strerror or error}{advice}")
+
+
+def _open_closed() -> None:
+    """Let those of stdin, stdout and stderr that are closed lead nowhere, before a file gets their number and what libraries print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
 
 
 def _handle(number: int, handler: Callable) -> None:

@@ -7,14 +7,17 @@ import base64
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import cv2
+import numpy as np
 
-from util.cli import printable
+from util.cli import InputError, printable
 from util.files import GrowingFile
-from util.outputs.pictures import encode_jpeg, encode_png
+from util.outputs.pictures import encode_jpeg, encode_png, shrunk
 from util.outputs.sink import Clock, Sink
 from util.outputs.staging import Staging
+from util.source.images import read_image
 from util.source.video import Video
 from util.track.places import Crossing, Visit
 from util.track.tracking import Moment, Track
@@ -48,6 +51,19 @@ def rfc_3339(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds")
 
 
+def crop_name(track: Track) -> str:
+    """Return where an ended track's best crop is, relative to the directory."""
+    return f"events/{track.number:06d}.png"
+
+
+def read_crop(staging: Staging, track: Track, side: int) -> np.ndarray:
+    """Return an ended track's best crop, BGR, at most `side` pixels long; a grey square where it could not be written."""
+    try:
+        return shrunk(read_image(Path(staging.at(crop_name(track)))), side)
+    except InputError:
+        return np.full((side, side, 3), 128, np.uint8)
+
+
 class Events(Sink):
     """events.jsonl and events/: what was seen from when to when, a line and a picture when it has ended."""
 
@@ -65,7 +81,7 @@ class Events(Sink):
 
     def _end(self, tracks: Sequence[Track]) -> None:
         for track in tracks:
-            name = f"events/{track.number:06d}.png"
+            name = crop_name(track)
             self.staging.write({name: encode_png(cv2.cvtColor(track.best, cv2.COLOR_RGB2BGR))})
             try:
                 self._file.append(json.dumps(event_of("end", track, self.video, best_crop=name, **passed(track))) + "\n")

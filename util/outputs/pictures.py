@@ -36,11 +36,18 @@ def encode_png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image, [*PNG, MASK if image.ndim == 2 else PHOTOGRAPH])[1].tobytes()
 
 
+def shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    """Return an image, uint8 (H, W, ...), with at most `side` pixels on its longer side."""
+    height, width = image.shape[:2]
+    factor = side / max(height, width)
+    if factor >= 1:
+        return image
+    return cv2.resize(image, (max(1, round(width * factor)), max(1, round(height * factor))), interpolation=cv2.INTER_AREA)
+
+
 def encode_jpeg(bgr: np.ndarray, side: int | None = None, quality: int = 85) -> bytes:
     """Return BGR uint8 as the bytes of a JPEG, whose longer side has at most `side` pixels if that is given."""
-    if side and (factor := side / max(bgr.shape[:2])) < 1:
-        bgr = cv2.resize(bgr, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return cv2.imencode(".jpg", shrunk(bgr, side) if side else bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def colour_of(text: str) -> tuple[int, int, int]:

@@ -1,7 +1,7 @@
 """report.html: what one run over a video has found, on a page that needs neither server nor network.
 
 Everything is in the file: style, pictures, charts. Only the annotated video is linked, as its neighbour. Memory is bounded however
-long the run: counts, a chart of at most BINS bins, and thumbnails of the MOST longest tracks.
+long the run: counts, a chart of at most BINS bins, and the MOST longest tracks, whose pictures lie in events/ until the end.
 """
 import base64
 import heapq
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from util.outputs.events import read_crop
 from util.outputs.pictures import colour_of, encode_jpeg
 from util.outputs.sink import Clock, Sink
 from util.outputs.staging import Staging
@@ -23,14 +23,15 @@ from util.track.tracking import UNKNOWN, Moment, Track
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 MOST = 100  # tracks on the timeline
-SIDE = 160  # pixels of a kept crop's longer side
+SIDE = 160  # pixels of a shown crop's longer side
+NOT_KEPT = np.empty((0, 0, 3), np.uint8)
 CHOICES = 20  # classes beside `other`, at most; others can be typed
 BINS = 240  # of the chart over time, at most
 STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400]  # seconds between ticks
 
 
 class Longest:
-    """Keeps the tracks with the most sightings of a stream of any length, their pictures no larger than shown."""
+    """Keeps the tracks with the most sightings of a stream of any length, without their pictures."""
 
     def __init__(self, most: int):
         self.most, self.seen, self._heap = most, 0, []
@@ -41,22 +42,13 @@ class Longest:
             self.seen += 1
             key = track.sightings, track.probability, -self.seen  # the last decides, so tracks need no order
             if len(self._heap) < self.most:
-                heapq.heappush(self._heap, (*key, _small(track)))
+                heapq.heappush(self._heap, (*key, replace(track, best=NOT_KEPT)))
             elif key > self._heap[0][:3]:
-                heapq.heapreplace(self._heap, (*key, _small(track)))
+                heapq.heapreplace(self._heap, (*key, replace(track, best=NOT_KEPT)))
 
     def tracks(self) -> list[Track]:
         """Return those kept, by number."""
         return sorted((entry[3] for entry in self._heap), key=lambda track: track.number)
-
-
-def _small(track: Track) -> Track:
-    height, width = track.best.shape[:2]
-    factor = SIDE / max(height, width)
-    if factor >= 1:
-        return track
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return replace(track, best=cv2.resize(track.best, size, interpolation=cv2.INTER_AREA))
 
 
 class Activity:
@@ -147,7 +139,7 @@ class Report(Sink):
             bin=self.activity.width,
             seconds=seconds,
             ticks=_ticks(seconds),
-            tracks=[(track, _data_uri(track.best)) for track in shown],
+            tracks=[(track, _data_uri(read_crop(self.staging, track, SIDE))) for track in shown],
             video=self.video if self.frames else None,
         )
 
@@ -189,8 +181,8 @@ def _colour(label: str) -> str:
     return "rgb({} {} {})".format(*colour_of(label))
 
 
-def _data_uri(rgb: np.ndarray) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))).decode()
+def _data_uri(bgr: np.ndarray) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(bgr)).decode()
 
 
 def _time(seconds: float, decimals: int = 1) -> str:

@@ -26,9 +26,9 @@ from pathlib import Path
 from util.cli import InputError
 from util.files import GrowingFile
 from util.outputs.debug import DebugView
-from util.outputs.events import ChangeLines, Events
+from util.outputs.events import ChangeLines, Events, read_crop
 from util.outputs.pictures import VideoFile, annotate, draw_sheet, encode_png
-from util.outputs.report import Longest, Report
+from util.outputs.report import SIDE, Longest, Report
 from util.outputs.results import DetectionFiles, mask_name
 from util.outputs.sink import Clock, Sink, Sinks
 from util.outputs.staging import StagedTable, Staging
@@ -66,7 +66,7 @@ def _make(staging: Staging, args, video, classes: Sequence[str], detector, place
     yield PredictionTable(GrowingFile(staging.new(PredictionTable.NAME), PredictionTable.HEAD))
     yield Tracks(staging)
     yield Coco(staging, classes)
-    yield Events(staging, video)
+    yield Events(staging, video)  # before those that show its pictures
     yield ChangeLines(staging, video)
     yield Annotated(staging, video)
     yield Sheet(staging, title)
@@ -198,5 +198,6 @@ class Sheet(Sink):
         if shown:
             count = f"the {len(shown)} longest of {seen} tracks" if seen > len(shown) else f"{seen} track{'s' * (seen > 1)}"
             captions = [f"#{track.number} {track.label}" for track in shown]
-            sheet = draw_sheet([track.best for track in shown], captions, f"{self.title}: {count}")
+            crops = [read_crop(self.staging, track, SIDE)[..., ::-1] for track in shown]
+            sheet = draw_sheet(crops, captions, f"{self.title}: {count}")
             self.staging.write({"contact_sheet.png": encode_png(sheet)})

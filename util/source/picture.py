@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import av
 import av.filter
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 # On glibc, a freed block of this size keeps later frames' buffers on the heap: mapping each anew costs 0.2 ms at 640x360.
@@ -34,7 +35,7 @@ class Pictures:
             frame.colorspace = UNSPECIFIED
             bgr = self._bgr(frame, threads=1)
         try:
-            matrix = frame.side_data.get("DISPLAYMATRIX")
+            matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # frame.side_data keeps the frame until gc runs
         except ValueError:  # there is side data of a kind that this PyAV does not know
             return np.rot90(bgr, round(frame.rotation / 90) % 4)
         return bgr if matrix is None else upright(bgr, np.frombuffer(bytes(matrix), np.int32))

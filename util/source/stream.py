@@ -79,7 +79,7 @@ class Stream:
         self.has_clock = not kind.flags & av.format.Flags.no_timestamps.value and not kind.name.endswith("_pipe")
         self.source, self._remote = source, bool(scheme)
         self.decoded, self.damaged, self.tap = 0, 0, None
-        self._torn = False  # whether the last of its packets was incomplete or could not be decoded
+        self._torn = self._undecoded = False  # whether the last of its packets was incomplete, could not be decoded
         self._first, self._read_to = None, 0  # bytes before its first packet, and up to the end of the last one
 
     @staticmethod
@@ -121,11 +121,11 @@ class Stream:
         """The frames that are ready when a packet, or the end, has gone in."""
         if packet:
             self._first = packet.pos if self._first is None else self._first
-            self._torn, self._read_to = packet.is_corrupt, (packet.pos or 0) + packet.size
+            self._torn, self._undecoded, self._read_to = packet.is_corrupt, False, (packet.pos or 0) + packet.size
         try:
             frames = self.video.codec_context.decode(packet)
         except Exception:  # whatever damaged data makes a decoder raise
-            self._torn, frames = True, []
+            self._undecoded, frames = True, []
             self.damaged += self.decoded > 0
         self.decoded += len(frames)
         return frames
@@ -134,8 +134,9 @@ class Stream:
         """Whether what has been read to its end ends early, by what container and decoder say; some formats don't tell."""
         kind = self.container.format.name
         size = self.source.count if isinstance(self.source, Stdin) else self.container.size
-        if self._torn or size <= 0:
-            return self._torn
+        tells = kind.startswith(("mov", "matroska", "avi"))  # where it ends, so that a last frame that can't be decoded is just damaged
+        if self._torn or size <= 0 or self._undecoded and not tells:
+            return self._torn or self._undecoded
         if kind == "mpegts":
             return all((size - (self._first or 0)) % length for length in (188, 192, 204))  # of its packets
         if kind == "yuv4mpegpipe":
@@ -259,7 +260,7 @@ def read_all(name: str, stream: Stream) -> Iterator[tuple[float | None, np.ndarr
     what = f"{name}: {stream.damaged} of {stream.damaged + stream.decoded} frames are damaged"
     if stream.damaged > MOST_DAMAGED * (stream.damaged + stream.decoded):
         raise InputError(f"{what}; the others were kept")
-    if cut_off:
+    if cut_off and stream.decoded:
         raise InputError(f"{name}: ends inside a frame after {stream.decoded} frames, which were kept; was it cut off?")
     if stream.damaged:
         tqdm.write(f"{what} and were left out", file=sys.stderr)

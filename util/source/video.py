@@ -45,7 +45,7 @@ class Video:
         self._frames = start()
         first = next(self._frames, None)
         if first is None:
-            raise InputError(f"{name} holds no frame that can be read")
+            raise InputError(f"{name} holds no frame that can be read; it may be encrypted, damaged or cut off")
         self.height, self.width = first[1].shape[:2]
         try:
             _check_size(name, self.width, self.height)
