@@ -181,9 +181,9 @@ void Regions::follow(const Homography& h) {
             if (width <= 0 || height <= 0 || width * height < kOverlap * smaller || width * height <= best) continue;
             best = width * height;
             region.age = std::min(track.age + 1, 1000);
+            region.moved = track.moved;
         }
     }
-    tracks_.assign(regions_.begin(), regions_.end());
 }
 
 // Whether most of the points in it go with the background: a picture that changes, such as a shadow's, a screen's or smoke's.
@@ -271,11 +271,14 @@ std::span<const Object> Regions::operator()(Plane& mask, const Grid<std::int32_t
     merge();
     follow(h);
     objects_.clear();
-    for (const Region& region : regions_) {
+    for (Region& region : regions_) {
         const Object object = describe(region);
         const bool sure = region.age >= params_.persistence && double(object.score) >= params_.min_score;
-        if (sure && !rests(region, mask, points)) objects_.push_back(object);
+        if (!sure || (!region.moved && rests(region, mask, points))) continue;
+        region.moved = true;
+        objects_.push_back(object);
     }
+    tracks_.assign(regions_.begin(), regions_.end());
     forget_unreported();
     clean(mask);
     std::sort(objects_.begin(), objects_.end(), [](const Object& a, const Object& b) {

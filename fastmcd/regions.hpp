@@ -36,6 +36,7 @@ private:
         std::int64_t pixels, contrast;  // moving pixels; their cells' contrast, summed over them
         int age;                       // frames seen
         int whole;                     // of a part: the region that it belongs to
+        bool moved = false;            // an object of frames before, which may stop now
         bool split = false;
     };
 

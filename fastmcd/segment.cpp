@@ -28,6 +28,7 @@ constexpr double kParallaxStep = 0.5, kMostSteps = 16;     // cells; at most so 
 constexpr float kParallax = -0.5f;   // evidence at most
 constexpr int kPointReach = 2;         // cells around a tracked point of which it tells something
 constexpr float kPointRests = 2, kPointMoves = 0.5f;  // evidence for rest, and for motion
+constexpr float kLearned = 25;         // frames: age of a background that what rests before it must have stopped there
 constexpr std::size_t kLarge = 12;   // patches that touch, away from the border: so many are no small thing that moves
 
 }  // namespace
@@ -168,9 +169,10 @@ void Segmenter::discount_parallax(const Model& model) {
 }
 
 // A tracked point tells more surely than grey levels do: hardly one that goes with the background lies on what moves. It tells of what
-// looks like it, or a point beside a small object would speak for the object.
+// looks like it, or a point beside a small object would speak for the object. What has stopped before a known background stays an object.
 void Segmenter::ask(const Model& model, std::span<const PointMotion> points) {
     const Grid<float>& means = model.means();
+    const auto stopped = [&](int x, int y) { return moved(model.marks().row(y)[x]) >= kUnlike && model.plane(0, 2).row(y)[x] > kLearned; };
     for (const PointMotion& point : points) {
         if (point.kind == PointMotion::kUnclear) continue;
         const float told = point.kind == PointMotion::kMoves ? kPointMoves : -kPointRests;
@@ -178,7 +180,7 @@ void Segmenter::ask(const Model& model, std::span<const PointMotion> points) {
         for (int j = std::max(0, y - kPointReach); j <= std::min(rows_ - 1, y + kPointReach); ++j)
             for (int i = std::max(0, x - kPointReach); i <= std::min(columns_ - 1, x + kPointReach); ++i) {
                 const float d = means.row(j)[i] - means.row(y)[x], alike = 1 / (1 + d * d / (edge_ * edge_));
-                evidence_.row(j)[i] += told * alike * alike;
+                if (told > 0 || !stopped(i, j)) evidence_.row(j)[i] += told * alike * alike;
             }
     }
 }

@@ -208,13 +208,12 @@ void points_tell_what_moves() {
     }
 }
 
-// A region that moved is no object if most of the points in it rest; one point is too few to tell.
+// A region that changed is no object if most of the points in it rest, unless it was one before; one point is too few to tell.
 void what_rests_is_no_object() {
     constexpr int kWidth = 320, kHeight = 240, kLeft = 80, kTop = 60, kSide = 64;
     Params params;
     params.persistence = 1, params.min_score = 0;
-    const auto found = [&](std::vector<PointMotion> points) {
-        Regions regions(kWidth, kHeight, params);
+    const auto look = [&](Regions& regions, std::vector<PointMotion> points) {
         Plane mask(kWidth, kHeight);
         Grid<std::int32_t> marks(cells(kWidth), cells(kHeight));
         marks.fill(0);
@@ -225,11 +224,17 @@ void what_rests_is_no_object() {
         CHECK((mask.row(kTop + kSide / 2)[kLeft + kSide / 2] == 255) == (objects == 1));
         return objects;
     };
+    const auto found = [&](std::vector<PointMotion> points) {
+        Regions regions(kWidth, kHeight, params);
+        return look(regions, points);
+    };
     const PointMotion rests{{100, 80}, PointMotion::kRests}, moves{{120, 90}, PointMotion::kMoves}, unclear{{110, 100}, PointMotion::kUnclear};
     const PointMotion beside{{20, 20}, PointMotion::kRests};
     CHECK(found({}) == 1 && found({rests}) == 1 && found({rests, moves}) == 1 && found({rests, unclear, moves}) == 1);
     CHECK(found({moves, beside, beside, beside}) == 1);
     CHECK(found({rests, rests}) == 0 && found({rests, rests, moves}) == 0);
+    Regions regions(kWidth, kHeight, params);
+    CHECK(look(regions, {rests, rests}) == 0 && look(regions, {moves}) == 1 && look(regions, {rests, rests}) == 1);
 }
 
 void implausible_homographies_are_refused() {
