@@ -20,8 +20,6 @@ constexpr double kFollow = 0.1;    // weight of a frame in the means
 constexpr double kTrust = 0.5;     // share of frames with one
 constexpr double kFurthest = 1;    // of the plane's way, that the shifts may be long
 
-double length(Point p) { return std::sqrt(p.x * p.x + p.y * p.y); }
-
 }  // namespace
 
 Point Epipole::shift(Point p) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -16,6 +17,8 @@ inline constexpr Homography kIdentity = {1, 0, 0, 0, 1, 0, 0, 0, 1};
 struct Point {
     double x, y;
 };
+
+inline double length(Point p) { return std::sqrt(p.x * p.x + p.y * p.y); }  // of a vector
 
 Point project(const Homography& h, Point p);
 Homography product(const Homography& a, const Homography& b);  // first b, then a

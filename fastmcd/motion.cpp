@@ -31,6 +31,11 @@ Point full_size(Pixel p, double scale) {  // centre of a reduced pixel
     return {(p.x + 0.5) * scale - 0.5, (p.y + 0.5) * scale - 0.5};
 }
 
+Point came_from(Pixel p, Shift shift, double scale) {  // where full_size(p, scale) was
+    const Point at = full_size(p, scale);
+    return {at.x + scale * double(shift.x), at.y + scale * double(shift.y)};
+}
+
 float median(std::vector<Shift>& shifts, float Shift::*part) {
     const auto middle = shifts.begin() + std::ptrdiff_t(shifts.size() / 2);
     std::nth_element(shifts.begin(), middle, shifts.end(), [part](Shift a, Shift b) { return a.*part < b.*part; });
@@ -144,8 +149,8 @@ void MotionEstimator::vote(const std::vector<Pixel>& points, double scale, const
     int match = 0;
     for (std::size_t i = 0; i < points.size() && match < ransac_.size(); ++i) {
         if (!tracked_[i]) continue;
-        const Point at = full_size(points[i], scale);
-        const int x = int(at.x + scale * double(shifts_[i].x)), y = int(at.y + scale * double(shifts_[i].y));
+        const Point from = came_from(points[i], shifts_[i], scale);
+        const int x = int(from.x), y = int(from.y);
         const bool inside = x >= 0 && y >= 0 && x < moved.width && y < moved.height;
         ransac_.repeat(match++, inside && !moved.row(y)[x] ? kVotes - 1 : 0);
     }
@@ -158,8 +163,7 @@ Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, 
     ransac_.clear();
     for (std::size_t i = 0; i < points.size(); ++i) {
         if (!tracked_[i]) continue;
-        const Point from = full_size(points[i], scale);
-        ransac_.add(from, {from.x + scale * double(shifts_[i].x), from.y + scale * double(shifts_[i].y)});
+        ransac_.add(full_size(points[i], scale), came_from(points[i], shifts_[i], scale));
     }
     if (moved_) vote(points, scale, *moved_);
     Motion motion{kIdentity, false, ransac_.size(), 0};
@@ -221,15 +225,9 @@ void MotionEstimator::look_for_epipole(const Motion& motion) {
     for (std::size_t i = 0; i < found_.size() && motion.homography != kIdentity; ++i) {
         if (!tracked_[i]) continue;
         const Point at = full_size(found_[i], scale);
-        find_epipole_.add(at, project(motion.homography, at), came_from(i));
+        find_epipole_.add(at, project(motion.homography, at), came_from(found_[i], shifts_[i], scale));
     }
     epipole_ = find_epipole_();
-}
-
-Point MotionEstimator::came_from(std::size_t point) const {
-    const double scale = double(1 << base_);
-    const Point at = full_size(found_[point], scale);
-    return {at.x + scale * double(shifts_[point].x), at.y + scale * double(shifts_[point].y)};
 }
 
 // A point that leaves the background's way moves, unless what stands nearer would go so: on along that way, or towards the epipole. Under
@@ -239,12 +237,12 @@ void MotionEstimator::tell_points(const Motion& motion) {
     told_.clear();
     for (std::size_t i = 0; i < found_.size() && motion.known; ++i) {
         if (!tracked_[i]) continue;
-        const Point at = full_size(found_[i], scale), to = project(motion.homography, at), from = came_from(i);
+        const Point at = full_size(found_[i], scale), to = project(motion.homography, at), from = came_from(found_[i], shifts_[i], scale);
         const Point off{from.x - to.x, from.y - to.y};
-        const double size = std::sqrt(off.x * off.x + off.y * off.y);
+        const double size = length(off);
         const auto along = [&](Point way, double least) {
-            const double length = std::sqrt(way.x * way.x + way.y * way.y);
-            return length > least && off.x * way.x + off.y * way.y > kAlong * length * size;
+            const double distance = length(way);
+            return distance > least && off.x * way.x + off.y * way.y > kAlong * distance * size;
         };
         const bool nearer = along({to.x - at.x, to.y - at.y}, kLeastWay) || along(epipole_.shift(at), 0);
         const bool moves = motion.homography != kIdentity && size > kMoves * tolerance && !nearer;
@@ -276,7 +274,7 @@ std::vector<TrackedPoint> MotionEstimator::tracked() const {
     for (std::size_t i = 0; i < found_.size(); ++i) {
         if (!tracked_[i]) continue;
         const Point at = full_size(found_[i], scale), to = project(fitted_, at);
-        const Point from = came_from(i);
+        const Point from = came_from(found_[i], shifts_[i], scale);
         const double off = std::hypot(to.x - from.x, to.y - from.y);
         out.push_back({at.x, at.y, from.x, from.y, fits_ && off <= tolerance_ * scale});
     }

@@ -49,7 +49,6 @@ private:
     Motion follow(const Pyramid& current, const Pyramid& previous, const Homography& likely);
     void look_for_epipole(const Motion& motion);
     void tell_points(const Motion& motion);
-    Point came_from(std::size_t point) const;
     bool unchanged(const Plane& current, const Plane& previous) const;
     float* tensor_row(int row) { return tensors_.data() + kLanes + (row + 1) * 3 * block_pitch_; }
 

@@ -167,7 +167,7 @@ void Regions::merge() {
         }
 }
 
-// An object's age goes on from the previous frame's object that it overlaps most, seen from this frame.
+// An object's age, and that it was one, go on from the previous frame's object that it overlaps most, seen from this frame.
 void Regions::follow(const Homography& h) {
     for (Region& region : regions_) {
         const Point a = project(h, {double(region.left), double(region.top)});

@@ -26,10 +26,10 @@ constexpr float kOffPlane = 0.5f;    // share of the difference where the backgr
 constexpr double kSmallParallax = 0.2, kMostParallax = 2;  // of the usual one
 constexpr double kParallaxStep = 0.5, kMostSteps = 16;     // cells; at most so many
 constexpr float kParallax = -0.5f;   // evidence at most
-constexpr int kPointReach = 2;         // cells around a tracked point of which it tells something
-constexpr float kPointRests = 2, kPointMoves = 0.5f;  // evidence for rest, and for motion
-constexpr float kLearned = 25;         // frames: age of a background that what rests before it must have stopped there
 constexpr std::size_t kLarge = 12;   // patches that touch, away from the border: so many are no small thing that moves
+constexpr int kPointReach = 2;       // cells around a tracked point of which it tells something
+constexpr float kPointRests = 2, kPointMoves = 0.5f;  // evidence for rest, and for motion
+constexpr float kLearned = 25;       // frames: age of a background that what rests before it must have stopped there
 
 }  // namespace
 
@@ -37,7 +37,7 @@ Segmenter::Segmenter(int columns, int rows)
     : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), uncovered_(rest_), evidence_(rest_), right_(rest_), down_(rest_),
       horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes),
       past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), epipoles_(kFar), light_(kFar),
-      near_(std::size_t((columns - 1) / kPatch + 1) * std::size_t((rows - 1) / kPatch + 1)) {
+      patch_columns_((columns - 1) / kPatch + 1), patch_rows_((rows - 1) / kPatch + 1), near_(std::size_t(patch_columns_) * patch_rows_) {
     group_.reserve(near_.size());
     reset();
 }
@@ -113,6 +113,11 @@ Point Segmenter::parallax(Point p) const {
     return sum;
 }
 
+// The first column and row of a patch; the last ones lie within the frame, over their neighbours.
+std::pair<int, int> Segmenter::corner(int patch) const {
+    return {std::min(patch % patch_columns_ * kPatch, columns_ - kPatch), std::min(patch / patch_columns_ * kPatch, rows_ - kPatch)};
+}
+
 // What stands nearer than what the homography was fitted to rests too, but seems to move: the way of the background and further, or off it
 // towards the epipole (plane plus parallax; Irani and Anandan 1998). It is told by being found there much better than where the
 // background has gone, and than where it is in the picture, as what the camera follows would be. What comes from outside is not told.
@@ -122,7 +127,7 @@ bool Segmenter::rests_off_plane(const Model& model, int left, int top, Point way
     if (least > 1)
         for (const double further : kFurther)
             if (unlike_then(model, left, top, {(1 + further) * way.x, (1 + further) * way.y}) < least) return true;
-    const double size = std::sqrt(parallax.x * parallax.x + parallax.y * parallax.y);
+    const double size = length(parallax);
     if (size < kLeastParallax) return false;
     if (!inside_then(left, top, {way.x + parallax.x, way.y + parallax.y})) return true;
     least = kOffPlane * std::min(there, here);
@@ -132,36 +137,38 @@ bool Segmenter::rests_off_plane(const Model& model, int left, int top, Point way
     return false;
 }
 
+// Marks the patches that seem to stand nearer than the rest.
+void Segmenter::find_near(const Model& model) {
+    std::fill(near_.begin(), near_.end(), std::uint8_t{0});
+    for (std::size_t patch = 0; patch < near_.size(); ++patch) {
+        const auto [left, top] = corner(int(patch));
+        float moves = 0;
+        for (int y = top; y < top + kPatch; ++y)
+            for (int x = left; x < left + kPatch; ++x) moves += std::max(0.0f, evidence_.row(y)[x]);
+        const Point middle{left + kPatch / 2.0, top + kPatch / 2.0}, then = project(ways_[std::size_t((frames_ - kFar) % kFar)], middle);
+        const Point way{then.x - middle.x, then.y - middle.y};
+        if (moves < kDoubtful || std::abs(way.x) + std::abs(way.y) < kLeastWay) continue;
+        near_[patch] = rests_off_plane(model, left, top, way, parallax(middle));
+    }
+}
+
 // What stands nearer comes in from the frame's border, or is large; a small thing in the middle that goes such a way moves.
 void Segmenter::discount_parallax(const Model& model) {
-    const int across = (columns_ - 1) / kPatch + 1, down = (rows_ - 1) / kPatch + 1;
-    const auto corner = [&](int i, int cells) { return std::min(i * kPatch, cells - kPatch); };
-    std::fill(near_.begin(), near_.end(), std::uint8_t{0});
-    for (int j = 0; j < down; ++j)
-        for (int i = 0; i < across; ++i) {
-            const int left = corner(i, columns_), top = corner(j, rows_);
-            float moves = 0;
-            for (int y = 0; y < kPatch; ++y)
-                for (int x = 0; x < kPatch; ++x) moves += std::max(0.0f, evidence_.row(top + y)[left + x]);
-            const Point middle{left + kPatch / 2.0, top + kPatch / 2.0}, then = project(ways_[std::size_t((frames_ - kFar) % kFar)], middle);
-            const Point way{then.x - middle.x, then.y - middle.y};
-            if (moves < kDoubtful || std::abs(way.x) + std::abs(way.y) < kLeastWay) continue;
-            near_[std::size_t(j) * across + i] = rests_off_plane(model, left, top, way, parallax(middle));
-        }
-    for (int start = 0; start < across * down; ++start) {
+    find_near(model);
+    for (int start = 0; start < int(near_.size()); ++start) {
         if (near_[std::size_t(start)] != 1) continue;
         bool large = false;
         group_.assign(1, start), near_[std::size_t(start)] = 2;
         for (std::size_t k = 0; k < group_.size(); ++k) {
-            const int x = group_[k] % across, y = group_[k] / across;
-            large |= x == 0 || y == 0 || x == across - 1 || y == down - 1;
-            for (int j = std::max(0, y - 1); j <= std::min(down - 1, y + 1); ++j)
-                for (int i = std::max(0, x - 1); i <= std::min(across - 1, x + 1); ++i)
-                    if (std::uint8_t& mark = near_[std::size_t(j) * across + i]; mark == 1) mark = 2, group_.push_back(j * across + i);
+            const int x = group_[k] % patch_columns_, y = group_[k] / patch_columns_;
+            large |= x == 0 || y == 0 || x == patch_columns_ - 1 || y == patch_rows_ - 1;
+            for (int j = std::max(0, y - 1); j <= std::min(patch_rows_ - 1, y + 1); ++j)
+                for (int i = std::max(0, x - 1); i <= std::min(patch_columns_ - 1, x + 1); ++i)
+                    if (std::uint8_t& mark = near_[std::size_t(j) * patch_columns_ + i]; mark == 1) mark = 2, group_.push_back(j * patch_columns_ + i);
         }
         if (!large && group_.size() < kLarge) continue;
-        for (const int at : group_) {
-            const int left = corner(at % across, columns_), top = corner(at / across, rows_);
+        for (const int patch : group_) {
+            const auto [left, top] = corner(patch);
             for (int y = top; y < top + kPatch; ++y)
                 for (int x = left; x < left + kPatch; ++x) evidence_.row(y)[x] = std::min(evidence_.row(y)[x], kParallax);
         }

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "colours.hpp"
@@ -36,6 +37,8 @@ private:
     bool inside_then(int left, int top, Point way) const;
     Point parallax(Point p) const;
     bool rests_off_plane(const Model& model, int left, int top, Point way, Point parallax) const;
+    std::pair<int, int> corner(int patch) const;
+    void find_near(const Model& model);
     void discount_parallax(const Model& model);
     void ask(const Model& model, std::span<const PointMotion> points);
     void spread();
@@ -50,6 +53,7 @@ private:
     std::vector<Homography> ways_;   // from the current frame's cells to theirs
     std::vector<Epipole> epipoles_;  // of the last kFar frames
     std::vector<Exposure> light_;      // and from their grey levels to the current ones
+    int patch_columns_, patch_rows_;
     std::vector<std::uint8_t> near_;   // of each patch: 1 if it seems to stand nearer than the rest, 2 once it was looked at
     std::vector<int> group_;           // patches of these that touch
     std::int64_t frames_ = 0;        // in a row

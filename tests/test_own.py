@@ -338,7 +338,10 @@ def test_a_training_that_gets_no_better_ends(home, monkeypatch, capsys):
 
 def test_classes_of_an_earlier_network_mean_their_own_names_else_their_kinds_else_other():
     clips = cifar.SPECS["vgg_clips"]
-    named = lambda classes: dict(zip(clips.classes, (classes[i] if i >= 0 else None for i in head.meanings(clips, classes)), strict=True))  # noqa: E731
+
+    def named(classes):
+        return {name: classes[i] if i >= 0 else None for name, i in zip(clips.classes, head.meanings(clips, classes), strict=True)}
+
     assert named(["other", "person", "vehicle"]) == {
         **dict.fromkeys(clips.classes, "other"), **dict.fromkeys(cifar.KINDS["vehicle"], "vehicle"), "person": "person"
     }  # fmt: skip
