@@ -45,7 +45,7 @@ def run(frames: list, until: int, **params) -> tuple[fastmcd.Result, np.ndarray]
 def rows(frames: list) -> list[np.ndarray]:
     """One row of views per parameter: from low to high."""
     out = []
-    for name, values, until in (("threshold", (1, 3.5, 30), 46), ("closing", (0, 0.025, 0.1), 46), ("max_age", (10, 30, 250), FRAMES)):
+    for name, values, until in (("threshold", (1, 3.5, 30), 46), ("closing", (0, 0.02, 0.1), 46), ("max_age", (10, 30, 250), FRAMES)):
         views = []
         for value in values:
             result = run(frames, until, **{name: value})[0]

@@ -14,7 +14,7 @@
 // Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
 //
 // Same frames in, same bits out, on every CPU and with any number of threads. A detector belongs to one thread at a time; different detectors
-// share nothing. The first objects come with the third frame, and six frames after a scene cut.
+// share nothing. The first objects come with the second or third frame, and six frames after a scene cut.
 #pragma once
 
 #include <array>
@@ -111,8 +111,8 @@ struct Params {
     double decay_rate = 0.001;      // 0..1 per variance: how fast it does
     // Regions and boxes.
     double min_area = 0.0015;       // 0..0.5 of the frame: smaller regions are dropped
-    double closing = 0.025;         // 0..0.1 of the frame's diagonal: gaps that are bridged. More: neighbours join
-    int persistence = 2;            // 1..30 frames an object must be seen before it is reported. More: less flicker
+    double closing = 0.02;          // 0..0.1 of the frame's diagonal: gaps that are bridged. More: neighbours join
+    int persistence = 1;            // 1..30 frames an object must be seen before it is reported. More: less flicker
     double min_score = 0.2;         // 0..1: objects that score less are not reported. More: fewer false ones, and fewer true ones
     int max_objects = 64;           // 1..1000 per frame, the best ones
     double crop_context = 0.1;      // 0..1: margin on each side of a crop, as a share of the box's width or height there

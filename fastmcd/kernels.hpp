@@ -123,15 +123,16 @@ struct Past {  // a row of cells, and how it lies in an earlier frame
     float weight;
     bool first;  // of the frames compared with: out is written, not added to
     float* out;
-    const float* moved;  // belief of the earlier frame's cells; nullptr: not asked for what is uncovered
+    const float *moved, *moved_here;  // belief of the earlier frame's cells, all of them; of its row at the same place
     float* uncovered;    // the part of out, 0 or less, of cells that rested in the comparisons before, and where something moved then
+    float* stays;        // 1 where something moved then, there and at the same place of the picture, else 0; nullptr: not asked for, or for the above
 };
 
 struct Weighing {  // of a row of cells
     const std::int32_t* marks;
     const float *age, *variance, *rest, *uncovered, *colour;
     int columns;
-    float* out;
+    float *stays, *out;  // stays: from 0 or 1 to evidence
 };
 
 struct SegmentKernels {

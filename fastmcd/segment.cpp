@@ -19,7 +19,8 @@ constexpr int kRounds = 1;
 constexpr int kPatch = 6;            // cells: side of the patches that are looked for elsewhere
 constexpr float kDoubtful = 1;       // evidence for motion in a patch that makes it worth looking
 constexpr double kLeastWay = 1;      // cells that the background must have gone, or depth would not show
-constexpr double kFurther[] = {0.12, 0.25, 0.4, 0.6, 0.8, 1.1};  // of the background's way, that something nearer may go in addition
+constexpr double kLeastFurther = 0.1, kMostFurther = 1.1;  // of the background's way, that something nearer may go in addition
+constexpr double kFurtherStep = 1;  // cells
 constexpr float kThanBackground = 0.4f, kThanFollowed = 0.35f;   // shares of the difference there that must not be passed
 constexpr double kLeastParallax = 1; // cells
 constexpr float kOffPlane = 0.5f;    // share of the difference where the background has gone, or where it is, that must not be passed
@@ -58,7 +59,7 @@ void Segmenter::compare(const Model& model, int frames, float weight, bool first
     for (int y = 0; y < rows_; ++y) {
         Past row{means.row(y - 1), means.row(y), means.row(y + 1), past_[which].row(0), means.pitch(), columns_, rows_, {},
                  light_[which].gain, light_[which].offset, disorder_, weight, first, rest_.row(y),
-                 frames == kFar ? moved_[which].row(0) : nullptr, uncovered_.row(y)};
+                 moved_[which].row(0), moved_[which].row(y), frames == kFar ? uncovered_.row(y) : nullptr, frames == kNear && frames_ >= kFar ? stays().row(y) : nullptr};
         for (int k = 0; k < 3; ++k) row.h[3 * k] = float(h[3 * k]), row.h[3 * k + 1] = float(h[3 * k + 1] * y + h[3 * k + 2]);
         disorder_sum_ += kernels_.segment.compare(row, &disorder_cells_);
     }
@@ -76,7 +77,7 @@ void Segmenter::find_ties(const Model& model) {
 void Segmenter::weigh(const Model& model) {
     static const std::vector<float> nothing(4096 / kCell + 2 * kLanes);
     for (int y = 0; y < rows_; ++y)
-        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), model.plane(0, 1).row(y), rest_.row(y), uncovered_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, evidence_.row(y)});
+        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), model.plane(0, 1).row(y), rest_.row(y), uncovered_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, stays().row(y), evidence_.row(y)});
 }
 
 bool Segmenter::inside_then(int left, int top, Point way) const {
@@ -125,7 +126,7 @@ bool Segmenter::rests_off_plane(const Model& model, int left, int top, Point way
     const float there = unlike_then(model, left, top, way), here = unlike_then(model, left, top, {0, 0});
     float least = std::min(kThanBackground * there, kThanFollowed * here);
     if (least > 1)
-        for (const double further : kFurther)
+        for (double further = kLeastFurther; further < kMostFurther; further += std::max(kFurtherStep / length(way), kMostFurther / kMostSteps))
             if (unlike_then(model, left, top, {(1 + further) * way.x, (1 + further) * way.y}) < least) return true;
     const double size = length(parallax);
     if (size < kLeastParallax) return false;
@@ -192,6 +193,15 @@ void Segmenter::ask(const Model& model, std::span<const PointMotion> points) {
     }
 }
 
+// What moved a frame ago goes on, where nothing else can tell: not even what seems to stand nearer has a say in that.
+void Segmenter::insist() {
+    for (int y = 0; y < rows_; ++y) {
+        const float* stays = this->stays().row(y);
+        float* evidence = evidence_.row(y);
+        for (int x = 0; x < columns_; ++x) evidence[x] += stays[x];
+    }
+}
+
 // The likeliest labels of all cells together, if neighbours that are tied had rather agree: an Ising model, by min-sum messages along
 // rows and columns by turns (belief propagation, Tappen and Freeman 2003). For two labels a message is a number: all that a cell has
 // heard and seen, at most as much as the tie carries.
@@ -221,6 +231,7 @@ void Segmenter::operator()(const Model& model, const Epipole& epipole, std::span
     const Exposure change = model.exposure();
     for (Exposure& light : light_) light = {light.gain * change.gain, light.offset * change.gain + change.offset};
     disorder_sum_ = 0, disorder_cells_ = 0;
+    if (frames_ < kFar) stays().fill(0);
     if (frames_ >= kNear) compare(model, kNear, kNearWeight, true);
     else rest_.fill(0);
     if (frames_ >= kFar) compare(model, kFar, 1, false);
@@ -228,6 +239,7 @@ void Segmenter::operator()(const Model& model, const Epipole& epipole, std::span
     weigh(model);
     if (frames_ >= kFar) discount_parallax(model);
     ask(model, points);
+    insist();
     spread();
     colours_.learn(evidence_, belief_, uncovered_);
     if (disorder_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most

@@ -41,7 +41,9 @@ private:
     void find_near(const Model& model);
     void discount_parallax(const Model& model);
     void ask(const Model& model, std::span<const PointMotion> points);
+    void insist();
     void spread();
+    Grid<float>& stays() { return horizontal_; }  // evidence for motion where something moved a frame ago; lost once messages are sent
 
     const Kernels& kernels_ = kernels();
     int columns_, rows_;

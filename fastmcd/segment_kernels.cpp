@@ -11,6 +11,7 @@ constexpr float kAtRest = 1;           // most that one comparison may say for r
 constexpr float kMoving = 1;           // and for motion
 constexpr float kBackground = 0.3f;    // for rest, of a cell like its background, if that is trusted
 constexpr float kVague = 100;          // grey levels squared: a background of greater variance says the less for rest
+constexpr float kStays = 0.3f;         // for motion, of a cell like a vague background where something moved a frame ago
 constexpr float kForeground = 0.5f;    // for motion, of a cell unlike it that has changed lately
 constexpr float kStill = 2;            // and of one that is still, if it is no ghost but the middle of an even object, or slow, or small
 constexpr float kStillLeast = 0.8f;    // whatever else tells of rest there
@@ -49,10 +50,11 @@ std::int64_t compare(const Past& row, int* cells) {
         const Floats half_ln = 1.5f * (ratio * ratio - 1) / (ratio * ratio + 4 * ratio + 1);
         const Floats llr = half_ln - 0.5f * square * (1 / s0 - 1 / s1);
         const Floats told = select(inside, row.weight * clamp(llr, spread(-kMoving), spread(kAtRest)), Floats{});
-        if (row.moved) {
-            const Ints then = gather(row.moved, whole(v + 0.5f) * int(row.pitch) + whole(u + 0.5f)) > 0;
-            store(row.uncovered + column, select(then & (load<Floats>(row.out + column) >= 0), lesser(told, Floats{}), Floats{}));
-        }
+        const Ints nearest = whole(v + 0.5f) * int(row.pitch) + whole(u + 0.5f);
+        const Floats belief = bits(nearest != lanes() + nearest[0]) ? gather(row.moved, nearest) : load<Floats>(row.moved + nearest[0]);
+        const Ints then = inside & (belief > 0);
+        if (row.uncovered) store(row.uncovered + column, select(then & (load<Floats>(row.out + column) >= 0), lesser(told, Floats{}), Floats{}));
+        if (row.stays) store(row.stays + column, select(then & (load<Floats>(row.moved_here + column) > 0), spread(1), Floats{}));
         store(row.out + column, row.first ? told : load<Floats>(row.out + column) + told);
         sum += inside & whole(16 * lesser(square / s0, spread(9)));
         count -= inside;
@@ -92,6 +94,7 @@ void weigh(const Weighing& row) {
         const Floats sharp = lesser(kVague / load<Floats>(row.variance + column), spread(1));
         const Floats sure = select(load<Floats>(row.uncovered + column) < 0, spread(1), sharp);
         const Floats seen = select(unlike, differs, (n - 1) * kBackground * (1 - doubt) * sure);
+        store(row.stays + column, select(~unlike & (hue >= 0), kStays * (1 - sharp) * load<Floats>(row.stays + column), Floats{}));
         const Floats still = select((rest >= 0) | unlike, rest, doubt * rest);
         const Floats colour = select((hue > 0) & (rest >= 0), Floats{}, hue);  // what rests may look like what moves
         const Floats all = select(known, seen, Floats{}) - still + colour;

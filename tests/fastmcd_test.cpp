@@ -212,7 +212,7 @@ void points_tell_what_moves() {
 void what_rests_is_no_object() {
     constexpr int kWidth = 320, kHeight = 240, kLeft = 80, kTop = 60, kSide = 64;
     Params params;
-    params.persistence = 1, params.min_score = 0;
+    params.min_score = 0;
     const auto look = [&](Regions& regions, std::vector<PointMotion> points) {
         Plane mask(kWidth, kHeight);
         Grid<std::int32_t> marks(cells(kWidth), cells(kHeight));
@@ -457,16 +457,16 @@ void what_is_off_the_plane_does_not_move() {
 void what_is_left_behind_is_told_apart() {
     const int columns = 40;
     const Grid<float> nothing(columns, 1);
-    Grid<float> now(columns, 1), then(columns, 1), moved(columns, 1), rest(columns, 1), variance(columns, 1), uncovered(columns, 1), evidence(columns, 1), colour(columns, 1);
+    Grid<float> now(columns, 1), then(columns, 1), moved(columns, 1), rest(columns, 1), variance(columns, 1), uncovered(columns, 1), stays(columns, 1), evidence(columns, 1), colour(columns, 1);
     Grid<std::int32_t> marks(columns, 1);
     now.fill(100), then.fill(180), variance.fill(36), colour.fill(-0.1f);
     for (int x = 0; x < columns; ++x) moved.row(0)[x] = x % 2 ? 1.f : -1.f, rest.row(0)[x] = x % 3 ? 0.25f : -0.25f;
     int cells = 0;
     kernels().segment.compare({now.row(-1), now.row(0), now.row(1), then.row(0), now.pitch(), columns, 1, {1, 0, 0, 0, 0, 0, 0, 1, 0}, 1, 0, 1, 1, false,
-                               rest.row(0), moved.row(0), uncovered.row(0)}, &cells);
+                               rest.row(0), moved.row(0), moved.row(0), uncovered.row(0), nullptr}, &cells);
     CHECK(cells == columns);
     const auto weighed = [&] {
-        kernels().segment.weigh({marks.row(0), nothing.row(0), variance.row(0), rest.row(0), uncovered.row(0), colour.row(0), columns, evidence.row(0)});
+        kernels().segment.weigh({marks.row(0), nothing.row(0), variance.row(0), rest.row(0), uncovered.row(0), colour.row(0), columns, stays.row(0), evidence.row(0)});
         return std::vector<float>(evidence.row(0), evidence.row(0) + columns);
     };
     const std::vector<float> like_what_rests = weighed();
@@ -524,11 +524,11 @@ void colours_are_told_from_what_is_around() {
 void what_is_still_is_a_ghost_if_its_background_is_young() {
     const int columns = 40;
     const Grid<float> nothing(columns, 1);
-    Grid<float> age(columns, 1), variance(columns, 1), rest(columns, 1), evidence(columns, 1);
+    Grid<float> age(columns, 1), variance(columns, 1), rest(columns, 1), stays(columns, 1), evidence(columns, 1);
     Grid<std::int32_t> marks(columns, 1);
     variance.fill(36), rest.fill(0.2f), marks.fill(kAllMoved);
     for (int x = 0; x < columns; ++x) age.row(0)[x] = 2 + 5.f * float(x);
-    kernels().segment.weigh({marks.row(0), age.row(0), variance.row(0), rest.row(0), nothing.row(0), nothing.row(0), columns, evidence.row(0)});
+    kernels().segment.weigh({marks.row(0), age.row(0), variance.row(0), rest.row(0), nothing.row(0), nothing.row(0), columns, stays.row(0), evidence.row(0)});
     for (int x = 1; x < columns; ++x) CHECK(evidence.row(0)[x] > evidence.row(0)[x - 1]);
     CHECK(evidence.row(0)[0] < 0.05f && evidence.row(0)[columns - 1] > 1);
 }
@@ -537,12 +537,28 @@ void what_is_still_is_a_ghost_if_its_background_is_young() {
 void a_vague_background_says_little() {
     const int columns = 40;
     const Grid<float> nothing(columns, 1);
-    Grid<float> age(columns, 1), variance(columns, 1), evidence(columns, 1);
+    Grid<float> age(columns, 1), variance(columns, 1), stays(columns, 1), evidence(columns, 1);
     const Grid<std::int32_t> marks(columns, 1);
     age.fill(100);
     for (int x = 0; x < columns; ++x) variance.row(0)[x] = 200 + 50.f * float(x);
-    kernels().segment.weigh({marks.row(0), age.row(0), variance.row(0), nothing.row(0), nothing.row(0), nothing.row(0), columns, evidence.row(0)});
+    kernels().segment.weigh({marks.row(0), age.row(0), variance.row(0), nothing.row(0), nothing.row(0), nothing.row(0), columns, stays.row(0), evidence.row(0)});
     for (int x = 1; x < columns; ++x) CHECK(evidence.row(0)[x] < 0 && evidence.row(0)[x] > evidence.row(0)[x - 1]);
+}
+
+// What moved a frame ago, where its background lies now and where it was in the picture, moves, if that background is vague and its colour may.
+void what_moved_goes_on_moving() {
+    const int columns = 40;
+    const Grid<float> nothing(columns, 1);
+    Grid<float> moved(columns, 1), rest(columns, 1), variance(columns, 1), stays(columns, 1), evidence(columns, 1), colour(columns, 1);
+    const Grid<std::int32_t> marks(columns, 1);
+    for (int x = 0; x < columns; ++x) moved.row(0)[x] = x >= 10 && x < 20 ? 1.f : -1.f;
+    int cells = 0;
+    kernels().segment.compare({nothing.row(-1), nothing.row(0), nothing.row(1), nothing.row(0), nothing.pitch(), columns, 1, {1, 3, 0, 0, 0, 0, 0, 1, 0}, 1, 0, 1, 1, true,
+                               rest.row(0), moved.row(0), moved.row(0), nullptr, stays.row(0)}, &cells);
+    for (int x = 0; x < columns; ++x) CHECK(stays.row(0)[x] == float(x >= 10 && x < 17));
+    for (int x = 0; x < columns; ++x) variance.row(0)[x] = x % 2 ? 1000.f : 50.f, colour.row(0)[x] = x == 15 ? -0.1f : 0.f;
+    kernels().segment.weigh({marks.row(0), nothing.row(0), variance.row(0), nothing.row(0), nothing.row(0), colour.row(0), columns, stays.row(0), evidence.row(0)});
+    for (int x = 0; x < columns; ++x) CHECK((stays.row(0)[x] > 0.2f) == (x == 11 || x == 13) && (stays.row(0)[x] > 0) == (x == 11 || x == 13));
 }
 
 void bad_arguments_throw() {
@@ -588,6 +604,7 @@ int main() {
     colours_are_told_from_what_is_around();
     what_is_still_is_a_ghost_if_its_background_is_young();
     a_vague_background_says_little();
+    what_moved_goes_on_moving();
     bad_arguments_throw();
     std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
     return failures != 0;
