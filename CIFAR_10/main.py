@@ -215,7 +215,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     text = "keep a mean of the weights: this share of the trained ones, the rest of --pretrained's, some of which training forgets"
     parser.add_argument("--blend", type=float, metavar="SHARE", help=text)
     parser.add_argument("--bwn", action="store_true", help="binary weights only: activations stay floats")
-    add_teacher_argument(parser, more=" (.safetensors), or a network of PyTorch_CIFAR10/state_dicts, asked in each step")
+    more = " (.safetensors), or networks of PyTorch_CIFAR10/state_dicts or of this script, asked in each step: of several, their mean"
+    add_teacher_argument(parser, more, nargs="+")
     add_precision_argument(parser)
     add_cpu_training_arguments(parser)
     parser.set_defaults(arch=None)
@@ -285,21 +286,40 @@ def preprocess(images: torch.Tensor) -> torch.Tensor:
 def teacher_of(args: Namespace, count: int, kept: torch.Tensor, device: torch.device) -> steps.Teacher | None:
     """Return the teacher of --teacher, or None; `kept`: which of the `count` training images its places number.
 
-    Online it is a network of PyTorch_CIFAR10; cached, the logits that one has written of the images without augmentation.
+    Cached it is the logits that a network of PyTorch_CIFAR10 has written of the images without augmentation. Online it is networks:
+    of several, the mean of their log-probabilities, an ensemble that is right more often than each (Hinton et al. 2015, section 3).
     """
     if args.teacher is None:
         return None
-    if args.teacher.suffix == ".safetensors":
-        cached = steps.load_teacher_logits(args.teacher, count, len(CLASSES))[kept].to(device)
+    if args.teacher[0].suffix == ".safetensors":
+        if len(args.teacher) > 1:
+            raise InputError(f"{args.teacher[0]}: cached logits teach alone; leave {args.teacher[1]} out")
+        cached = steps.load_teacher_logits(args.teacher[0], count, len(CLASSES))[kept].to(device)
         return steps.Teacher(lambda x, places: cached[places], online=False)
+    teachers, classes = zip(*(load_teacher(path, device) for path in args.teacher), strict=True)
+    if len(set(classes)) > 1:
+        found = ", ".join(f"{path} {n}" for path, n in zip(args.teacher, classes, strict=True))
+        raise InputError(f"teachers know different numbers of classes ({found}); give such as know the same")
+    return steps.Teacher(lambda x, places: sum(teacher(x).float().log_softmax(1) for teacher in teachers) / len(teachers), online=True)
+
+
+def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, int]:
+    """Return (a network in evaluation mode, how many classes it knows); binarized, its weights are signs, its layers packed on a CPU."""
     from PyTorch_CIFAR10 import networks  # here, since importing it takes as long as all the rest
 
-    arch = checkpoint.load(args.teacher).get("arch", "airbench")
-    if arch not in networks.NETWORKS:
-        raise InputError(f"{args.teacher}: holds {arch}, expected one of PyTorch_CIFAR10/state_dicts, or logits (.safetensors)")
-    teacher = networks.load(arch, args.teacher)
+    arch = checkpoint.load(path).get("arch", "airbench")
+    if arch in MODELS:
+        teacher = MODELS[arch]()
+        checkpoint.load_into(teacher, path, arch)
+        teacher = predict.frozen(teacher.to(device))
+    elif arch in networks.NETWORKS:
+        teacher = networks.load(arch, path)
+    else:
+        known = "PyTorch_CIFAR10/state_dicts, of this script, or logits (.safetensors)"
+        raise InputError(f"{path}: holds {arch}, expected one of {known}")
     teacher.to(device, memory_format=torch.channels_last).eval()
-    return steps.Teacher(lambda x, places: teacher(x), online=True)
+    with torch.inference_mode():
+        return teacher, teacher(torch.zeros(1, *SHAPE, device=device)).shape[1]
 
 
 def step_of(

@@ -179,7 +179,7 @@ def test_an_online_teacher_is_asked_about_what_the_network_sees(home, images, mo
 
     network = networks.load("airbench").eval()
     with torch.no_grad():
-        expected = network(x)
+        expected = network(x).log_softmax(1)
         torch.testing.assert_close(teacher.logits(x, places), expected)
         assert teacher.online
     model = main.ResNet20().train()
@@ -198,9 +198,41 @@ def test_an_online_teacher_is_asked_about_what_the_network_sees(home, images, mo
     assert not shares  # labels know nothing of mixtures
     main.main(arguments(images, "--epochs", "1", "--teacher", str(weights)))
     assert shares == [0.5] * 4
-    for file, why in [("none.pt", "no such file"), ("models/resnet20.best.pth.tar", "holds resnet20, expected one of PyTorch_CIFAR10")]:
-        with pytest.raises(InputError, match=why):
-            main.main(arguments(images, "--teacher", str(home / file)))
+    with pytest.raises(InputError, match="none.pt: no such file"):
+        main.main(arguments(images, "--teacher", str(home / "none.pt")))
+
+
+def test_several_teachers_are_an_ensemble(home, images):
+    folder = ROOT / "CIFAR_10" / "models"
+    paths = [folder / "resnet20.best.pth.tar", folder / "vgg.best.pth.tar", ROOT / "PyTorch_CIFAR10" / "state_dicts" / "airbench.pt"]
+    args = main.parse_args(arguments(images, "--teacher", *map(str, paths)))
+    x = main.preprocess(main.load_data(args, train=True)[0])
+    with torch.no_grad():
+        taught = main.teacher_of(args, 20, torch.arange(20), torch.device("cpu")).logits(x, torch.arange(20))
+    logs = []
+    for path, build in zip(paths, (main.ResNet20, main.VGG, None), strict=True):
+        saved = checkpoint.load(path)
+        if build:  # its own weights, not packed
+            model = build().eval()
+            model.load_state_dict(saved["state_dict"])
+            main.BinOp(model).binarization()
+        else:
+            from PyTorch_CIFAR10 import networks
+
+            model = networks.load("airbench").eval()
+        with torch.no_grad():
+            logs.append(model(x).double().softmax(1).log())
+    torch.testing.assert_close(taught.double(), sum(logs) / 3, atol=2e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("teachers, why", [
+    (["resnet20.best.pth.tar", "vgg_clips.best.pth.tar"], "different numbers of classes .*resnet20.best.pth.tar 10, .*vgg_clips.best.pth.tar 12"),
+    (["cached.safetensors", "vgg.best.pth.tar"], "cached logits teach alone; leave .*vgg.best.pth.tar out"),
+])  # fmt: skip
+def test_teachers_that_do_not_go_together_are_refused(home, images, teachers, why):
+    paths = [str(ROOT / "CIFAR_10" / "models" / name) for name in teachers]
+    with pytest.raises(InputError, match=why):
+        main.main(arguments(images, "--teacher", *paths))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

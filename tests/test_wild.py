@@ -98,6 +98,15 @@ def test_the_loss_is_cross_entropy_and_the_distance_to_the_teacher(mixture):
     assert mixture.loss(logits, labels, taught).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_teacher_of_all_classes_teaches_every_image(mixture):
+    _, labels, _ = mixture.batch(0)
+    logits, taught = (torch.randn(64, 4, generator=torch.Generator().manual_seed(i), dtype=torch.double) for i in (1, 2))
+    p, q = ((x / 2).softmax(1) for x in (taught, logits))
+    away = 4 * (p * (p / q).log()).sum(1)
+    right = -logits.log_softmax(1)[range(64), labels]
+    assert mixture.loss(logits, labels, taught).item() == pytest.approx((0.2 * right + 0.8 * away).mean().item())
+
+
 def test_judges_are_always_the_same(mixture):
     photographs = torch.from_numpy(noise(5, seed=9)).permute(0, 3, 1, 2), torch.zeros(5, dtype=torch.long)
     (images, labels), (again, _) = mixture.judges(*photographs), mixture.judges(*photographs)

@@ -229,10 +229,10 @@ def add_cpu_training_arguments(parser: Parser) -> None:
     parser.add_argument("--int8-gradients", action="store_true", help=rounded)
 
 
-def add_teacher_argument(parser: Parser, more: str = "") -> None:
-    """Add --teacher; `more` ends its help."""
+def add_teacher_argument(parser: Parser, more: str = "", **options) -> None:
+    """Add --teacher; `more` ends its help, `options` are of its argument."""
     text = "teacher to distill from in training: cached logits that PyTorch_CIFAR10/main.py --logits wrote" + more
-    parser.add_argument("--teacher", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--teacher", type=Path, metavar="FILE", help=text, **options)
 
 
 def _program() -> list[str]:

@@ -32,6 +32,15 @@ class TorchNetwork:
         return self.model(x.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
 
 
+def frozen(model: nn.Module) -> nn.Module:
+    """Return a copy of a model with latent weights that computes with signs, floats in and out; on a CPU its layers are packed."""
+    if packed.built() and next(model.parameters()).device.type == "cpu":
+        return freeze_layers(model, threads=torch.get_num_threads())
+    copy = deepcopy(model).eval()
+    BinOp(copy).binarization()
+    return copy
+
+
 def load_network(args, build: Callable[..., nn.Module], spec: Spec, weights: Path) -> Network:
     """Return what predicts for `args` (see util.cli): a model with the weights of --pretrained or `weights`, or its packed form.
 

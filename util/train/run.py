@@ -83,6 +83,11 @@ def settings_of(args, arch: str, recipe: Recipe, classes: Sequence[str] = (), im
     return {"arch": arch, "lr": recipe.lr, "batch_size": recipe.batch_size, **given, **own}
 
 
+def _plain(value):
+    """A setting as a checkpoint holds it: paths as text."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value) if isinstance(value, Path) else value
+
+
 class Run:
     """One run of training, of `epochs` epochs.
 
@@ -98,8 +103,7 @@ class Run:
         spec: Spec | None = None, resume: bool = False,
     ):  # fmt: skip
         self.files, self.epochs, self.parts, self.machine, self.spec, self.held_out = files, epochs, parts, machine, spec, held_out
-        self.settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-        self.settings |= {"arithmetic": machine.arithmetic}
+        self.settings = {name: _plain(value) for name, value in settings.items()} | {"arithmetic": machine.arithmetic}
         self.epoch, self.step, self.total, self.images, self.seconds = 0, 0, 0.0, 0, 0.0
         self.rows: list[curve.Epoch] = []
         self.best: Best | None = None

@@ -80,6 +80,7 @@ class Mixture:
     PLAIN = {"known": 0.45, "people": 0.25, "other": 0.4}
     # What a teacher of the photographs counts beside their labels: (cross-entropy, distance), as they are and as crops.
     TAUGHT = {"photographs": (0.3, 0.9), "photographs as crops": (0.6, 0.5)}
+    TAUGHT_ALL = (0.2, 0.8)  # the same of every image, where the teacher knows all classes
     # Classes that there are few of in the wild, or that are mixed up in clips, are drawn more often than others.
     OFTEN = {"automobile": 2.0, "bird": 1.2, "dog": 1.2, "horse": 1.5, "truck": 1.6, "frog": 0.7}
 
@@ -136,13 +137,17 @@ class Mixture:
         return augment.as_crops(images, kinds, self.size, self.mean, rng)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None) -> torch.Tensor:
-        """Return the mean loss of a batch's float logits (N, C): cross-entropy, and the distance to a teacher of the photographs' classes.
+        """Return the mean loss of a batch's float logits (N, C): cross-entropy, and the distance to a teacher.
 
-        taught: logits (n, fewer than C) for the photographs, which come first, and maybe for more; or None.
+        taught: logits (N, C) of a teacher that knows all classes; or (n, fewer than C), of the photographs' classes alone, for the
+        photographs, which come first, and maybe for more; or None.
         """
         losses = F.cross_entropy(logits, labels, reduction="none")
         if taught is None:
             return losses.mean()
+        if taught.shape == logits.shape:
+            alone, beside = self.TAUGHT_ALL
+            return (alone * losses + beside * distillation_losses(logits, taught)).mean()
         alone, beside = self.weights
         count, known = len(alone), taught.shape[1]
         away = distillation_losses(logits[:count, :known], taught[:count])
