@@ -312,7 +312,7 @@ def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, int]:
         teacher = MODELS[arch]()
         checkpoint.load_into(teacher, path, arch)
         teacher = predict.frozen(teacher.to(device))
-    elif arch in networks.NETWORKS:
+    elif arch in networks.NETWORKS | networks.FOR_CLIPS:
         teacher = networks.load(arch, path)
     else:
         known = "PyTorch_CIFAR10/state_dicts, of this script, or logits (.safetensors)"

@@ -3,11 +3,13 @@
     python3 main.py --classifier mobilenet_v2                    train; the weights go to state_dicts/mobilenet_v2.pt
     python3 main.py --classifier airbench --evaluate             accuracy of the weights in state_dicts/, which has airbench's
     python3 main.py --classifier airbench --video CLIP --save OUT
+    python3 main.py --classifier efficientnet_lite0_clips --wild DIR     a teacher for networks for clips (docs/training.md)
 """
 import argparse
 import math
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +40,7 @@ CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 OLD_STD = (0.2023, 0.1994, 0.2010)  # mean over the images of each image's own deviation, as older weights expect it
 HELD_OUT = 2000  # training images that pick the epoch
+CLIPS = "_clips"  # ends the names of networks for clips: they know people, and what is none of the classes, too
 # Arch -> (temperature, probability below which a name is unknown) of the weights in state_dicts/; benchmarks/unknown.py finds them.
 CALIBRATION = {"airbench": (0.53, 0.52), "mobilenet_v2": (0.69, 0.46)}
 
@@ -45,20 +48,28 @@ CALIBRATION = {"airbench": (0.53, 0.52), "mobilenet_v2": (0.69, 0.46)}
 def spec_of(name: str, std: tuple[float, ...]) -> Spec:
     """Return what a clip needs to know of the network `name`."""
     temperature, unknown_below = CALIBRATION.get(name, (1.0, 0.0))
-    return Spec(name, tuple(CLASSES), (3, 32, 32), MEAN, std, "object", {"automobile": ("truck",)}, temperature, unknown_below)
+    classes = CLASSES + ["person", "other"] * name.endswith(CLIPS)
+    return Spec(name, tuple(classes), (3, 32, 32), MEAN, std, "object", {"automobile": ("truck",)}, temperature, unknown_below)
 
 
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(script=__file__, description="Full-precision networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(networks.NETWORKS))
-    same = {"dest": "arch", "choices": sorted(networks.NETWORKS), "default": argparse.SUPPRESS}
+    archs = networks.NETWORKS | networks.FOR_CLIPS
+    add_common_arguments(parser, list(archs))
+    same = {"dest": "arch", "choices": sorted(archs), "default": argparse.SUPPRESS}
     parser.add_argument("--classifier", metavar="ARCH", help="another word for --arch; its weights are state_dicts/ARCH.pt", **same)
     parser.add_argument("--old-std", action="store_true", help=f"standardise by {OLD_STD}, as some older weights expect it")
+    text = "train a network for clips (--classifier …_clips) on these images, too: DIR/<class>/, DIR/person/, DIR/other/"
+    parser.add_argument("--wild", type=Path, metavar="DIR", help=text)
     add_precision_argument(parser)
     parser.add_argument("--logits", type=Path, metavar="FILE", help="write its logits of the training images, which teach a binarized net")
     add_teacher_argument(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    trains = not (args.evaluate or args.logits or args.fastMCD or args.multi_fastMCD or args.video)
+    if args.wild and CLIPS not in args.arch or trains and CLIPS in args.arch and not args.wild:
+        parser.error(f"--wild DIR and a network for clips (--classifier …{CLIPS}) go together")
+    return args
 
 
 def std_for(args: Namespace) -> tuple[float, ...]:
@@ -137,6 +148,7 @@ RECIPES = {
         16, 0.1, 128, partial(triangle, end=0), partial(plain_sgd, weight_decay=5e-4), ((0.5, 16), (0.8, 24), (1, 32)),
         augment=shift_and_alternate,
     ),
+    "efficientnet_lite0_clips": Recipe(3, 1e-3, 128),
 }  # fmt: skip
 
 
@@ -146,27 +158,37 @@ def recipe_for(args: Namespace) -> Recipe:
 
 
 # ---- Train, evaluate -------------------------------------------------------------------------------------------------
+def photographs(
+    images: torch.Tensor, labels: torch.Tensor, recipe: Recipe, seed: int, rank: int
+) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return what makes a step's batch: (epoch, step, places) -> images, augmented as seed, epoch and step fix it, labels, places."""
+
+    def batch_of(epoch, step, places):
+        generator = steps.generator(seed, epoch, step + 1, rank)
+        return recipe.augment(images[places], places, epoch, generator), labels[places], places
+
+    return batch_of
+
+
 def train_epoch(
-    model: nn.Module, step_model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor,
-    cached_logits: torch.Tensor | None, std: tuple[float, ...], recipe: Recipe, training: Run, seed: int,
+    model: nn.Module, step_model: nn.Module, optimizer: torch.optim.Optimizer, batch_of: Callable, count: int, loss_of: Callable,
+    std: tuple[float, ...], recipe: Recipe, training: Run, seed: int,
 ) -> float:  # fmt: skip
-    """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix; return the last learning rate."""
+    """Take the steps that pass once over `count` images, in an order that seed and epoch fix; return the last learning rate."""
     epoch, machine, device, lr = training.epoch + 1, training.machine, training.machine.device, 0.0
-    batches = steps.batches_of(len(images), seed, epoch, recipe.batch_size, machine.processes)
+    batches = steps.batches_of(count, seed, epoch, recipe.batch_size, machine.processes)
     size = recipe.size(epoch)
     model.train()
     for i in training.steps(len(batches), f"epoch {epoch} at {size} px"):
         step, total = (epoch - 1) * len(batches) + i, recipe.epochs * len(batches)
         lr = recipe.lr * recipe.schedule(step / total)
         steps.set_lr(optimizer, lr)
-        generator, places = steps.generator(seed, epoch, i + 1, machine.rank), batches[i][machine.rank :: machine.processes]
-        torch.manual_seed(generator.initial_seed())  # dropout's
-        x = recipe.augment(images[places], places, epoch, generator)
+        torch.manual_seed(steps.generator(seed, epoch, i + 1, machine.rank).initial_seed())  # dropout's
+        x, y, places = batch_of(epoch, i, batches[i][machine.rank :: machine.processes])
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=machine.bf16):
             logits = step_model(data.resized(preprocess(x.to(device), std), size))
-        teacher_logits = None if cached_logits is None else cached_logits[places].to(device)
-        loss = steps.training_loss(logits.float(), labels[places].to(device), teacher_logits, recipe.smoothing)
+        loss = loss_of(logits.float(), y.to(device), places)
         loss.backward()
         optimizer.step()
         if recipe.lookahead and ((step + 1) % recipe.lookahead == 0 or step + 1 == total):
@@ -182,9 +204,10 @@ def evaluate(
     """Return (mean loss, share of right answers in [0, 1]); changes nothing."""
     model.eval()
     loss = right = 0.0
+    columns = max(len(CLASSES), int(labels.max()) + 1)  # CIFAR-10's test set asks a network for clips for ten classes
     batches = zip(images.split(250), labels.to(device).split(250), strict=True)
     for x, y in tqdm(batches, "evaluating", math.ceil(len(images) / 250), unit="batch", leave=False, disable=None):
-        logits = model(preprocess(x.to(device), std))
+        logits = model(preprocess(x.to(device), std))[:, :columns]
         loss += F.cross_entropy(logits, y, reduction="sum").item()
         right += (logits.argmax(1) == y).sum().item()
     return loss / len(images), right / len(images)
@@ -208,7 +231,21 @@ def train(model: nn.Module, args: Namespace) -> float:
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
     if args.arch == "airbench" and not args.pretrained:
         model.fit_whitening(preprocess(images[kept[::10]].to(device), std))
+    elif args.arch in networks.FOR_CLIPS and not args.pretrained:
+        model.know_imagenet()
+    spec, judging = spec_of(args.arch, std), (images[held_out], labels[held_out])
+    if args.wild:
+        from util.train import wild
+
+        mixture = wild.Mixture(images[kept], labels[kept], args.wild, spec, recipe.batch_size, torch.device("cpu"))
+        batch_of, judging = mixture.batch_of(args.seed), mixture.judges(*judging)
+    else:
+        batch_of = photographs(images[kept], labels[kept], recipe, args.seed, machine.rank)
     cached_logits = steps.load_teacher_logits(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
+
+    def loss_of(logits, y, places):
+        return steps.training_loss(logits, y, None if cached_logits is None else cached_logits[places].to(device), recipe.smoothing)
+
     steps.keep_memory()
     if machine.compiled and device.type == "cpu":
         accelerate(model)
@@ -216,13 +253,11 @@ def train(model: nn.Module, args: Namespace) -> float:
     step_model = steps.step_model(model, machine)
     with Run(
         files, recipe.epochs, {"state_dict": model, "optimizer": optimizer}, settings_of(args, args.arch, recipe),
-        data.fingerprint(images[held_out], labels[held_out]), machine, spec_of(args.arch, std), args.resume,
+        data.fingerprint(*judging), machine, spec, args.resume,
     ) as training:  # fmt: skip
         while training.epoch < recipe.epochs:
-            lr = train_epoch(
-                model, step_model, optimizer, images[kept], labels[kept], cached_logits, std, recipe, training, args.seed
-            )
-            _, accuracy = evaluate(model, images[held_out], labels[held_out], device, std)
+            lr = train_epoch(model, step_model, optimizer, batch_of, len(kept), loss_of, std, recipe, training, args.seed)
+            _, accuracy = evaluate(model, *judging, device, std)
             training.end_epoch(lr, accuracy, model)
         state = halved(training.best.state_dict)
         model.load_state_dict(state)
@@ -260,10 +295,10 @@ def main(argv: list[str] | None = None) -> float | None:
     device, std = steps.device_of(args), std_for(args)
     names = args.fastMCD or args.multi_fastMCD or args.video
     known = args.pretrained or args.evaluate or args.logits or names
-    model = networks.load(args.arch, args.pretrained) if known else networks.NETWORKS[args.arch]()
+    model = networks.load(args.arch, args.pretrained) if known else networks.build_for(args.arch, {})
     model.to(device, memory_format=torch.channels_last)
     if args.evaluate:
-        accuracy = predict.accuracy(predict.TorchNetwork(model, spec_of(args.arch, std)), *load_data(args, train=False))
+        accuracy = predict.accuracy(predict.TorchNetwork(model, spec_of(args.arch, std)), *load_data(args, train=False), len(CLASSES))
         print(f"{args.arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if args.logits:

@@ -105,6 +105,24 @@ def test_a_teacher_of_all_classes_teaches_every_image(mixture):
     away = 4 * (p * (p / q).log()).sum(1)
     right = -logits.log_softmax(1)[range(64), labels]
     assert mixture.loss(logits, labels, taught).item() == pytest.approx((0.2 * right + 0.8 * away).mean().item())
+    mixture.vehicles = [0]  # of which a teacher that errs is not heard
+    unheard = (labels == 0) & (taught.argmax(1) != labels)
+    expected = torch.where(unheard, right, 0.2 * right + 0.8 * away).mean()
+    assert unheard.any() and mixture.loss(logits, labels, taught).item() == pytest.approx(expected.item())
+
+
+def test_vehicles_are_turned_further_than_other_photographs(mixture):
+    bar = np.zeros((32, 32, 3), np.uint8)
+    bar[14:18] = 255
+
+    def upright(kind):  # share of crops in which the bar still lies
+        cut = [augment._cut(bar, kind, 32, np.random.default_rng(i), tight=True) for i in range(200)]
+        return np.mean([np.ptp(image[:, 5:27, 0].max(1).nonzero()[0]) < 12 for image in cut])
+
+    assert upright(augment.VEHICLE) < upright(augment.PHOTOGRAPH) - 0.1
+    mixture.vehicles = [1]
+    turned = mixture._turned(np.array([augment.PHOTOGRAPH] * 3), np.array([0, 1, 2])).tolist()
+    assert turned == [augment.PHOTOGRAPH, augment.VEHICLE, augment.PHOTOGRAPH]
 
 
 def test_judges_are_always_the_same(mixture):

@@ -10,7 +10,8 @@ import numpy as np
 from util.crops import small_images
 
 PERSON_WINDOW = (1 / 3, 0.1, 2 / 3, 0.9)  # where the person stands in a pedestrian window: x0, y0, x1, y1 as shares of its sides
-PHOTOGRAPH, WINDOW, FOREIGN = "photograph", "window", "foreign"
+PHOTOGRAPH, WINDOW, FOREIGN, VEHICLE = "photograph", "window", "foreign", "vehicle"
+TURNED = {VEHICLE: 0.4}  # share of crops that are turned far: from above, a vehicle goes any way on the picture
 SIZES = (32, 48, 24, 18, 13)  # pixels along a crop's side; a person in a window has few already
 CHANCES = ((0.35, 0.15, 0.25, 0.15, 0.1), (0.6, 0.25, 0.15, 0, 0))
 OUTSIDE = ((0, 128, 255), (0.1, 0.7, 0.2))  # how much of what is outside a mask's hull is kept, of 255, and how often
@@ -23,7 +24,8 @@ WINDOW_SHAPE = 96 / 160  # width over height of a pedestrian window, which is sq
 def as_crops(images: np.ndarray, kinds: Sequence[str], size: int, mean: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
     """Return uint8 (N, size, size, 3): RGB images uint8 (N, H, W, 3) as crops of a clip, spoilt as those are; see `look`.
 
-    kinds: of each image, PHOTOGRAPH, WINDOW (of a pedestrian, who is cut out first) or FOREIGN (any part of it is as foreign as all).
+    kinds: of each image, PHOTOGRAPH, VEHICLE (a photograph of one), WINDOW (of a pedestrian, who is cut out first) or FOREIGN (any part of
+    it is as foreign as all).
     """
     return small_images([look(image, kind, rng) for image, kind in zip(images, kinds, strict=True)], size, mean)
 
@@ -90,7 +92,7 @@ def _cut(image, kind, size, rng, tight=False):
     if rng.random() < 0.5:
         x0, x1 = x1, x0
     scale_x, scale_y = (x1 - x0) * side / size, (y1 - y0) * side / size
-    turn = np.deg2rad(rng.normal(0, 25 if rng.random() < 0.12 else 10 if kind == WINDOW else 5)) if tight else 0.0
+    turn = np.deg2rad(rng.normal(0, 25 if rng.random() < TURNED.get(kind, 0.12) else 10 if kind == WINDOW else 5)) if tight else 0.0
     c, s, lean = np.cos(turn), np.sin(turn), rng.normal(0, 0.2) if tight and kind == WINDOW else 0.0
     middle = np.array([(x0 + x1) / 2 * side, (y0 + y1) / 2 * side])
     matrix = np.array([[c * scale_x, -s * scale_y], [s * scale_x, c * scale_y]]) @ [[1, lean], [0, 1]]

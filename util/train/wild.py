@@ -20,6 +20,7 @@ UNSURE = (
     "apron backpack barbershop brass broom drumstick flagpole maypole oboe plunger pole poncho punching_bag rugby_ball snorkel sombrero "
     "sunglasses umbrella vestment"
 ).split()
+VEHICLES = ("automobile", "truck")  # seen from above, too, where photographs show none
 WINDOWS = "people"  # the source of `person` whose images are pedestrian windows, of which the person is a part
 KEPT_OUT = 6  # one in so many sources of `other` judges how much of what is foreign gets a name
 HELD_OUT = 10  # one in so many images of what has a name judges, too
@@ -92,6 +93,7 @@ class Mixture:
         self.kept, self.held_out = (part.numpy() for part in split(self.labels, self.sources, other))
         self.labels = self.labels.numpy()
         self.kinds = kinds_of(self.labels, self.sources, other)
+        self.vehicles = [self.classes.index(name) for name in VEHICLES if name in self.classes]
         kept = self.labels[self.kept]
         self.places = {
             "photographs": np.arange(len(self.names)), "photographs as crops": np.arange(len(self.names)),
@@ -122,9 +124,10 @@ class Mixture:
         drawn = {kind: rng.choice(at, self.counts[kind], p=self.chances.get(kind)) for kind, at in self.places.items()}
         plain, crops = drawn["photographs"], drawn["photographs as crops"]
         images = [augment.as_cut(self.photographs[plain], [augment.PHOTOGRAPH] * len(plain), rng)]
-        images.append(self._crops(self.photographs[crops], [augment.PHOTOGRAPH] * len(crops), rng))
+        images.append(self._crops(self.photographs[crops], self._turned(augment.PHOTOGRAPH, self.names[crops]), rng))
         for kind in self.PLAIN:
-            at, kinds = drawn[kind], self.kinds[drawn[kind]]
+            at = drawn[kind]
+            kinds = self._turned(self.kinds[at], self.labels[at])
             some = round(self.PLAIN[kind] * len(at))
             images.append(augment.as_cut(self.images[at[:some]], kinds[:some], rng))
             images.append(self._crops(self.images[at[some:]], kinds[some:], rng))
@@ -132,6 +135,10 @@ class Mixture:
         images.append(self._crops(augment.grounds(count, self.size, rng), [augment.FOREIGN] * count, rng))
         labels = [self.names[plain], self.names[crops], *(self.labels[drawn[kind]] for kind in self.PLAIN), [len(self.classes) - 1] * count]
         return _first_channel(np.concatenate(images)), torch.from_numpy(np.concatenate(labels)), torch.from_numpy(np.r_[plain, crops])
+
+    def _turned(self, kinds, labels):
+        """The kinds of images with these labels, vehicles told apart from other photographs."""
+        return np.where(np.isin(labels, self.vehicles), augment.VEHICLE, kinds)
 
     def _crops(self, images, kinds, rng):
         return augment.as_crops(images, kinds, self.size, self.mean, rng)
@@ -146,7 +153,9 @@ class Mixture:
         if taught is None:
             return losses.mean()
         if taught.shape == logits.shape:
-            alone, beside = self.TAUGHT_ALL
+            vehicles = torch.isin(labels, torch.tensor(self.vehicles, device=labels.device))
+            unheard = vehicles & (taught.argmax(1) != labels)  # turned as from above, teachers take some for persons
+            alone, beside = (torch.where(unheard, *pair) for pair in zip((1.0, 0.0), self.TAUGHT_ALL, strict=True))
             return (alone * losses + beside * distillation_losses(logits, taught)).mean()
         alone, beside = self.weights
         count, known = len(alone), taught.shape[1]
