@@ -134,15 +134,16 @@ def test_fast_bf16_is_what_the_processor_says(monkeypatch):
 def test_an_epoch_learns_the_same_from_the_same_seed_and_in_bfloat16_too(tmp_path):
     labels = torch.arange(40) % 10
     images = (labels * 25).view(-1, 1, 1, 1).expand(40, 3, 32, 32).to(torch.uint8)
-    losses = {}
+    losses, loss_of = {}, lambda logits, labels, places: F.cross_entropy(logits, labels)
     for bf16 in (False, False, True):
         torch.manual_seed(0)
         model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Dropout(0.1), nn.Linear(48, 10))
         recipe, machine = replace(main.PUBLISHED, epochs=4, lr=0.1, batch_size=16), steps.Machine(torch.device("cpu"), bf16)
         optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True)
         training = Run(Files.of(tmp_path, "tiny"), 4, {"state_dict": model}, {"arch": "tiny"}, "", machine)
+        batch_of = main.photographs(images, labels, recipe, seed=1, rank=0)
         for _ in range(4):
-            lr = main.train_epoch(model, model, optimizer, images, labels, None, main.STD, recipe, training, seed=1)
+            lr = main.train_epoch(model, model, optimizer, batch_of, 40, loss_of, main.STD, recipe, training, seed=1)
             training.end_epoch(lr, 0.0, model)
         found = [row.loss for row in training.rows]
         assert found[-1] < found[0]
