@@ -193,6 +193,41 @@ def test_training_writes_weights_log_and_curve(trained, room):
     assert (room / "state_dicts" / "mobilenet_v2.pt").stat().st_size < 5e6
 
 
+@pytest.mark.parametrize("argv", [["--classifier", "airbench", "--wild", "d"], ["--classifier", "efficientnet_lite0_clips"]])
+def test_wild_images_and_a_network_for_clips_go_together(argv):
+    with pytest.raises(InputError, match="--wild DIR and a network for clips .* go together"):
+        main.parse_args(argv)
+
+
+class TinyForClips(nn.Sequential):
+    """Stands for a network for clips: its training is the same."""
+
+    def __init__(self):
+        super().__init__(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 12))
+        self.began = nn.Buffer(torch.zeros(()))
+
+    def know_imagenet(self):
+        self.began += 1
+
+
+def test_a_network_for_clips_learns_people_and_what_is_foreign(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(main.networks, "FOR_CLIPS", {"tiny_clips": TinyForClips})
+    monkeypatch.setattr(main.networks, "STATE_DICTS", tmp_path)
+    wild = tmp_path / "wild"
+    for name, sources in {"cat": ["tabby"], "person": ["people", "kimono"], "other": ["brick", "coral"]}.items():
+        (wild / name).mkdir(parents=True)
+        for source in sources:
+            for i in range(11):
+                Image.fromarray(np.full((32, 32, 3), 9 * i, np.uint8)).save(wild / name / f"{source}_{i:05d}.png")
+    argv = ["--cpu", "--classifier", "tiny_clips", "--data", str(images), "--wild", str(wild)]
+    main.main([*argv, "--epochs", "2", "--batch-size", "64"])
+    saved = checkpoint.load(tmp_path / "tiny_clips.pt")
+    assert saved["spec"]["classes"][-2:] == ["person", "other"] and saved["state_dict"]["2.weight"].shape == (12, 48)
+    assert saved["state_dict"]["began"] == 1
+    accuracy = main.main([*argv[:-2], "--evaluate"])  # of ten classes
+    assert f"tiny_clips: {100 * accuracy:.2f} % of the test images right" in capsys.readouterr().out
+
+
 def test_the_command_for_the_detectors_results_works_as_written(trained, room, images):
     results = room.parent / "results"
     (results / "crops").mkdir(parents=True)
