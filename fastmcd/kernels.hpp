@@ -125,7 +125,7 @@ struct Past {  // a row of cells, and how it lies in an earlier frame
     float* out;
     const float *moved, *moved_here;  // belief of the earlier frame's cells, all of them; of its row at the same place
     float* uncovered;    // the part of out, 0 or less, of cells that rested in the comparisons before, and where something moved then
-    float* stays;        // 1 where something moved then, there and at the same place of the picture, else 0; nullptr: not asked for, or for the above
+    float* stays;        // 1 where something moved then, there and at the same place of the picture, else 0. Either may be nullptr: not asked for
 };
 
 struct Weighing {  // of a row of cells

@@ -125,14 +125,16 @@ std::pair<int, int> Segmenter::corner(int patch) const {
 bool Segmenter::rests_off_plane(const Model& model, int left, int top, Point way, Point parallax) const {
     const float there = unlike_then(model, left, top, way), here = unlike_then(model, left, top, {0, 0});
     float least = std::min(kThanBackground * there, kThanFollowed * here);
+    const auto share = [](double cells, double way, double most) { return std::max(cells / way, most / kMostSteps); };
+    const double on = share(kFurtherStep, length(way), kMostFurther);
     if (least > 1)
-        for (double further = kLeastFurther; further < kMostFurther; further += std::max(kFurtherStep / length(way), kMostFurther / kMostSteps))
+        for (double further = kLeastFurther; further < kMostFurther; further += on)
             if (unlike_then(model, left, top, {(1 + further) * way.x, (1 + further) * way.y}) < least) return true;
     const double size = length(parallax);
     if (size < kLeastParallax) return false;
     if (!inside_then(left, top, {way.x + parallax.x, way.y + parallax.y})) return true;
     least = kOffPlane * std::min(there, here);
-    const double step = std::max(kParallaxStep / size, kMostParallax / kMostSteps);
+    const double step = share(kParallaxStep, size, kMostParallax);
     for (double k = std::max(kSmallParallax, step); least > 1 && k < kMostParallax; k += step)
         if (unlike_then(model, left, top, {way.x + k * parallax.x, way.y + k * parallax.y}) < least) return true;
     return false;
