@@ -307,16 +307,16 @@ def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, int]:
     """Return (a network in evaluation mode, how many classes it knows); binarized, its weights are signs, its layers packed on a CPU."""
     from PyTorch_CIFAR10 import networks  # here, since importing it takes as long as all the rest
 
-    arch = checkpoint.load(path).get("arch", "airbench")
+    saved = checkpoint.load(path)
+    arch = saved.get("arch", "airbench")
     if arch in MODELS:
         teacher = MODELS[arch]()
-        checkpoint.load_into(teacher, path, arch)
+        checkpoint.fill(teacher, saved, path, arch)
         teacher = predict.frozen(teacher.to(device))
     elif arch in networks.NETWORKS | networks.FOR_CLIPS:
         teacher = networks.load(arch, path)
     else:
-        known = "PyTorch_CIFAR10/state_dicts, of this script, or logits (.safetensors)"
-        raise InputError(f"{path}: holds {arch}, expected one of {known}")
+        raise InputError(f"{path}: holds {arch}, expected one of PyTorch_CIFAR10/state_dicts, of this script, or logits (.safetensors)")
     teacher.to(device, memory_format=torch.channels_last).eval()
     with torch.inference_mode():
         return teacher, teacher(torch.zeros(1, *SHAPE, device=device)).shape[1]

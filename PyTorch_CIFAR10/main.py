@@ -30,7 +30,7 @@ from tqdm import tqdm  # noqa: E402
 
 from util.cli import InputError, Parser, add_common_arguments, add_precision_argument, add_teacher_argument, run  # noqa: E402
 from util.files import atomic_write  # noqa: E402
-from util.spec import Spec  # noqa: E402
+from util.spec import OTHER, Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
 from util.train.cpu_ops import accelerate  # noqa: E402
 from util.train.recipe import Recipe  # noqa: E402
@@ -40,7 +40,6 @@ CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
 OLD_STD = (0.2023, 0.1994, 0.2010)  # mean over the images of each image's own deviation, as older weights expect it
 HELD_OUT = 2000  # training images that pick the epoch
-CLIPS = "_clips"  # ends the names of networks for clips: they know people, and what is none of the classes, too
 # Arch -> (temperature, probability below which a name is unknown) of the weights in state_dicts/; benchmarks/unknown.py finds them.
 CALIBRATION = {"airbench": (0.53, 0.52), "mobilenet_v2": (0.69, 0.46)}
 
@@ -48,7 +47,7 @@ CALIBRATION = {"airbench": (0.53, 0.52), "mobilenet_v2": (0.69, 0.46)}
 def spec_of(name: str, std: tuple[float, ...]) -> Spec:
     """Return what a clip needs to know of the network `name`."""
     temperature, unknown_below = CALIBRATION.get(name, (1.0, 0.0))
-    classes = CLASSES + ["person", "other"] * name.endswith(CLIPS)
+    classes = CLASSES + ["person", OTHER] * (name in networks.FOR_CLIPS)
     return Spec(name, tuple(classes), (3, 32, 32), MEAN, std, "object", {"automobile": ("truck",)}, temperature, unknown_below)
 
 
@@ -67,8 +66,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add_teacher_argument(parser)
     args = parser.parse_args(argv)
     trains = not (args.evaluate or args.logits or args.fastMCD or args.multi_fastMCD or args.video)
-    if args.wild and CLIPS not in args.arch or trains and CLIPS in args.arch and not args.wild:
-        parser.error(f"--wild DIR and a network for clips (--classifier …{CLIPS}) go together")
+    for_clips = args.arch in networks.FOR_CLIPS
+    if args.wild and not for_clips or trains and for_clips and not args.wild:
+        parser.error("--wild DIR and a network for clips (--classifier …_clips) go together")
     return args
 
 

@@ -22,9 +22,8 @@ class TorchNetwork:
     """A copy of a PyTorch model with binarized weights: uint8 (N, C, H, W) -> float32 logits (N, classes), on the model's device."""
 
     def __init__(self, model: nn.Module, spec: Spec):
-        self.spec, self.model = spec, deepcopy(model).eval()
+        self.spec, self.model = spec, _binarized(model)
         self.device = next(model.parameters()).device
-        BinOp(self.model).binarization()
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -36,6 +35,10 @@ def frozen(model: nn.Module) -> nn.Module:
     """Return a copy of a model with latent weights that computes with signs, floats in and out; on a CPU its layers are packed."""
     if packed.built() and next(model.parameters()).device.type == "cpu":
         return freeze_layers(model, threads=torch.get_num_threads())
+    return _binarized(model)
+
+
+def _binarized(model: nn.Module) -> nn.Module:
     copy = deepcopy(model).eval()
     BinOp(copy).binarization()
     return copy
