@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections import defaultdict, deque
+from operator import attrgetter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -143,7 +144,8 @@ def find_and_read(scene, network, writer):
     """Return (Counts, stage -> ms per frame, Poster) after running detector and network over the scene."""
     detector = fastmcd.Detector(scene.width, scene.height, **network.spec.detector)
     score, trails, poster, spent = Counts(), Trails(), Poster(), defaultdict(list)
-    for frame in tqdm(scene, "demo", unit=" frames", leave=False, disable=None):
+    frames = detector.rehearsed(scene, attrgetter("image"))
+    for frame in tqdm(frames, "demo", len(scene), unit=" frames", leave=False, disable=None):
         result = detector.detect(frame.image)
         start = time.perf_counter()
         crops = [frame.image[y : y + h, x : x + w, ::-1] for x, y, w, h in result.crops]

@@ -3,7 +3,7 @@
     python3 main.py --classifier mobilenet_v2                    train; the weights go to state_dicts/mobilenet_v2.pt
     python3 main.py --classifier airbench --evaluate             accuracy of the weights in state_dicts/, which has airbench's
     python3 main.py --classifier airbench --video CLIP --save OUT
-    python3 main.py --classifier efficientnet_lite0_clips --wild DIR     a teacher for networks for clips (docs/training.md)
+    python3 main.py --classifier airbench_clips --wild DIR       a teacher for networks for clips (docs/training.md)
 """
 import argparse
 import math
@@ -144,6 +144,7 @@ def lookahead(optimizer: torch.optim.Optimizer, progress: float) -> None:
 PUBLISHED = Recipe(100, 1e-2, 256, warm_cosine, plain_sgd, augment=crop_and_mirror)
 RECIPES = {
     "airbench": Recipe(18, 1.5, 1024, triangle, airbench_sgd, augment=shift_and_alternate, smoothing=0.2, lookahead=5),
+    "airbench_clips": Recipe(28, 1.5, 1024, triangle, airbench_sgd, ((0.5, 24), (1, 32)), smoothing=0.1, lookahead=5),
     "mobilenet_v2": Recipe(
         16, 0.1, 128, partial(triangle, end=0), partial(plain_sgd, weight_decay=5e-4), ((0.5, 16), (0.8, 24), (1, 32)),
         augment=shift_and_alternate,
@@ -229,9 +230,9 @@ def train(model: nn.Module, args: Namespace) -> float:
     device = machine.device
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    if args.arch == "airbench" and not args.pretrained:
+    if isinstance(model, networks.Airbench) and not args.pretrained:
         model.fit_whitening(preprocess(images[kept[::10]].to(device), std))
-    elif args.arch in networks.FOR_CLIPS and not args.pretrained:
+    elif isinstance(model, networks.EfficientNetLite0) and not args.pretrained:
         model.know_imagenet()
     spec, judging = spec_of(args.arch, std), (images[held_out], labels[held_out])
     if args.wild:

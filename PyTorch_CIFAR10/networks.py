@@ -161,15 +161,15 @@ class AirbenchBlock(nn.Module):
 class Airbench(nn.Module):
     """A small network that learns CIFAR-10 in a dozen epochs (airbench94: Jordan 2024, arXiv:2404.00498); 118 M multiply-accumulates."""
 
-    def __init__(self):
+    def __init__(self, classes=CLASS_COUNT):
         super().__init__()
         self.whiten = nn.Conv2d(3, 24, 2)
         self.whiten.weight.requires_grad_(False)
         self.blocks = nn.Sequential(AirbenchBlock(24, 64), AirbenchBlock(64, 256), AirbenchBlock(256, 256))
-        self.head = nn.Linear(256, CLASS_COUNT, bias=False)
+        self.head = nn.Linear(256, classes, bias=False)
 
     def forward(self, x):
-        x = F.max_pool2d(self.blocks(F.gelu(self.whiten(x))), 3)
+        x = F.adaptive_max_pool2d(self.blocks(F.gelu(self.whiten(x))), 1)
         return self.head(x.flatten(1)) / 9
 
     @torch.no_grad()
@@ -198,7 +198,10 @@ NETWORKS = {
     "inception_v3": inception_v3,
     "airbench": Airbench,
 }
-FOR_CLIPS = {"efficientnet_lite0_clips": partial(EfficientNetLite0, classes=CLASS_COUNT + 2)}  # they know person and other, too
+FOR_CLIPS = {  # they know person and other, too
+    "airbench_clips": partial(Airbench, classes=CLASS_COUNT + 2),
+    "efficientnet_lite0_clips": partial(EfficientNetLite0, classes=CLASS_COUNT + 2),
+}
 
 
 # What else a file of that name may hold: (start of the name, key, its shape in the file, how to build for it).

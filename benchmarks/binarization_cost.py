@@ -134,7 +134,8 @@ def crops_of(clip, most):
 
     video = open_video(clip)
     detector = fastmcd.Detector(video.width, video.height)
-    for frame in tqdm(video, f"detecting in {video.name}", video.frame_count, unit=" frames", leave=False, disable=None):
+    frames = detector.rehearsed(video)
+    for frame in tqdm(frames, f"detecting in {video.name}", video.frame_count, unit=" frames", leave=False, disable=None):
         result = detector.detect(frame)
         for crop, box in zip(result.crops.tolist(), result.boxes.tolist(), strict=True):
             sample.add(cut_out(frame, crop, box, result.mask))

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 
 import cv2
@@ -123,9 +124,9 @@ def timed(call: Callable, frame: np.ndarray) -> tuple[object, float]:
 def run(directory: Path, params: dict[str, float], pictures: Path | None, peers: Iterable[str]) -> dict[str, Score]:
     """{'fastMCD': Score, peer: Score ...} of one sequence."""
     scores = {name: Score() for name in ("fastMCD", *peers)}
-    detector, rivals, views = None, {name: PEERS[name]() for name in peers}, []
-    for number, (bgr, truth, region) in enumerate(read(directory)):
-        detector = detector or fastmcd.Detector(bgr.shape[1], bgr.shape[0], **params)
+    width, height = next(read(directory))[0].shape[1::-1]
+    detector, rivals, views = fastmcd.Detector(width, height, **params), {name: PEERS[name]() for name in peers}, []
+    for number, (bgr, truth, region) in enumerate(detector.rehearsed(read(directory), itemgetter(0))):
         result, ms = timed(detector.detect, bgr)
         scores["fastMCD"].ms.append(ms)
         scores["fastMCD"].stages.append([result.timings[stage] for stage in STAGES])

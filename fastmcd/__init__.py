@@ -1,13 +1,17 @@
 """fastMCD: finds what moves in front of a camera that may move itself.
 
     detector = fastmcd.Detector(width, height)
-    for frame in video:
+    for frame in detector.rehearsed(video):
         result = detector.detect(frame)
 
 The method and every parameter are described in fastmcd.hpp.
 """
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +23,8 @@ except ImportError as error:
         "'cmake -S . -B build -DPython_EXECUTABLE=$(command -v python3) && cmake --build build' "
         f"(needs nanobind and a C++20 compiler). {error}"
     ) from error
+
+Item = TypeVar("Item")
 
 __all__ = ["CELL", "EVIDENCE", "PARAMS", "Background", "Detector", "Points", "Result", "grey"]
 
@@ -82,6 +88,7 @@ class Detector:
     def __init__(self, width: int, height: int, **params: float):
         self._size = width, height
         self._detector = _fastmcd.Detector(width, height, params)
+        self.rehearsal = int(params.get("rehearsal", PARAMS["rehearsal"][0]))
 
     def detect(self, frame: np.ndarray) -> Result:
         """The moving objects of the next frame.
@@ -91,6 +98,34 @@ class Detector:
         layout. The GIL is released meanwhile.
         """
         return Result(**self._detector.detect(frame))
+
+    def rehearse(self, frames: Sequence[np.ndarray]) -> None:
+        """Nothing; sees a clip's first frames backwards, so that even the first has objects. They are detected after that as any others."""
+        for frame in frames[:0:-1]:
+            self.detect(frame)
+        self._detector.turn()
+
+    def rehearsed(
+        self, items: Iterable[Item], frame_of: Callable[[Item], np.ndarray] = lambda item: item, enough: Callable[[Item], bool] | None = None
+    ) -> Iterator[Item]:
+        """A clip's items as they are; the first comes once as many as the parameter `rehearsal` says were read and rehearsed.
+
+        frame_of: takes the frame out of an item. enough: whether an item is to be the last one that is waited for.
+        """
+        items, first, failure = iter(items), deque(), None
+        try:
+            for item in islice(items, self.rehearsal):
+                first.append(item)
+                if enough and enough(item):
+                    break
+        except Exception as error:  # in a later item: those before it come first
+            failure = error
+        self.rehearse([frame_of(item) for item in first])
+        while first:
+            yield first.popleft()
+        if failure:
+            raise failure
+        yield from items
 
     def background(self, full_size: bool = True) -> Background:
         """The model of the background: a value for each pixel of the frame, or else for each cell of 4x4 pixels.

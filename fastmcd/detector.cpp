@@ -66,6 +66,7 @@ struct Detector::State {
     Segmenter segment;
     Regions find_regions;
     bool started = false, compared = false;  // with the reference
+    bool turned = false;                     // the next frame is a clip's first, and the one before came after it
     int still_frames = 0;
     int lost = 0;  // frames since the last one of known motion
     Homography last = kIdentity;  // motion
@@ -120,7 +121,8 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     s.current.build(s.workers);
     spent.smooth_ms = watch.lap_ms();
 
-    s.compared = s.started;
+    const bool first = std::exchange(s.turned, false);
+    s.compared = s.started && !first;
     const Motion motion = s.started ? s.estimate_motion(s.current, s.reference, s.last, &s.mask) : Motion{kIdentity, false, 0, 0};
     spent.motion_ms = watch.lap_ms();
 
@@ -134,7 +136,9 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     else std::fill(s.mask.pixels.begin(), s.mask.pixels.end(), std::uint8_t(0));
     spent.boxes_ms = watch.lap_ms();
     if (timings) *timings = spent;
-    return {objects, s.mask.view(), motion};
+    if (!first) return {objects, s.mask.view(), motion};
+    s.last = kIdentity;  // the next one goes the other way
+    return {objects, s.mask.view(), {kIdentity, false, 0, 0}};
 }
 
 std::vector<TrackedPoint> Detector::tracked() const {
@@ -143,8 +147,13 @@ std::vector<TrackedPoint> Detector::tracked() const {
 
 Background Detector::background() const { return state_->model.background(); }
 
+void Detector::turn() {
+    if (state_->lost) reset();  // to a scene that comes later
+    state_->turned = state_->started;
+}
+
 void Detector::reset() {
-    state_->started = state_->compared = false;
+    state_->started = state_->compared = state_->turned = false;
     state_->lost = state_->still_frames = 0;
     state_->last = kIdentity;
     state_->model.reset(), state_->segment.reset(), state_->estimate_motion.reset();

@@ -14,6 +14,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <opencv2/core/utils/logger.hpp>
 #include <opencv2/imgcodecs.hpp>
 #include <optional>
@@ -93,31 +94,65 @@ private:
     double shown_ = 0;
 };
 
+// A source's frames, of which the first `most` are read at once; what is wrong with one of these is told when it is its turn.
+class Frames {
+public:
+    Frames(fastmcd::Source& source, int most) : source_(source) {
+        try {
+            for (cv::Mat frame; (first_.empty() || int(first_.size()) < most) && source.next(frame); frame = cv::Mat())
+                first_.push_back(frame);
+        } catch (const Failure& failure) {
+            if (first_.empty()) throw;
+            failure_ = failure;
+        }
+    }
+
+    const std::deque<cv::Mat>& first() const { return first_; }
+
+    bool next(cv::Mat& frame) {
+        if (first_.empty() && failure_) throw *failure_;
+        if (first_.empty()) return source_.next(frame);
+        frame = first_.front();
+        first_.pop_front();
+        return true;
+    }
+
+private:
+    fastmcd::Source& source_;
+    std::deque<cv::Mat> first_;
+    std::optional<Failure> failure_;
+};
+
 void run(const Options& options) {
     fastmcd::Source source(options.input);
     if (!source.note.empty()) std::fprintf(stderr, "%s\n", source.note.c_str());
-    cv::Mat frame;
-    source.next(frame);
+    Frames ahead(source, options.params.rehearsal);
+    const cv::Size size = ahead.first().front().size();
     std::optional<fastmcd::Detector> detector;
     try {
-        detector.emplace(frame.cols, frame.rows, options.params);
+        detector.emplace(size.width, size.height, options.params);
     } catch (const std::invalid_argument& error) {
         throw Failure(source.name + ": " + error.what());
     }
     fastmcd::Results results(options.input, options.out, options.frames);
-    std::vector<std::uint8_t> grey(frame.total());
+    std::vector<std::uint8_t> grey(std::size_t(size.area()));
+    const auto detect = [&](const cv::Mat& frame) {
+        fastmcd::grey_from_bgr(frame.data, std::ptrdiff_t(frame.step), frame.cols, frame.rows, grey.data());
+        return detector->detect({grey.data(), frame.cols, frame.rows, frame.cols});
+    };
+    for (std::size_t i = ahead.first().size(); --i > 0;) detect(ahead.first()[i]);
+    detector->turn();
     const long total = options.limit && source.count ? std::min(options.limit, source.count)
                                                      : std::max(options.limit, source.count);
     Progress progress(total, options.quiet);
     long frames = 0, objects = 0;
     try {
-        do {
-            fastmcd::grey_from_bgr(frame.data, std::ptrdiff_t(frame.step), frame.cols, frame.rows, grey.data());
-            const fastmcd::Result found = detector->detect({grey.data(), frame.cols, frame.rows, frame.cols});
+        for (cv::Mat frame; !interrupted && (!options.limit || frames < options.limit) && ahead.next(frame);) {
+            const fastmcd::Result found = detect(frame);
             write_frame(results, ++frames, frame, found, options.frames);
             objects += long(found.objects.size());
             progress.show(frames, objects);
-        } while (!interrupted && frames != options.limit && source.next(frame));
+        }
     } catch (const Failure& failure) {
         throw Failure(failure.what() + results.kept());
     }

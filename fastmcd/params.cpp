@@ -27,6 +27,7 @@ constexpr Parameter kParameters[] = {
     {"crop_context", "margin around a crop, as a share of the box's width and height", 0, 1, &P::crop_context},
     {"crop_aspect", "longer side of a crop over its shorter one at most", 1, 100, &P::crop_aspect},
     {"min_crop", "px, shortest side of a crop", 1, 1024, &P::min_crop},
+    {"rehearsal", "first frames of a clip that are seen backwards before; 0: none, and the first frames have no objects", 0, 100, &P::rehearsal},
     {"threads", "threads that share the rows of large frames; the results stay the same", 1, 16, &P::threads},
 };
 

@@ -180,6 +180,7 @@ NB_MODULE(_fastmcd, m) {
         .def("detect", &detect<Pixels>, "frame"_a.noconvert())
         .def("background", &background)
         .def("tracked", &tracked)
+        .def("turn", [](Shared& self) { const auto lock = self.lock(); self.detector.turn(); })
         .def("reset", [](Shared& self) { const auto lock = self.lock(); self.detector.reset(); })
         .def("bytes", [](Shared& self) { const auto lock = self.lock(); return self.detector.bytes(); });
     m.def("parameters", &parameter_table);

@@ -154,11 +154,12 @@ void random_round() {
     for (int t = 0; t < 14; ++t) {
         Frame frame(width, height, dice.one_in(4) ? 3 : 1, dice.below(2) * dice.below(50));
         draw(frame, dice);
-        const bool forget = dice.one_in(20);
+        const bool forget = dice.one_in(20), turn = dice.one_in(10);
         std::optional<Copy> first;
         for (std::size_t i = 0; i < detectors.size(); ++i) {
             Detector& detector = detectors[i];
             if (forget) detector.reset();
+            if (turn) detector.turn();
             const Result result = frame.channels == 3 ? detector.detect_bgr(frame.colour()) : detector.detect(frame.grey());
             check_sane(result, width, height);
             CHECK(detector.bytes() == bytes[i]);

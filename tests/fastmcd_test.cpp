@@ -356,6 +356,30 @@ void scene_cut_is_noticed() {
     }
 }
 
+void what_was_rehearsed_is_found_at_once() {
+    Detector detector(240, 180);
+    Box truth;
+    for (int t = 11; t > 0; --t) detector.detect(scene(t, &truth).view());
+    detector.turn();
+    for (int t = 0; t < 20; ++t) {
+        const Frame frame = scene(t, &truth);
+        const Result result = detector.detect(frame.view());
+        check_sane(result, 240, 180);
+        CHECK(result.objects.size() == 1 && iou(result.objects[0].box, truth) > 0.7);
+        CHECK(result.motion.known == (t > 0) && (t > 0 || result.motion.homography == kIdentity));
+        CHECK(detector.tracked().empty() == (t == 0));
+    }
+    // Three frames, then a cut: what was learned is of the scene that comes later.
+    detector.reset();
+    Detector fresh(240, 180);
+    for (int t = 11; t > 0; --t) detector.detect((t < 3 ? scene(t, &truth) : seen(240, 180, shift(9000 + 3 * t, 5000))).view());
+    detector.turn();
+    for (int t = 0; t < 6; ++t) {
+        const Frame frame = scene(t, &truth);
+        CHECK(same(detector.detect(frame.view()), fresh.detect(frame.view())));
+    }
+}
+
 // A whip pan after a second of rest; then the lens is blurred, so that no motion is found.
 void a_fast_turn_keeps_its_objects() {
     for (const double turn : {5.0, 30.0}) {  // px per frame: a tenth of the frame is 24
@@ -595,6 +619,7 @@ int main() {
     small_objects_are_dropped();
     still_scene_gives_no_box();
     scene_cut_is_noticed();
+    what_was_rehearsed_is_found_at_once();
     a_fast_turn_keeps_its_objects();
     what_is_nearer_does_not_move();
     the_epipole_is_that_of_what_rests();

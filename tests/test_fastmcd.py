@@ -74,6 +74,54 @@ def test_moving_square_is_one_box_with_context():
         assert set(result.timings) == {"smooth", "motion", "model", "boxes"} and min(result.timings.values()) >= 0
 
 
+def test_rehearsed_frames_come_in_order_and_the_first_has_its_objects():
+    detector = fastmcd.Detector(WIDTH, HEIGHT, rehearsal=10)
+    moments = [(t, *moment) for t, moment in enumerate(square_scene(20))]
+    taken = []
+
+    def items():
+        for moment in moments:
+            taken.append(moment[0])
+            yield moment
+
+    for number, (t, frame, box) in enumerate(detector.rehearsed(items(), lambda moment: moment[1])):
+        assert t == number and len(taken) == max(10, t + 1)
+        result = detector.detect(frame)
+        assert result.motion_known == (t > 0) and len(detector.points().current) == result.points
+        assert len(result.boxes) == 1 and np.abs(result.boxes[0] - box).max() <= 12, t
+    assert t == 19
+
+
+@pytest.mark.parametrize("rehearsal", [0, 1])
+def test_without_rehearsal_nothing_is_read_ahead(rehearsal):
+    plain, other = fastmcd.Detector(WIDTH, HEIGHT), fastmcd.Detector(WIDTH, HEIGHT, rehearsal=rehearsal)
+    for frame in other.rehearsed(frame for frame, _ in square_scene(4)):
+        assert np.array_equal(plain.detect(frame).mask, other.detect(frame).mask)
+
+
+def test_rehearsal_ends_with_what_is_enough_or_with_the_clip():
+    frames = [frame for frame, _ in square_scene(5)]
+    taken = []
+    items = (taken.append(t) or (t, frame) for t, frame in enumerate(frames))
+    rehearsed = fastmcd.Detector(WIDTH, HEIGHT).rehearsed(items, lambda item: item[1], lambda item: item[0] >= 2)
+    assert next(rehearsed)[0] == 0 and taken == [0, 1, 2]
+    assert [t for t, _ in rehearsed] == [1, 2, 3, 4]
+    assert len(list(fastmcd.Detector(WIDTH, HEIGHT).rehearsed(frames))) == 5
+    assert not list(fastmcd.Detector(WIDTH, HEIGHT).rehearsed([]))
+
+
+def test_an_error_while_rehearsing_comes_after_the_frames_before_it():
+    def items():
+        yield from (frame for frame, _ in square_scene(3))
+        raise OSError("torn off")
+
+    came, detector = [], fastmcd.Detector(WIDTH, HEIGHT)
+    with pytest.raises(OSError, match="torn off"):
+        for frame in detector.rehearsed(items()):
+            came.append(detector.detect(frame))
+    assert len(came) == 3
+
+
 def test_any_row_stride_gives_the_same_bits():
     a, b = fastmcd.Detector(WIDTH, HEIGHT), fastmcd.Detector(WIDTH, HEIGHT)
     for frame, _ in square_scene(15):

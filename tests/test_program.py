@@ -52,7 +52,7 @@ def with_python(clip, directory, **params):
     frames = [cv2.imread(str(path)) for path in paths]
     detector = fastmcd.Detector(frames[0].shape[1], frames[0].shape[0], **params)
     with ResultsWriter(directory, keep_frames=True) as results:
-        for number, frame in enumerate(frames, 1):
+        for number, frame in enumerate(detector.rehearsed(frames, fastmcd.grey), 1):
             results.add(number, frame, detector.detect(fastmcd.grey(frame)))
     return directory
 

@@ -27,6 +27,9 @@ class Detector:
             raise ValueError(f"cannot take {params}")
         self.size, self.count = (height, width), 0
 
+    def rehearsed(self, items, frame_of, enough):
+        return iter(items)
+
     def detect(self, frame):
         self.count += 1
         boxes = [[4 + self.count % 8, 6, 20, 10], [40, 20, 8, 16]] if self.count > 2 else []

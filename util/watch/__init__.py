@@ -7,7 +7,6 @@
 python3 -m util.watch is the command. run() is what --video, --fastMCD and --multi_fastMCD of the scripts do.
 """
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from util.cli import InputError, label_of
@@ -36,8 +35,7 @@ def watch(
         network = packed.load(network)
     video, moment, clock = open_video(str(source)), None, Clock()
     pipeline = Pipeline(video, network, load_settings(settings and str(settings), list(network.spec.classes)))
-    for number, frame in enumerate(islice(video, limit), 1):
-        moment = pipeline(number, video.seconds, frame, clock)
+    for moment in pipeline.over(video, limit, clock):
         yield moment
     if moment:
         moment.ended += pipeline.tracker.finish()

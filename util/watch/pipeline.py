@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +28,9 @@ from util.track.views import Schedule
 from util.track.zones import make_zones
 from util.watch.batch import without_secrets
 from util.watch.settings import load_settings
+
+
+LATE = 0.5  # seconds of a live source that are seen before its first frame is shown
 
 
 class Clock:
@@ -143,7 +147,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
             if hook:
                 hook.finish()
         if args.save:
-            counts = {"frames": clock.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
+            counts = {"frames": summary.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
             if video.live:
                 counts |= {"dropped": video.dropped, "reconnects": video.reconnects, "stopped": video.stopped}
             if recorder:
@@ -152,7 +156,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
                 counts["events"] = {"sent": hook.sent, "dropped": hook.dropped}
             arguments, labels = without_secrets(args.command[1]), dict(summary.tracks.most_common())
             sinks.summarize(arguments=arguments, **counts, labels=labels, **summary.passed.summary(), ms_per_frame=clock.ms())
-    print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {clock.frames} frames")
+    print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {summary.frames} frames")
     if video.live:
         print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
     if recorder:
@@ -202,9 +206,7 @@ def _page(args, video: Video, pipeline: "Pipeline", clock: Clock, settings: dict
 
 def _watch(args, video: Video, pipeline: "Pipeline", sinks: Sinks, summary: Summary, clock: Clock) -> None:
     total = min(filter(None, [args.limit, video.frame_count]), default=None)
-    frames = tqdm(clock.each("decode", islice(video, args.limit)), "naming", total, unit=" frames", leave=False, disable=None)
-    for number, frame in enumerate(frames, 1):
-        moment = pipeline(number, video.seconds, frame, clock)
+    for moment in tqdm(pipeline.over(video, args.limit, clock), "naming", total, unit=" frames", leave=False, disable=None):
         summary.add(moment)
         with clock("write"):
             sinks.add(moment)
@@ -236,6 +238,14 @@ class Pipeline:
         """Let other zones and lines count from the next frame on; another thread may call it. InputError where they don't fit the frame."""
         self.zones = make_zones(*self.size, **settings["zones"])
         self.places.lines, self.places.zones = settings["lines"], self.zones.named
+
+    def over(self, video: Video, limit: int | None, clock: Clock) -> Iterator[Moment]:
+        """Yield the Moments of a video's frames, `limit` at most."""
+        frames = ((video.seconds, frame) for frame in clock.each("decode", video))
+        late = (lambda timed: timed[0] >= LATE) if video.live else None
+        rehearsed = self.detector.rehearsed(frames, itemgetter(1), late)
+        for number, (seconds, frame) in enumerate(islice(rehearsed, limit), 1):
+            yield self(number, seconds, frame, clock)
 
     def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:
         with clock("detect"):
