@@ -232,7 +232,7 @@ def train(model: nn.Module, args: Namespace) -> float:
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
     if isinstance(model, networks.Airbench) and not args.pretrained:
         model.fit_whitening(preprocess(images[kept[::10]].to(device), std))
-    elif isinstance(model, networks.EfficientNetLite0) and not args.pretrained:
+    elif hasattr(model, "know_imagenet") and not args.pretrained:
         model.know_imagenet()
     spec, judging = spec_of(args.arch, std), (images[held_out], labels[held_out])
     if args.wild:

@@ -232,6 +232,14 @@ def test_a_network_that_is_no_chain_is_packed_layer_by_layer():
         torch.testing.assert_close(frozen(x), predict(model, x), rtol=1e-4, atol=1e-4)
 
 
+def test_layers_packed_one_by_one_take_half_precision():
+    torch.manual_seed(3)
+    frozen, x = freeze_layers(unsettle(Gate())), torch.randn(4, 3, 9, 9)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        y = frozen(x)
+    assert y.shape == (4, 7) and y.dtype == torch.float32 and y.isfinite().all()
+
+
 class Sum(Gate):
     def forward(self, x):
         x = self.stem(x)

@@ -41,7 +41,7 @@ def _freeze_layers(module: nn.Module, kernel: str, threads: int) -> nn.Module:
 
 
 class FrozenLayer(nn.Module):
-    """One packed BinConv2d or BinLinear: floats in, floats out, as the layer in evaluation mode. Maps of any size."""
+    """One packed BinConv2d or BinLinear: floats in, float32 out, as the layer in evaluation mode. Maps of any size."""
 
     def __init__(self, layer: BinConv2d | BinLinear, kernel: str = "", threads: int = 1):
         super().__init__()
@@ -52,5 +52,5 @@ class FrozenLayer(nn.Module):
         layer, shape = self.layer[0], tuple(x.shape[1:])
         if shape not in self.engines:
             self.engines[shape] = Engine(fold([layer], shape), shape, kernel=self.kernel, threads=self.threads)
-        y = torch.from_numpy(self.engines[shape](x.detach().cpu().numpy()))
+        y = torch.from_numpy(self.engines[shape](x.detach().float().cpu().numpy()))
         return y if isinstance(layer, BinConv2d) else y.flatten(1)

@@ -20,7 +20,7 @@ UNSURE = (
     "apron backpack barbershop brass broom drumstick flagpole maypole oboe plunger pole poncho punching_bag rugby_ball snorkel sombrero "
     "sunglasses umbrella vestment"
 ).split()
-VEHICLES = ("automobile", "truck")  # seen from above, too, where photographs show none
+VEHICLES = ("automobile", "ship", "truck")  # seen from above, too, where photographs show none
 WINDOWS = "people"  # the source of `person` whose images are pedestrian windows, of which the person is a part
 KEPT_OUT = 6  # one in so many sources of `other` judges how much of what is foreign gets a name
 HELD_OUT = 10  # one in so many images of what has a name judges, too
