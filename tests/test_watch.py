@@ -2,6 +2,7 @@
 import argparse
 import base64
 import csv
+import math
 import json
 from dataclasses import replace
 
@@ -215,3 +216,11 @@ def test_what_is_met_often_is_named_sooner(stand_in, clip, tmp_path):
     assert run(network, video=str(clip), save=tmp_path / "a").tracks == {"red": 2}
     (tmp_path / "a.toml").write_text("names.prior = { red = 1e-9 }\n")
     assert run(network, video=str(clip), save=tmp_path / "b", settings=str(tmp_path / "a.toml")).tracks == {"grey": 2}
+
+
+def test_the_shape_of_a_box_counts_as_evidence(stand_in, clip, tmp_path):
+    network = RedOrGrey()
+    network.spec = replace(network.spec, shapes={"grey": (math.log(1 / 2), 0.05), "red": (math.log(2), 0.05)})
+    run(network, video=str(clip), save=tmp_path / "out")
+    named = {(row["width"], row["label"]) for row in rows_of(tmp_path / "out" / "predictions.csv")}
+    assert named == {("20", "grey"), ("8", "red")}, "the wide one looks red, the tall one grey"

@@ -89,9 +89,13 @@ def weight_of(box: tuple[int, int, int, int], width: int, height: int) -> float:
 
     Of a car coming nearer, the last looks show most; of one leaving, the last ones show half a car.
     """
-    x, y, w, h = map(float, box)
-    inside = x > 1 and y > 1 and x + w < width - 1 and y + h < height - 1
-    return w * h * (1.0 if inside else AT_EDGE)
+    return float(box[2]) * float(box[3]) * (1.0 if is_whole(box, width, height) else AT_EDGE)
+
+
+def is_whole(box: tuple[int, int, int, int], width: int, height: int) -> bool:
+    """Whether the edge of the width x height frame can't have cut the object in the box x, y, w, h."""
+    x, y, w, h = box
+    return x > 1 and y > 1 and x + w < width - 1 and y + h < height - 1
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
+from util.track.evidence import is_whole
 from util.track.places import Places, Tally
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
@@ -224,7 +225,7 @@ class Pipeline:
             raise InputError(f"detector: {error}") from None
         names = settings["names"]
         only = {*names["only"], OTHER} if names["only"] else spec.classes
-        self.bias = spec.log_prior(names["prior"])
+        self.bias, self.shapes = spec.log_prior(names["prior"]), spec.log_shape
         self.columns = [i for i, name in enumerate(spec.classes) if name in only]
         unknown_below = spec.unknown_below if names["unknown_below"] is None else names["unknown_below"]
         calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
@@ -259,7 +260,10 @@ class Pipeline:
             viewed = self.tracker.associate(moment)
         with clock("classify"):
             cut = [cut_out(frame, crops[i], boxes[i], result.mask) for i in viewed]
-            logits = self.network(prepare(cut, self.network.spec)) + self.bias if cut else np.empty((0, len(self.bias)))
+            logits = np.empty((0, len(self.bias)))
+            if cut:
+                whole = np.array([[is_whole(boxes[i], *self.size)] for i in viewed])  # others' shapes tell nothing
+                logits = self.network(prepare(cut, self.network.spec)) + self.bias + whole * self.shapes(result.boxes[viewed])
         with clock("track"):
             self.tracker.name(moment, viewed, logits[:, self.columns])
         return moment
