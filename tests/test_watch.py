@@ -2,8 +2,8 @@
 import argparse
 import base64
 import csv
-import math
 import json
+import math
 from dataclasses import replace
 
 import cv2
