@@ -54,7 +54,8 @@ PRIOR = {
 # Of networks for clips, which see all boxes squeezed into a square: mean and deviation of log(height / width) of whole things' boxes.
 # Of animals there is nothing to tell, and other, which is mostly ground, lies flat.
 SHAPES = {
-    "person": (0.8, 0.5), "automobile": (-0.4, 0.5), "truck": (-0.3, 0.5), "airplane": (-0.6, 0.5), "ship": (-0.3, 0.6), "other": (-0.2, 0.7),
+    "person": (0.8, 0.5), "automobile": (-0.4, 0.5), "truck": (-0.3, 0.5), "airplane": (-0.6, 0.5), "ship": (-0.3, 0.6),
+    "other": (-0.2, 0.7),
 }  # fmt: skip
 KINDS = {
     "vehicle": ("airplane", "automobile", "ship", "truck"), "animal": ("bird", "cat", "deer", "dog", "frog", "horse"),
@@ -202,7 +203,8 @@ def spec_of(name: str) -> Spec:
     temperature, unknown_below = {**CALIBRATION, **CLIP_CALIBRATION}.get(name, (1.0, 0.0))
     also_right = {"automobile": ("truck",)}
     if CLIPS in name:  # learnt from crops with what lies around the object, from small ones, and what is no object
-        more = {"detector": {"min_crop": 16, "min_score": 0, "persistence": 1, "min_area": 0.001}, "prior": PRIOR, "shapes": SHAPES, "kinds": KINDS}
+        more = {"detector": {"min_crop": 16, "min_score": 0, "persistence": 1, "min_area": 0.001}, "prior": PRIOR, "shapes": SHAPES,
+                "kinds": KINDS}  # fmt: skip
         return Spec(name, tuple(CLIP_CLASSES), SHAPE, MEAN, STD, "dimmed", also_right, temperature, unknown_below, **more)
     return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", also_right, temperature, unknown_below)
 
@@ -265,7 +267,8 @@ def beginning(args: Namespace) -> Path | None:
 def spec_for(args: Namespace) -> Spec:
     """Return what a clip needs to know of the network that is trained: its classes are the folder's where those are not CIFAR-10's."""
     spec, classes = SPECS[network_of(args)], own_classes(args)
-    unset = {"also_right": {}, "kinds": {}, "prior": {}, "shapes": {}, "temperature": 1.0, "unknown_below": 0.0}  # known of the data set's classes alone
+    # Known of the data set's classes alone.
+    unset = {"also_right": {}, "kinds": {}, "prior": {}, "shapes": {}, "temperature": 1.0, "unknown_below": 0.0}
     return replace(spec, classes=tuple(classes), **unset) if classes else spec
 
 
