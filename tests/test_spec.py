@@ -15,7 +15,7 @@ BAD = {
     "mean": [[0.5], [float("nan")] * 3], "std": [[0.25, 0.25, 0.0], ["x"] * 3], "crop": ["whole"], "temperature": [0, float("inf")],
     "unknown_below": [-0.1, 1.1], "also_right": [["truck"]], "detector": [{"crop_aspect": "wide"}], "extra": [1],
     "prior": [{"van": 2.0}, {"car": 0.0}, {"car": "often"}, 7],
-    "shapes": [{"van": [0.0, 1.0]}, {"car": [0.0, 0.0]}, {"car": [0.0]}, {"car": 1.0}, {"car": [float("nan"), 1.0]}, 7],
+    "shapes": [{"van": [0.0, 1.0]}, {"car": [0.0, 1e-9]}, {"car": [11.0, 1.0]}, {"car": [0.0]}, {"car": 1.0}, 7],
     "kinds": [["car"], 7],
 }  # fmt: skip
 

@@ -224,3 +224,6 @@ def test_the_shape_of_a_box_counts_as_evidence(stand_in, clip, tmp_path):
     run(network, video=str(clip), save=tmp_path / "out")
     named = {(row["width"], row["label"]) for row in rows_of(tmp_path / "out" / "predictions.csv")}
     assert named == {("20", "grey"), ("8", "red")}, "the wide one looks red, the tall one grey"
+    (tmp_path / "above.toml").write_text("names.shapes = false\n")
+    run(network, video=str(clip), save=tmp_path / "above", settings=str(tmp_path / "above.toml"))
+    assert {(row["width"], row["label"]) for row in rows_of(tmp_path / "above" / "predictions.csv")} == {("20", "red"), ("8", "grey")}

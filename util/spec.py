@@ -49,8 +49,8 @@ class Spec:
             raise ValueError(f"images are {self.shape}, but crops become 1 x 28 x 28 as a digit, 3 x n x n as an object")
         if not all(name in self.classes and 0 < often < math.inf for name, often in self.prior.items()):
             raise ValueError(f"prior is {dict(self.prior)}; expected some of the classes, each with a number above 0")
-        if not all(name in self.classes and math.isfinite(mean) and 0 < dev < math.inf for name, (mean, dev) in self.shapes.items()):
-            raise ValueError(f"shapes are {dict(self.shapes)}; expected some of the classes, each with a mean and a deviation above 0")
+        if not all(name in self.classes and abs(mean) <= 10 and 0.01 <= dev <= 10 for name, (mean, dev) in self.shapes.items()):
+            raise ValueError(f"shapes are {dict(self.shapes)}; expected some of the classes: a mean up to 10, a deviation from 0.01 to 10")
         if not (0 < self.temperature < math.inf and 0 <= self.unknown_below <= 1):
             raise ValueError(f"temperature is {self.temperature}, unknown_below {self.unknown_below}; expected above 0, and 0 to 1")
 

@@ -225,7 +225,7 @@ class Pipeline:
             raise InputError(f"detector: {error}") from None
         names = settings["names"]
         only = {*names["only"], OTHER} if names["only"] else spec.classes
-        self.bias, self.shapes = spec.log_prior(names["prior"]), spec.log_shape
+        self.bias, self.shapes = spec.log_prior(names["prior"]), spec.log_shape if names["shapes"] else None
         self.columns = [i for i, name in enumerate(spec.classes) if name in only]
         unknown_below = spec.unknown_below if names["unknown_below"] is None else names["unknown_below"]
         calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
@@ -262,8 +262,10 @@ class Pipeline:
             cut = [cut_out(frame, crops[i], boxes[i], result.mask) for i in viewed]
             logits = np.empty((0, len(self.bias)))
             if cut:
+                logits = self.network(prepare(cut, self.network.spec)) + self.bias
+            if cut and self.shapes:
                 whole = np.array([[is_whole(boxes[i], *self.size)] for i in viewed])  # others' shapes tell nothing
-                logits = self.network(prepare(cut, self.network.spec)) + self.bias + whole * self.shapes(result.boxes[viewed])
+                logits += whole * self.shapes(result.boxes[viewed])
         with clock("track"):
             self.tracker.name(moment, viewed, logits[:, self.columns])
         return moment
