@@ -34,7 +34,7 @@ LATE = 0.5  # seconds of a live source that are seen before its first frame is s
 
 
 class Clock:
-    """Seconds spent per stage; str() gives the mean milliseconds per frame, stage by stage."""
+    """Seconds spent per stage, and frames done; str() gives the mean milliseconds per frame, stage by stage."""
 
     def __init__(self):
         self.seconds, self.frames = defaultdict(float), 0
@@ -46,14 +46,13 @@ class Clock:
         self.seconds[stage] += time.perf_counter() - start
 
     def each(self, stage: str, items: Iterable) -> Iterator:
-        """Yield `items`, counting each as a frame and the time that it took to come as `stage`."""
+        """Yield `items`, counting the time that each took to come as `stage`."""
         iterator = iter(items)
         while True:
             with self(stage):
                 item = next(iterator, None)
             if item is None:
                 return
-            self.frames += 1
             yield item
 
     def ms(self) -> dict[str, float]:
@@ -245,7 +244,9 @@ class Pipeline:
         late = (lambda timed: timed[0] >= LATE) if video.live else None
         rehearsed = self.detector.rehearsed(frames, itemgetter(1), late)
         for number, (seconds, frame) in enumerate(islice(rehearsed, limit), 1):
-            yield self(number, seconds, frame, clock)
+            moment = self(number, seconds, frame, clock)
+            clock.frames = number
+            yield moment
 
     def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:
         with clock("detect"):
