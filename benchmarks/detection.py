@@ -18,7 +18,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
@@ -96,6 +96,13 @@ def read(directory: Path):
         yield bgr, truth.levels(number), np.ones(bgr.shape[:2], bool) if region is None else region
 
 
+def rehearsed(frames: Iterator[tuple], **params: float) -> tuple[fastmcd.Detector, Iterator[tuple]]:
+    """A detector for frames as `read` yields them, and these, once it has seen the first ones backwards."""
+    first = next(frames)
+    detector = fastmcd.Detector(*first[0].shape[1::-1], **params)
+    return detector, detector.rehearsed(chain([first], frames), itemgetter(0))
+
+
 def picture(bgr: np.ndarray, mask: np.ndarray, boxes: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
     """The frame with found boxes green and true ones red, beside the mask."""
     out = bgr.copy()
@@ -124,9 +131,8 @@ def timed(call: Callable, frame: np.ndarray) -> tuple[object, float]:
 def run(directory: Path, params: dict[str, float], pictures: Path | None, peers: Iterable[str]) -> dict[str, Score]:
     """{'fastMCD': Score, peer: Score ...} of one sequence."""
     scores = {name: Score() for name in ("fastMCD", *peers)}
-    width, height = next(read(directory))[0].shape[1::-1]
-    detector, rivals, views = fastmcd.Detector(width, height, **params), {name: PEERS[name]() for name in peers}, []
-    for number, (bgr, truth, region) in enumerate(detector.rehearsed(read(directory), itemgetter(0))):
+    (detector, frames), rivals, views = rehearsed(read(directory), **params), {name: PEERS[name]() for name in peers}, []
+    for number, (bgr, truth, region) in enumerate(frames):
         result, ms = timed(detector.detect, bgr)
         scores["fastMCD"].ms.append(ms)
         scores["fastMCD"].stages.append([result.timings[stage] for stage in STAGES])

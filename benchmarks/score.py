@@ -12,8 +12,6 @@ much scores miss the share of true boxes, mean over ten bins; AP: average precis
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
-from operator import itemgetter
 from pathlib import Path
 
 import cv2
@@ -59,9 +57,8 @@ def right(found: np.ndarray, true: np.ndarray) -> list[bool]:
 
 def gather(frames: Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]], weight: float = 1.0) -> SequenceBoxes:
     """The boxes of (BGR frame, truth, region of interest), as detection.read yields them."""
-    first, evidence, hits, scores, count = next(frames), [], [], [], 0
-    detector = fastmcd.Detector(*first[0].shape[1::-1], min_score=0)
-    for bgr, truth, region in detector.rehearsed(chain([first], frames), itemgetter(0)):
+    (detector, frames), evidence, hits, scores, count = detection.rehearsed(frames, min_score=0), [], [], [], 0
+    for bgr, truth, region in frames:
         result = detector.detect(bgr)
         if truth is None:
             continue
