@@ -125,6 +125,21 @@ def test_a_track_is_expected_no_longer_than_it_was_seen():
     assert [moment.number for moment in moments if moment.expected] == list(range(12, 22))  # seen for 10 / 25 s
 
 
+def test_what_left_over_the_frames_edge_is_not_expected():
+    width = FRAME.shape[1]
+    leaving = [[(max(0, 40 - 4 * t), 50, min(40, 80 - 4 * t), 30)] for t in range(18)]  # its box ends as a sliver
+    right = [[(width - x - w, y, w, h)] for [(x, y, w, h)] in leaving]
+    for frames in (leaving, right):
+        assert not any(moment.expected for moment in follow(frames + [[]] * 20)[0])
+
+
+def test_what_is_lost_keeps_its_size():
+    grows = [[(100 - t, 80 - t, 40 + 2 * t, 30 + 2 * t)] for t in range(20)] + [[]] * 20
+    moments, _ = follow(grows)
+    sizes = [moment.expected[0].box[2:] for moment in moments[20:35]]
+    assert np.allclose(sizes, (78, 68), atol=3)
+
+
 def test_what_has_no_name_or_is_seen_otherwise_is_not_expected():
     gone = [[(50, 50, 40, 30)]] * 20 + [[]] * 10
     unnamed = [[[0, 0, 0]]] * 20 + [np.zeros((0, 3))] * 10

@@ -35,6 +35,7 @@ class Association:
         """
         first = self._seconds is None
         frames = 1.0 if first else (seconds - self._seconds) * self.fps
+        self._speed[self._seen < (self._seconds or 0.0), 2:] = 0  # what is lost keeps its size (BoT-SORT, too)
         self._seconds = seconds
         measured = np.asarray(boxes, float).reshape(-1, 4).copy()
         measured[:, :2] += measured[:, 2:] / 2

@@ -177,22 +177,23 @@ class Tracker:
         moment.ended, moment.dropped = self._end(ended)
 
     def _expected(self, moment: Moment) -> list[Sighting]:
-        """Return the named tracks lost lately where they should be, if mostly in view and nothing else is seen there."""
+        """Return the named tracks lost lately where they should be, if that is inside the frame and nothing else is seen there.
+
+        What was lost at the frame's edge has left.
+        """
         height, width = moment.frame.shape[:2]
         seen = np.array([sighting.box for sighting in moment.sightings], float).reshape(-1, 4)
         found = []
         for identity, box in self._association.unseen().items():
-            life = self._lives[identity]
+            life, low, high = self._lives[identity], box[:2], box[:2] + box[2:]
             kept = min(self.keep_seconds, life.end - life.start)
             if not life.number or life.label == UNKNOWN or moment.seconds - life.end > kept:
                 continue
-            low, high = box[:2].clip(0), np.minimum(box[:2] + box[2:], (width, height))
             overlaps = (np.minimum(high, seen[:, :2] + seen[:, 2:]) - np.maximum(low, seen[:, :2])).clip(0).prod(1)
-            area = (high - low).clip(0).prod()
-            if area < box[2:].prod() / 2 or (overlaps > np.minimum(area, seen[:, 2:].prod(1)) / 2).any():
+            if (overlaps > np.minimum(box[2:].prod(), seen[:, 2:].prod(1)) / 2).any():
                 continue
             x, y, right, bottom = (int(value) for value in (*low.round(), *high.round()))
-            if right > x and bottom > y:
+            if 0 < x < right < width and 0 < y < bottom < height:
                 place = x, y, right - x, bottom - y
                 found.append(Sighting(place, place, 0.0, life.number, life.label, life.probability))
         return found
