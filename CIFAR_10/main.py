@@ -173,7 +173,8 @@ class ResNet20(nn.Module):
 
 
 CLIPS = "_clips"  # ends the names of networks for clips
-NETWORKS = {"nin": NIN, "vgg": VGG, "resnet20": ResNet20, f"vgg{CLIPS}": partial(VGG, classes=len(CLIP_CLASSES))}
+NETWORKS = {"nin": NIN, "vgg": VGG, "resnet20": ResNet20}
+NETWORKS |= {f"{arch}{CLIPS}": partial(model, classes=len(CLIP_CLASSES)) for arch, model in NETWORKS.items()}
 MODELS = NETWORKS | {f"{arch}_bwn": partial(model, estimator="none") for arch, model in NETWORKS.items()}  # activations stay floats
 SMALL_FIRST = ((0.4, 16), (0.75, 24), (1, 32))  # until which share of the training images have how many pixels
 
@@ -190,9 +191,8 @@ RECIPES = {
     "nin": Recipe(60, 0.006, 128, optimizer=fast_adam, sizes=SMALL_FIRST, anneal_until=0.6, freeze_bn_from=0.93),
     "nin_bwn": Recipe(64, 0.004, 128, optimizer=fast_adam, sizes=SMALL_FIRST),
     "vgg": Recipe(50, 0.005, 128, optimizer=fast_adam, sizes=SMALL_FIRST),
-    f"vgg{CLIPS}": Recipe(32, 0.004, 128, optimizer=fast_adam),
     "resnet20": Recipe(50, 0.005, 128, optimizer=fast_adam, sizes=((0.5, 24), (1, 32))),
-}
+} | {f"{arch}{CLIPS}": Recipe(32, 0.004, 128, optimizer=fast_adam) for arch in ("nin", "vgg", "resnet20")}
 # What differs on a GPU, where an epoch takes a second and small images save little of it.
 ON_GPU = {"batch_size": 192, "sizes": ((1, 32),)}
 RECIPES_ON_GPU = {"nin": ON_GPU | {"epochs": 322}, "vgg": ON_GPU | {"epochs": 355, "lr": 0.006, "shift": 4, "cutmix": 0.5}}
