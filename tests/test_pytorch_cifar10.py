@@ -239,7 +239,7 @@ def test_the_command_for_the_detectors_results_works_as_written(trained, room, i
         found = list(csv.DictReader(file))
     assert list(found[0]) == ["frame", "object", "x", "y", "width", "height", "label", "probability"]
     assert [(row["frame"], row["object"]) for row in found] == [("1", "0"), ("1", "1"), ("2", "0")]
-    assert all(row["label"] in main.CLASSES and 0.1 <= float(row["probability"]) <= 1 for row in found)
+    assert all(row["label"] in (*main.CLASSES, "unknown") and 0.1 <= float(row["probability"]) <= 1 for row in found)
 
 
 @pytest.fixture
@@ -301,6 +301,19 @@ def test_both_scripts_evaluate_alike(call, images, capsys):
     found = [call("cifar10_test", [*SMALL, "--data", images]), call("main", [*SMALL, "--data", images, "--evaluate", "--cpu"])]
     assert found[0] == found[1] and found[0] in [i / 20 for i in range(21)]
     assert capsys.readouterr().out.splitlines() == [f"mobilenet_v2: {100 * found[0]:.2f} % of the test images right"] * 2
+
+
+def test_flags_that_it_does_not_rename_reach_the_main_script(call, monkeypatch):
+    seen = []
+    monkeypatch.setattr(main, "main", lambda options: seen.append(main.parse_args(options)))
+    words = "--notify http://localhost/ --notify-crop --record all --recordings r --keep 1GB --serve 8000 --start 2026-11-26T15:00:00Z"
+    call("cifar10_test", [*SMALL, "--video", "a.mp4", *words.split(), "--old-std", "--cpu"])
+    args = seen[0]
+    assert (args.arch, args.video, args.evaluate, args.notify, args.notify_crop) == ("mobilenet_v2", "a.mp4", False, "http://localhost/", True)
+    assert (args.record, str(args.recordings), str(args.keep), args.serve[1], args.old_std) == ("all", "r", "1GB", 8000, True)
+    assert args.start is not None and args.cpu
+    with pytest.raises(InputError, match="unrecognized arguments: --label1"):
+        call("cifar10_test", [*SMALL, "--label1"])
 
 
 def test_bad_input_is_answered_in_one_line(call, room, tmp_path):
