@@ -259,6 +259,11 @@ def own_classes(args: Namespace) -> list[str] | None:
     return data.own_classes(args.data, CLASSES)
 
 
+def tested_classes(args: Namespace) -> int | None:
+    """Return of how many classes, the first, a test is: of a network for clips CIFAR-10 asks for its ten; None: of all."""
+    return None if own_classes(args) else len(CLASSES)
+
+
 def beginning(args: Namespace) -> Path | None:
     """Return the weights that a training begins with, or None: see `data.beginning`."""
     return data.beginning(args.pretrained, own_classes(args), HERE / "models" / f"{network_of(args)}.best.pth.tar")
@@ -400,15 +405,14 @@ def recalibrate_batch_norm(model: nn.Module, images: torch.Tensor, device: torch
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, bin_op: BinOp
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, bin_op: BinOp, classes: int | None = None
 ) -> tuple[float, float]:
-    """Return (mean loss, share of right answers in [0, 1]); changes nothing."""
+    """Return (mean loss, share of right answers in [0, 1]), of the first `classes` or all; changes nothing."""
     model.eval()
     loss = right = 0.0
-    columns = max(len(CLASSES), int(labels.max()) + 1)  # CIFAR-10's test set asks a network for clips for ten classes
     with bin_op.binarized():
         for x, y in zip(images.split(250), labels.to(device).split(250), strict=True):
-            logits = model(preprocess(x.to(device)))[:, :columns]
+            logits = model(preprocess(x.to(device)))[:, :classes]
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             right += (logits.argmax(1) == y).sum().item()
     return loss / len(images), right / len(images)
@@ -522,7 +526,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
         if own_names and machine.first:
             training.spec = own.conclude(mixture, predict.TorchNetwork(averaged, spec), files)
         tested = mixture.test.prepared(spec) if own_names else load_data(args, train=False)
-        _, accuracy = evaluate(averaged, *tested, device, averaged_op)
+        _, accuracy = evaluate(averaged, *tested, device, averaged_op, tested_classes(args))
         if training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged)) and own_names:
             own.pack(averaged, training.spec, files)
     return accuracy
@@ -544,8 +548,7 @@ def main(argv: list[str] | None = None) -> float | None:
         return train(model, args, start_from(model, args, recipe, spec) if beginning(args) else recipe, spec)
     network = predict.load_network(args, build, SPECS[arch], HERE / "models" / f"{args.name or arch}.best.pth.tar")
     if args.evaluate:
-        columns = None if own_classes(args) else len(CLASSES)  # CIFAR-10's test set asks a network for clips for ten classes
-        accuracy = predict.accuracy(network, *load_data(args, False, network.spec), columns)
+        accuracy = predict.accuracy(network, *load_data(args, False, network.spec), tested_classes(args))
         print(f"{arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if names:

@@ -69,6 +69,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     for_clips = args.arch in networks.FOR_CLIPS
     if args.wild and not for_clips or trains and for_clips and not args.wild:
         parser.error("--wild DIR and a network for clips (--classifier …_clips) go together")
+    if args.wild and args.teacher:
+        parser.error("--teacher knows nothing of the images of --wild; leave one of them out")
     return args
 
 
@@ -199,15 +201,15 @@ def train_epoch(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, std: tuple[float, ...]
-) -> tuple[float, float]:
-    """Return (mean loss, share of right answers in [0, 1]); changes nothing."""
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, std: tuple[float, ...],
+    classes: int | None = None,
+) -> tuple[float, float]:  # fmt: skip
+    """Return (mean loss, share of right answers in [0, 1]), of the first `classes` or all; changes nothing."""
     model.eval()
     loss = right = 0.0
-    columns = max(len(CLASSES), int(labels.max()) + 1)  # CIFAR-10's test set asks a network for clips for ten classes
     batches = zip(images.split(250), labels.to(device).split(250), strict=True)
     for x, y in tqdm(batches, "evaluating", math.ceil(len(images) / 250), unit="batch", leave=False, disable=None):
-        logits = model(preprocess(x.to(device), std))[:, :columns]
+        logits = model(preprocess(x.to(device), std))[:, :classes]
         loss += F.cross_entropy(logits, y, reduction="sum").item()
         right += (logits.argmax(1) == y).sum().item()
     return loss / len(images), right / len(images)
@@ -259,7 +261,7 @@ def train(model: nn.Module, args: Namespace) -> float:
             training.end_epoch(lr, accuracy, model)
         state = halved(training.best.state_dict)
         model.load_state_dict(state)
-        _, accuracy = evaluate(model, *load_data(args, train=False), device, std)
+        _, accuracy = evaluate(model, *load_data(args, train=False), device, std, len(CLASSES))  # of a network for clips, ten
         training.finish(accuracy, state)
     return accuracy
 
@@ -293,7 +295,8 @@ def main(argv: list[str] | None = None) -> float | None:
     device, std = steps.device_of(args), std_for(args)
     names = args.fastMCD or args.multi_fastMCD or args.video
     known = args.pretrained or args.evaluate or args.logits or names
-    model = networks.load(args.arch, args.pretrained) if known else networks.build_for(args.arch, {})
+    weights = args.pretrained or (networks.weights_path(args.name) if args.name else None)
+    model = networks.load(args.arch, weights) if known else networks.build_for(args.arch, {})
     model.to(device, memory_format=torch.channels_last)
     if args.evaluate:
         accuracy = predict.accuracy(predict.TorchNetwork(model, spec_of(args.arch, std)), *load_data(args, train=False), len(CLASSES))

@@ -167,6 +167,16 @@ def test_two_tracks_are_enough_and_a_test_folder_is_taken_as_it_is(tmp_path):
     assert len(test.images) == 6 and set(test.labels) == {1} and len(learnt.images) + len(held_out.images) == 20
 
 
+def test_a_test_folder_alone_is_enough_to_test_and_train_is_not_read_for_it(tmp_path):
+    write(tmp_path / "set" / "test", tracks=3)
+    tested = own.load_test(tmp_path / "set", ["blå", "green", "red"])
+    assert len(tested.images) == 12 and set(tested.labels) == {0, 2}
+    for name in COLOURS:
+        (tmp_path / "set" / "train" / name).mkdir(parents=True)
+        (tmp_path / "set" / "train" / name / "a.png").write_bytes(b"no image")
+    assert len(own.load_test(tmp_path / "set", ["blå", "green", "red"], limit=4).images) == 4
+
+
 def test_images_become_exactly_what_crops_of_a_clip_become(tmp_path):
     part = own.load(write(tmp_path), list(COLOURS))[2]
     images, labels = part.prepared(SPEC)

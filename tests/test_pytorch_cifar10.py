@@ -199,6 +199,22 @@ def test_wild_images_and_a_network_for_clips_go_together(argv):
         main.parse_args(argv)
 
 
+def test_a_teacher_of_photographs_alone_is_refused_beside_wild_images():
+    with pytest.raises(InputError, match="--teacher knows nothing of the images of --wild"):
+        main.parse_args(["--classifier", "airbench_clips", "--wild", "d", "--teacher", "a.safetensors"])
+
+
+@pytest.mark.parametrize(("classes", "right"), [(None, 0), (10, 1)])
+def test_accuracy_is_of_the_classes_that_are_asked_for(classes, right):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 12))
+    nn.init.zeros_(model[1].weight)
+    model[1].bias.data = torch.tensor([1.0, *[0.0] * 10, 2.0])  # most like the twelfth class, of the first ten most like the first
+    images, labels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)
+    assert main.evaluate(model, images, labels, torch.device("cpu"), main.STD, classes)[1] == right
+    cifar = load_script("CIFAR_10/main.py")
+    assert cifar.evaluate(model, images, labels, torch.device("cpu"), cifar.BinOp(model), classes)[1] == right
+
+
 class TinyForClips(nn.Sequential):
     """Stands for a network for clips: its training is the same."""
 
@@ -314,6 +330,18 @@ def test_flags_that_it_does_not_rename_reach_the_main_script(call, monkeypatch):
     assert args.start is not None and args.cpu
     with pytest.raises(InputError, match="unrecognized arguments: --label1"):
         call("cifar10_test", [*SMALL, "--label1"])
+
+
+def test_a_run_of_another_name_is_what_that_name_evaluates(call, room, images):
+    with pytest.raises(InputError, match=r"mine\.pt: no such file"):
+        call("main", [*SMALL, "--data", images, "--evaluate", "--cpu", "--name", "mine"])
+    state = networks.mobilenet_v2().state_dict()
+    state["classifier.1.bias"] = torch.tensor([0.0, 0, 0, 100, 0, 0, 0, 0, 0, 0])
+    torch.save(state, room / "state_dicts" / "mine.pt")
+    assert call("main", [*SMALL, "--data", images, "--evaluate", "--cpu", "--name", "mine"]) == 0.1
+    call("main", [*SMALL, "--data", images, "--cpu", "--name", "mine", "--logits", room / "mine.safetensors"])
+    assert (checkpoint.load_tensors(room / "mine.safetensors")["logits"].argmax(1) == 3).all()
+    (room / "state_dicts" / "mine.pt").unlink()
 
 
 def test_bad_input_is_answered_in_one_line(call, room, tmp_path):

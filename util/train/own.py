@@ -102,11 +102,12 @@ def load(root: Path, classes: Sequence[str], limit: int | None = None) -> tuple[
 
 
 def load_test(root: Path, classes: Sequence[str], limit: int | None = None) -> Part:
-    """Return what tests a network with these classes, which may have more than the folder."""
+    """Return what tests a network with these classes, which may have more than the folder: its test/ or, without one, a part of each class."""
     found = data.own_classes(root, []) or []
     if foreign := [name for name in found if name not in classes]:
         raise InputError(f"{root}: has the class {foreign[0]}, which the network lacks; it has {' '.join(classes)}")
-    test = load(root, found, limit)[2]
+    split = root / "test"
+    test = _limited(_read(split, _test_classes(split, found), found), limit) if split.is_dir() else load(root, found, limit)[2]
     return replace(test, labels=np.array([classes.index(name) for name in found])[test.labels])
 
 
