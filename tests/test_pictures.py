@@ -110,7 +110,7 @@ def test_an_mp4_is_written_without_pyav_too(tmp_path, monkeypatch, missing):
     if missing == "PyAV":
         monkeypatch.setitem(sys.modules, "av", None)
     else:
-        monkeypatch.setattr(pictures._H264File, "ENCODER", "none_such")
+        monkeypatch.setattr(pictures.H264, "ENCODER", "none_such")
     write_video(tmp_path / "clip.mp4")
     assert cv2.VideoCapture(str(tmp_path / "clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 12
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]

@@ -198,41 +198,63 @@ class _OpenCVFile:
             raise InputError(f"{self._path}: only {count} of {frames} frames were written; is the disk full?")
 
 
-class _H264File:
-    """H.264 in a fragmented .mp4: no index grows in memory, and what is written can be played at any time, even after a kill."""
+class H264:
+    """H.264 of BGR frames, as a stream of a container that PyAV has opened; a key frame each `every` seconds.
+
+    The last column or row of an odd size is left out.
+    """
 
     ENCODER = "libx264"
     TICKS = 90000  # per second
 
-    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
+    def __init__(self, container, fps: float, size: tuple[int, int], every: float):
         import av  # here, since it may be missing
 
-        self._av, self._step, self._next, self._last, self._start = av, self.TICKS / fps, 0.0, -1, None
+        self._from_array, self._last, self.width, self.height = av.VideoFrame.from_ndarray, -1, size[0] // 2 * 2, size[1] // 2 * 2
+        options = {"preset": "ultrafast", "crf": "23", "g": str(max(1, round(every * fps)))}
+        self.stream = container.add_stream(self.ENCODER, rate=Fraction(fps).limit_denominator(1001), options=options)
+        self.stream.width, self.stream.height, self.stream.pix_fmt = self.width, self.height, "yuv420p"
+        self.stream.time_base = self.stream.codec_context.time_base = Fraction(1, self.TICKS)
+        for name in ("colorspace", "color_primaries", "color_trc"):
+            setattr(self.stream.codec_context, name, 6)  # BT.601, which the conversion below makes; else players guess
+        self.stream.codec_context.color_range = 1  # 16 to 235
+        self.stream.codec_context.open()
+
+    def encode(self, bgr: np.ndarray, ticks: float) -> list:
+        """Return the packets that are ready after a frame, uint8 (H, W, 3), which is shown at `ticks`, but after the one before."""
+        bgr = np.ascontiguousarray(bgr[: self.height, : self.width])
+        frame = self._from_array(cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
+        self._last = frame.pts = max(round(ticks), self._last + 1)
+        frame.time_base = Fraction(1, self.TICKS)
+        return self.stream.encode(frame)
+
+    def rest(self) -> list:
+        """Return the packets that are left after the last frame."""
+        return self.stream.encode()
+
+
+class _H264File:
+    """H.264 in a fragmented .mp4: no index grows in memory, and what is written can be played at any time, even after a kill."""
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
+        import av
+
+        self._av, self._step, self._next, self._start = av, H264.TICKS / fps, 0.0, None
         self._output = _Output(path)
         self._file = av.open(self._output, "w", "mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
-        options = {"preset": "ultrafast", "crf": "23", "g": str(max(1, round(2 * fps)))}  # a key frame, and a fragment, each 2 s
-        self._stream = self._file.add_stream(self.ENCODER, rate=Fraction(fps).limit_denominator(1001), options=options)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = *size, "yuv420p"
-        self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, self.TICKS)
-        for name in ("colorspace", "color_primaries", "color_trc"):
-            setattr(self._stream.codec_context, name, 6)  # BT.601, which the conversion below makes; else players guess
-        self._stream.codec_context.color_range = 1  # 16 to 235
-        self._stream.codec_context.open()
+        self._encoder = H264(self._file, fps, size, every=2)  # a fragment begins with a key frame
 
     def add(self, bgr: np.ndarray, seconds: float | None) -> None:
         self._start = seconds if self._start is None else self._start
-        wanted = self._next if seconds is None else (seconds - self._start) * self.TICKS
+        wanted = self._next if seconds is None else (seconds - self._start) * H264.TICKS
         self._next = wanted + self._step
-        frame = self._av.VideoFrame.from_ndarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
-        self._last = frame.pts = max(round(wanted), self._last + 1)
-        frame.time_base = Fraction(1, self.TICKS)
-        self._file.mux(self._stream.encode(frame))
+        self._file.mux(self._encoder.encode(bgr, wanted))
         self._output.complain()
 
     def release(self, frames: int) -> None:
         try:
             with contextlib.suppress(self._av.FFmpegError):  # which follow from an error of the output
-                self._file.mux(self._stream.encode())
+                self._file.mux(self._encoder.rest())
                 self._file.close()
             self._output.complain()
         finally:
