@@ -325,9 +325,9 @@ def test_flags_that_it_does_not_rename_reach_the_main_script(call, monkeypatch):
     words = "--notify http://localhost/ --notify-crop --record all --recordings r --keep 1GB --serve 8000 --start 2026-11-26T15:00:00Z"
     call("cifar10_test", [*SMALL, "--video", "a.mp4", *words.split(), "--old-std", "--cpu"])
     args = seen[0]
-    assert (args.arch, args.video, args.evaluate, args.notify, args.notify_crop) == ("mobilenet_v2", "a.mp4", False, "http://localhost/", True)
+    assert (args.arch, args.video, args.evaluate, args.notify) == ("mobilenet_v2", "a.mp4", False, "http://localhost/")
     assert (args.record, str(args.recordings), str(args.keep), args.serve[1], args.old_std) == ("all", "r", "1GB", 8000, True)
-    assert args.start is not None and args.cpu
+    assert args.start is not None and args.notify_crop and args.cpu
     with pytest.raises(InputError, match="unrecognized arguments: --label1"):
         call("cifar10_test", [*SMALL, "--label1"])
 

@@ -27,7 +27,7 @@ def atomic_write(path: str | Path, folder: Path | None = None) -> Iterator[Path]
     refuse_special(path)
     folder = folder or path.parent
     _clear_leftovers(path, folder)
-    temporary = folder / f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}"
+    temporary = folder / temporary_name(path)
     descriptor = create(temporary)
     try:
         with suppress(OSError):  # where there are no locks
@@ -38,6 +38,11 @@ def atomic_write(path: str | Path, folder: Path | None = None) -> Iterator[Path]
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def temporary_name(path: Path) -> str:
+    """Return a name, another each time, for what is to become `path`."""
+    return f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}"
 
 
 def _clear_leftovers(path: Path, folder: Path) -> None:

@@ -244,7 +244,8 @@ class _File:
         self._error: OSError | None = None
         self._descriptor = os.open(ledger.directory / name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            self._output = av.open(_Unseekable(self._put), "w", format="mp4" if mp4 else "matroska", options=FRAGMENTS if mp4 else {"flush_packets": "1"})
+            options = FRAGMENTS if mp4 else {"flush_packets": "1"}
+            self._output = av.open(_Unseekable(self._put), "w", format="mp4" if mp4 else "matroska", options=options)
             self._stream = self._output.add_stream_from_template(form)
         except BaseException:
             os.close(self._descriptor)

@@ -162,7 +162,7 @@ class Annotated(Sink):
     def add(self, moment: Moment) -> None:
         shown = moment.tracks
         texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in shown]
-        self._file.write(annotate(moment.frame, [seen.box for seen in shown], texts), moment.seconds)
+        self._file.write(annotate(moment.frame, [seen.box for seen in shown], texts, [seen.label for seen in shown]), moment.seconds)
 
 
 class Debug(Sink):
@@ -199,5 +199,5 @@ class Sheet(Sink):
             count = f"the {len(shown)} longest of {seen} tracks" if seen > len(shown) else f"{seen} track{'s' * (seen > 1)}"
             captions = [f"#{track.number} {track.label}" for track in shown]
             crops = [read_crop(self.staging, track, SIDE)[..., ::-1] for track in shown]
-            sheet = draw_sheet(crops, captions, f"{self.title}: {count}")
+            sheet = draw_sheet(crops, captions, [track.label for track in shown], f"{self.title}: {count}")
             self.staging.write({"contact_sheet.png": encode_png(sheet)})

@@ -222,7 +222,7 @@ def draw(moment: Moment, trails: dict[int, np.ndarray]) -> bytes:
             cv2.polylines(frame, [line], False, colour_of(seen.label)[::-1], 2, cv2.LINE_AA, 4)
     boxes = [[length * factor for length in seen.box] for seen in moment.tracks]
     texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in moment.tracks]
-    return encode_jpeg(annotate(frame, boxes, texts), quality=QUALITY)
+    return encode_jpeg(annotate(frame, boxes, texts, [seen.label for seen in moment.tracks]), quality=QUALITY)
 
 
 def _css(label: str) -> str:

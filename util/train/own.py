@@ -102,7 +102,7 @@ def load(root: Path, classes: Sequence[str], limit: int | None = None) -> tuple[
 
 
 def load_test(root: Path, classes: Sequence[str], limit: int | None = None) -> Part:
-    """Return what tests a network with these classes, which may have more than the folder: its test/ or, without one, a part of each class."""
+    """Return what tests a network with these classes, which may have more than the folder: test/, or, without it, a part of each class."""
     found = data.own_classes(root, []) or []
     if foreign := [name for name in found if name not in classes]:
         raise InputError(f"{root}: has the class {foreign[0]}, which the network lacks; it has {' '.join(classes)}")

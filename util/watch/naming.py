@@ -103,7 +103,8 @@ def _name(logits: np.ndarray, spec: Spec) -> tuple[str, float]:
 
 def _write(directory: Path, predictions: Predictions, images: list[np.ndarray], captions: list[str], staging: Staging | None) -> None:
     if staging:
-        sheet = {CONTACT_SHEET: encode_png(draw_sheet(images, captions, directory.name))} if images else {}
+        labels = [row[6] for row in predictions.rows]
+        sheet = {CONTACT_SHEET: encode_png(draw_sheet(images, captions, labels, directory.name))} if images else {}
         staging.write({TABLE: predictions.csv(), **sheet})
         staging.frames = len(images)
     else:
