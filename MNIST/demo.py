@@ -118,7 +118,7 @@ class Counts:
         )
 
 
-class Trails:
+class Dots:
     """Dots where objects have been, carried along with the ground under the camera's motion."""
 
     def __init__(self, length=2 * FPS):
@@ -143,7 +143,7 @@ class Trails:
 def find_and_read(scene, network, writer):
     """Return (Counts, stage -> ms per frame, Poster) after running detector and network over the scene."""
     detector = fastmcd.Detector(scene.width, scene.height, **network.spec.detector)
-    score, trails, poster, spent = Counts(), Trails(), Poster(), defaultdict(list)
+    score, dots, poster, spent = Counts(), Dots(), Poster(), defaultdict(list)
     frames = detector.rehearsed(scene, attrgetter("image"))
     for frame in tqdm(frames, "demo", len(scene), unit=" frames", leave=False, disable=None):
         result = detector.detect(frame.image)
@@ -156,8 +156,8 @@ def find_and_read(scene, network, writer):
         matched = score.add(frame.truth, result.boxes, labels)
         digits = [DIGITS[label] for label in labels]
         texts = [f"{digit} {probability:.0%}" for digit, probability in zip(digits, probabilities, strict=True)]
-        trails.add(result, digits)
-        annotated = annotate(trails.draw(frame.image.copy(), result.boxes), result.boxes, texts, digits)
+        dots.add(result, digits)
+        annotated = annotate(dots.draw(frame.image.copy(), result.boxes), result.boxes, texts, digits)
         writer.write(annotated)
         whole = len(matched) == len(crops) == len(frame.truth)  # no digit cut off by the edge, none missed, no other box
         worth = len(match(frame.truth, result.boxes, 0.8)) - len(DIGITS) * (not whole)

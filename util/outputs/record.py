@@ -20,7 +20,7 @@ from tqdm import tqdm
 from util.cli import Keep
 from util.outputs.ledger import FULL, Ledger
 from util.outputs.pictures import H264
-from util.outputs.sink import Clock, Sink
+from util.outputs.sink import Sink, Timings
 from util.source.video import Video
 from util.track.tracking import Moment, Track
 
@@ -85,7 +85,7 @@ class Recorder(Sink):
             self._until = max(self._until, track.end + self.after)
             self._open.discard(track.number)
 
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
         if self._encoder:
             for piece in self._encoder.rest():
                 self.take(piece)

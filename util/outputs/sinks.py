@@ -30,7 +30,7 @@ from util.outputs.events import ChangeLines, Events, read_crop
 from util.outputs.pictures import VideoFile, annotate, draw_sheet, encode_png
 from util.outputs.report import SIDE, Longest, Report
 from util.outputs.results import DetectionFiles, mask_name
-from util.outputs.sink import Clock, Sink, Sinks
+from util.outputs.sink import Sink, Sinks, Timings
 from util.outputs.staging import StagedTable, Staging
 from util.track.places import Places
 from util.track.tracking import UNKNOWN, Moment, Track
@@ -192,7 +192,7 @@ class Sheet(Sink):
     def add(self, moment: Moment) -> None:
         self.longest.add(moment.ended)
 
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
         self.longest.add(tracks)
         shown, seen = self.longest.tracks(), self.longest.seen
         if shown:
