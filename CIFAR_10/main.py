@@ -459,9 +459,10 @@ def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine) -> Mat
     if args.wild:
         from util.train import wild
 
-        mixture = wild.Mixture(images[kept], labels[kept], args.wild, SPECS[network_of(args)], recipe.batch_size, device)
+        mixture = wild.WildMixture(images[kept], labels[kept], args.wild, SPECS[network_of(args)], machine.share(recipe.batch_size), device)
         recalibrating = mixture.many(args.seed, 2 * len(some))  # of 1,500, another draw moves the accuracy by 0.1 points
-        return Material(mixture.batch_of(args.seed), len(kept), mixture.loss, mixture.judges(*judging), recalibrating, teacher)
+        batch_of, judging = mixture.batch_of(args.seed, machine.rank), mixture.judges(*judging)
+        return Material(batch_of, len(kept), mixture.loss, judging, recalibrating, teacher)
     batch_of = photographs(images[kept], labels[kept], recipe, machine, args.seed)
     return Material(batch_of, len(kept), steps.loss_for(teacher), judging, images[some], teacher)
 
@@ -475,14 +476,14 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
 
         if args.teacher or args.wild or machine.processes > 1:
             raise InputError(f"{args.data}: classes of one's own are learnt by one process, without --teacher or --wild; leave those out")
-        mixture = own.Mixture(args.data, spec, recipe.batch_size, recipe.smoothing, args.limit)
-        print(f"{args.data}: {mixture}", flush=True)
+        own_images = own.OwnImages(args.data, spec, recipe.batch_size, recipe.smoothing, args.limit)
+        print(f"{args.data}: {own_images}", flush=True)
         if beginning(args) and not args.epochs:
-            recipe = own.for_tracks(recipe, mixture, model)
-        learnt = own_names, len(mixture.learnt.images)
-        judging, recalibrating = [x.to(device) for x in mixture.judges()], mixture.many(own.EPOCH // 4)
-        on_device = own.on(device, mixture.batch_of(args.seed))
-        material = Material(on_device, own.EPOCH, mixture.loss, judging, recalibrating)
+            recipe = own.for_tracks(recipe, own_images, model)
+        learnt = own_names, len(own_images.learnt.images)
+        judging, recalibrating = [x.to(device) for x in own_images.judges()], own_images.many(own.EPOCH // 4)
+        on_device = own.on(device, own_images.batch_of(args.seed))
+        material = Material(on_device, own.EPOCH, own_images.loss, judging, recalibrating)
         files = Files.of(HERE / "models", args.name or own.name_of(name, args.data))
     else:
         learnt = ()
@@ -493,7 +494,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     if fitted:
         earlier = head.earlier_answers(beginning(args), SPECS, spec, model)
         with BinOp(model.eval()).binarized():
-            head.fit_head(model, preprocess, mixture, device, earlier)
+            head.fit_head(model, preprocess, own_images, device, earlier)
     began = {key: value.clone() for key, value in model.state_dict().items()} if args.blend else {}
     ema = steps.ema_of(model, recipe.ema_decay)
     averaged, averaged_op, bin_op = ema.module, BinOp(ema.module), BinOp(model, machine.compiled)
@@ -524,8 +525,8 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
             training.take(evaluate(blended, *material.judging, device, blended_op)[1], blended)
         averaged.load_state_dict(training.best.state_dict)
         if own_names and machine.first:
-            training.spec = own.conclude(mixture, predict.TorchNetwork(averaged, spec), files)
-        tested = mixture.test.prepared(spec) if own_names else load_data(args, train=False)
+            training.spec = own.conclude(own_images, predict.TorchNetwork(averaged, spec), files)
+        tested = own_images.test.prepared(spec) if own_names else load_data(args, train=False)
         _, accuracy = evaluate(averaged, *tested, device, averaged_op, tested_classes(args))
         if training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged)) and own_names:
             own.pack(averaged, training.spec, files)

@@ -237,8 +237,8 @@ def train(model: nn.Module, args: Namespace) -> float:
     if args.wild:
         from util.train import wild
 
-        mixture = wild.Mixture(images[kept], labels[kept], args.wild, spec, recipe.batch_size, torch.device("cpu"))
-        batch_of, judging = mixture.batch_of(args.seed), mixture.judges(*judging)
+        mixture = wild.WildMixture(images[kept], labels[kept], args.wild, spec, machine.share(recipe.batch_size), torch.device("cpu"))
+        batch_of, judging = mixture.batch_of(args.seed, machine.rank), mixture.judges(*judging)
     else:
         batch_of = photographs(images[kept], labels[kept], recipe, args.seed, machine.rank)
     cached_logits = steps.load_teacher_logits(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None

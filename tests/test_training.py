@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script
@@ -147,6 +147,27 @@ def test_what_torchrun_would_not_set_is_one_line(home, images, monkeypatch, capf
     with pytest.raises(InputError, match="start with torchrun, or unset it"):
         main.main(arguments(images))
     assert "c10d" not in capfd.readouterr().err
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(None, 1, 2)]))
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend, **_: chosen.append(backend))
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    args = main.parse_args([])
+    assert steps.device_of(args) == torch.device("cuda")
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert steps.machine_for(args, bf16=False).device == torch.device("cuda:1") and chosen == [torch.device("cuda:1"), "nccl"]
+    assert steps.device_of(main.parse_args(["--cpu"])) == torch.device("cpu")
+    for number in ("2", "x", ""):
+        monkeypatch.setenv("LOCAL_RANK", number)
+        with pytest.raises(InputError, match="of 2 GPUs; start one process per GPU"):
+            steps.device_of(args)
 
 
 def test_a_teacher_is_listened_to(home, images, capsys):
