@@ -381,19 +381,21 @@ def train_epoch(
     frozen: bool, recipe: Recipe, training: Run, seed: int,
 ) -> float:  # fmt: skip
     """Take the steps that pass once over `count` images, in an order that seed and epoch fix; return the last learning rate."""
-    epoch, machine, lr = training.epoch + 1, training.machine, 0.0
+    epoch, machine = training.epoch + 1, training.machine
     batches = steps.batches_of(count, seed, epoch, recipe.batch_size, machine.processes)
     size = recipe.size(epoch)
+
+    def progress(i):
+        return (epoch - 1 + i / len(batches)) / recipe.epochs
+
     model.train()
     for i in training.steps(len(batches), f"epoch {epoch} at {size} px"):
-        progress = (epoch - 1 + i / len(batches)) / recipe.epochs
-        lr = recipe.lr * recipe.schedule(progress)
-        steps.set_lr(optimizer, lr)
-        anneal_sign(model, recipe.clamp_share(progress))
+        steps.set_lr(optimizer, recipe.lr * recipe.schedule(progress(i)))
+        anneal_sign(model, recipe.clamp_share(progress(i)))
         x, y, places = batch_of(epoch, i, batches[i][machine.rank :: machine.processes])
         x = preprocess(x)
         training.add(step(x, data.resized(x, size), y, places, frozen), len(batches[i]))
-    return lr
+    return recipe.lr * recipe.schedule(progress(len(batches) - 1))  # also where that step was taken before the run was stopped
 
 
 def recalibrate_batch_norm(model: nn.Module, images: torch.Tensor, device: torch.device, bin_op: BinOp) -> None:

@@ -130,12 +130,15 @@ def train_epoch(
     recipe: Recipe, training: Run, seed: int,
 ) -> float:  # fmt: skip
     """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix; return the last learning rate."""
-    epoch, machine, lr = training.epoch + 1, training.machine, 0.0
+    epoch, machine = training.epoch + 1, training.machine
     batches = steps.batches_of(len(images), seed, epoch, recipe.batch_size, machine.processes)
+
+    def lr_of(i):
+        return recipe.lr * recipe.schedule((epoch - 1 + i / len(batches)) / recipe.epochs)
+
     model.train()
     for i in training.steps(len(batches), f"epoch {epoch}"):
-        lr = recipe.lr * recipe.schedule((epoch - 1 + i / len(batches)) / recipe.epochs)
-        steps.set_lr(optimizer, lr)
+        steps.set_lr(optimizer, lr_of(i))
         generator, places = steps.generator(seed, epoch, i + 1, machine.rank), batches[i][machine.rank :: machine.processes]
         x = preprocess(augment(images[places], generator).to(machine.device))
         optimizer.zero_grad(set_to_none=True)
@@ -145,7 +148,7 @@ def train_epoch(
         bin_op.updateBinaryGradWeight()
         optimizer.step()
         training.add(loss.detach(), len(batches[i]))
-    return lr
+    return lr_of(len(batches) - 1)  # also where that step was taken before the run was stopped
 
 
 @torch.no_grad()
