@@ -13,7 +13,7 @@ from tests.scripts import ROOT
 from tests.servers import number_of, numbered, stdin_of, video_bytes
 from util.cli import InputError
 from util.source import stream
-from util.source.images import read_image
+from util.source.images import read_bgr
 from util.source.video import open_video
 
 STEADY = [i / 25 for i in range(60)]
@@ -220,9 +220,9 @@ def test_a_picture_that_claims_to_hold_more_than_there_is_gets_no_room_for_it(tm
     data = bytearray(cv2.imencode(".png", numbered(5))[1].tobytes())
     path = tmp_path / "a.png"
     path.write_bytes(data + b"more after its end")
-    assert number_of(read_image(path)) == 5
+    assert number_of(read_bgr(path)) == 5
     for chunk in (b"IEND", b"IDAT"):
         data[data.index(chunk) - 4 : data.index(chunk)] = b"\x7f\xff\xff\xff"
         path.write_bytes(data)
         with pytest.raises(InputError, match=r"a\.png is cut off"):
-            read_image(path)
+            read_bgr(path)

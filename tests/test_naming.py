@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.networks import RedOrGrey
+from tests.results import ResultsWriter
 from util import watch
 from util.cli import InputError
-from util.outputs.results import ResultsWriter
 from util.watch import naming
 
 

@@ -75,21 +75,21 @@ def test_images_of_any_mode_and_size_are_read(tmp_path):
             "one": rgb.convert("1"), "deep": Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)}  # fmt: skip
     for name, image in made.items():
         image.save(tmp_path / f"{name}.png")
-        read = own.read_image(tmp_path / f"{name}.png")
+        read = own.read_rgba(tmp_path / f"{name}.png")
         assert read.dtype == np.uint8 and read.shape == (20, 30, 4 if name in ("clear", "la", "rgba") else 3), name
         if name in ("grey", "deep"):
             assert np.array_equal(read[..., 0], np.asarray(grey))
     thermal = np.asarray(grey).astype(np.uint16) * 16  # 12 bits in 16: stretched, or they would be a few grey levels
     Image.fromarray(thermal).save(tmp_path / "thermal.png")
-    assert np.abs(own.read_image(tmp_path / "thermal.png")[..., 0] - 255 * (thermal / thermal.max())).max() <= 0.5
+    assert np.abs(own.read_rgba(tmp_path / "thermal.png")[..., 0] - 255 * (thermal / thermal.max())).max() <= 0.5
     rgb.convert("CMYK").save(tmp_path / "cmyk.jpg")
-    assert own.read_image(tmp_path / "cmyk.jpg").shape == (20, 30, 3)
+    assert own.read_rgba(tmp_path / "cmyk.jpg").shape == (20, 30, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     rgb.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    assert own.read_image(tmp_path / "turned.jpg").shape == (30, 20, 3)
+    assert own.read_rgba(tmp_path / "turned.jpg").shape == (30, 20, 3)
     rgb.resize((300, 1000)).save(tmp_path / "large.png")
-    assert own.read_image(tmp_path / "large.png").shape == (own.SIDE, round(own.SIDE * 0.3), 3)
+    assert own.read_rgba(tmp_path / "large.png").shape == (own.SIDE, round(own.SIDE * 0.3), 3)
 
 
 def test_files_that_are_no_images_are_told_and_left_out(tmp_path, capsys):

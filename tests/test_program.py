@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.results import ResultsWriter
 from tests.servers import number_of, numbered, video_bytes
 from tests.test_damaged import CONTAINERS, STEADY, damaged_mjpeg, trimmed_mp4
 from tests.test_source_picture import interlaced, moments, write
-from util.outputs.results import ResultsWriter, read_results
+from util.outputs.results import read_results
 from util.source.images import list_images
 
 PROGRAM = Path(os.environ.get("FASTMCD_PROGRAM", Path(__file__).resolve().parent.parent / "build" / "fastMCD"))

@@ -299,7 +299,7 @@ def test_the_ema_is_torchs():
         steps.update_ema(ours, model)
         torchs.update_parameters(model)
     assert all(torch.equal(a, b) for a, b in zip(ours.module.state_dict().values(), torchs.module.state_dict().values(), strict=True))
-    d = steps.EMA_DECAY
+    d = Recipe.ema_decay
     torch.testing.assert_close(ours.module[0].weight, d**3 * start + (1 - d) * (d**2 * values[0] + d * values[1] + values[2]))
     assert torch.equal(ours.module[1].running_mean, model[1].running_mean)
 

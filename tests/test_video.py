@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from util.cli import InputError
-from util.source.images import list_images, read_image
+from util.source.images import list_images, read_bgr
 from util.source.video import open_video
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -212,4 +212,4 @@ def test_a_jpeg_with_bytes_after_its_end_is_whole(tmp_path):
     path = tmp_path / "a.jpg"
     cv2.imwrite(str(path), made_frames()[0])
     path.write_bytes(path.read_bytes() + b"made by some camera")
-    assert read_image(path).shape == (48, 64, 3)
+    assert read_bgr(path).shape == (48, 64, 3)

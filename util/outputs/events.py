@@ -17,7 +17,7 @@ from util.files import GrowingFile
 from util.outputs.pictures import encode_jpeg, encode_png, shrunk
 from util.outputs.sink import Sink, Timings
 from util.outputs.staging import Staging
-from util.source.images import read_image
+from util.source.images import read_bgr
 from util.source.video import Video
 from util.track.places import Crossing, Visit
 from util.track.tracking import Moment, Track
@@ -59,7 +59,7 @@ def crop_name(track: Track) -> str:
 def read_crop(staging: Staging, track: Track, side: int) -> np.ndarray:
     """Return an ended track's best crop, BGR, at most `side` pixels long; a grey square where it could not be written."""
     try:
-        return shrunk(read_image(Path(staging.at(crop_name(track)))), side)
+        return shrunk(read_bgr(Path(staging.at(crop_name(track)))), side)
     except InputError:
         return np.full((side, side, 3), 128, np.uint8)
 

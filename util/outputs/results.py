@@ -8,7 +8,6 @@
 import csv
 import io
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ import numpy as np
 
 from util.cli import InputError
 from util.crops import cut_out, moving
-from util.files import GrowingFile, uninterrupted
+from util.files import GrowingFile
 from util.outputs.pictures import CONTACT_SHEET, encode_png
 from util.outputs.sink import Sink
 from util.outputs.staging import Staging
-from util.source.images import list_images, read_image
+from util.source.images import list_images, read_bgr
 from util.source.video import MAX_SIDE
 from util.track.tracking import Moment
 
@@ -95,7 +94,7 @@ def with_crops(directory: Path, rows: Iterable[tuple[Detection, Path]]) -> Itera
     for detection, crop in rows:
         if detection.frame != number:
             number, path = detection.frame, directory / mask_name(detection.frame)
-            mask = read_image(path)[..., 0] if path.is_file() else None
+            mask = read_bgr(path)[..., 0] if path.is_file() else None
         detection.image = _with_mask(_read_rgb(crop), detection, mask)
         yield detection
 
@@ -173,7 +172,7 @@ def _span(low: int, length: int, cut: int, limit: int) -> int:
 
 
 def _read_rgb(path: Path) -> np.ndarray:
-    return cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(read_bgr(path), cv2.COLOR_BGR2RGB)
 
 
 # The two older layouts
@@ -190,7 +189,7 @@ def _pairs(images: list[Path]) -> Iterator[tuple[Path, Path]]:
 
 
 def _read_pair(number: int, mask_path: Path, frame_path: Path) -> list[Detection]:
-    mask, frame = (read_image(mask_path).max(axis=2) > 127).astype(np.uint8), _read_rgb(frame_path)
+    mask, frame = (read_bgr(mask_path).max(axis=2) > 127).astype(np.uint8), _read_rgb(frame_path)
     if mask.shape != frame.shape[:2]:
         sizes = "{1}x{0} and {3}x{2}".format(*mask.shape, *frame.shape)
         raise InputError(f"{mask_path} and its frame {frame_path.name} differ in size: {sizes}")
@@ -254,32 +253,3 @@ class DetectionFiles(Sink):
         except BaseException:  # no file of a frame that is not in the table
             self.staging.unlink(*files)
             raise
-
-
-class ResultsWriter:
-    """Writes a results directory frame by frame: `with ResultsWriter(path) as results: results.add(1, bgr, result)`.
-
-    It takes its place at the end of the block, see util.outputs.staging, also for what is raised.
-    source: what the frames are read from, if it may not lie in the directory.
-    """
-
-    def __init__(self, directory: str | Path, keep_frames: bool = False, source: str | Path | int | None = None):
-        self._staging = Staging(directory, source)
-        try:
-            self._files = DetectionFiles(self._staging, keep_frames)
-        except BaseException:
-            self._staging.__exit__(*sys.exc_info())
-            raise
-
-    def add(self, frame_number: int, bgr: np.ndarray, result) -> None:
-        """Write one frame's files; frame_number counts from 1, bgr is uint8 (H, W, 3), result as fastmcd.Result."""
-        with uninterrupted():
-            self._files.write(frame_number, bgr, result)
-            self._staging.frames += 1
-
-    def __enter__(self) -> "ResultsWriter":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._files.close()
-        self._staging.__exit__(*error)

@@ -11,11 +11,11 @@ import numpy as np
 from torch import nn
 
 from util.packed.run import Shape, Step
-from util.packed.trace import Affine, Linear, Pool, Rectifier, Shortcut, pieces_of
+from util.packed.trace import Affine, Convolution, Pool, Rectifier, Shortcut, pieces_of
 
 
 def _shape_after(piece, shape: Shape) -> Shape:
-    if isinstance(piece, Linear):
+    if isinstance(piece, Convolution):
         channels, size = len(piece.weight), piece.weight.shape[2:]
     elif isinstance(piece, Pool):
         channels, size = shape[0], (piece.size, piece.size)
@@ -45,25 +45,25 @@ def fold(layers: list[nn.Module | Shortcut], shape: Shape) -> list[Step]:
 
 def _fold_run(pieces: list, shape: Shape) -> list[Step]:
     """Return the steps of a run of pieces without a shortcut, from floats of `shape` to floats."""
-    starts = [i for i, piece in enumerate(pieces) if isinstance(piece, Linear)]
+    starts = [i for i, piece in enumerate(pieces) if isinstance(piece, Convolution)]
     segments = [(None, pieces[: starts[0]] if starts else pieces)]
     segments += [(pieces[i], pieces[i + 1 : j]) for i, j in pairwise([*starts, len(pieces)])]
     steps, channels = [], shape[0]
-    for (linear, after), following in zip(segments, [*(s[0] for s in segments[1:]), None], strict=True):
-        channels = len(linear.weight) if linear else channels
+    for (convolution, after), following in zip(segments, [*(s[0] for s in segments[1:]), None], strict=True):
+        channels = len(convolution.weight) if convolution else channels
         if following and following.binary:
-            steps += _to_bits(linear, after, channels)
+            steps += _to_bits(convolution, after, channels)
         else:
             if following and following.padding == 0:
                 after = _absorb(after, following)
-            steps += _to_floats(linear, after, channels)
+            steps += _to_floats(convolution, after, channels)
     return steps
 
 
-def _to_bits(linear: Linear | None, after: list, channels: int) -> list[Step]:
-    """Return the steps from `linear` (None: from floats) to the sign of what `after` makes of it.
+def _to_bits(convolution: Convolution | None, after: list, channels: int) -> list[Step]:
+    """Return the steps from `convolution` (None: from floats) to the sign of what `after` makes of it.
 
-    Walks back from "x < 0" to the condition on linear's sums, channel by channel: x < limit, or x > limit where `above`.
+    Walks back from "x < 0" to the condition on the convolution's sums, channel by channel: x < limit, or x > limit where `above`.
     """
     after = list(after)
     limit, above = np.zeros(channels), np.zeros(channels, bool)
@@ -85,12 +85,12 @@ def _to_bits(linear: Linear | None, after: list, channels: int) -> list[Step]:
             pools.insert(0, ("max_pool_bits", {"any": above.astype(np.uint8), **_window(piece)}))
     turn = np.where(above, -1.0, 1.0)
     limit = limit * turn
-    if linear is None or after:
-        steps = _to_floats(linear, after, channels)
+    if convolution is None or after:
+        steps = _to_floats(convolution, after, channels)
         return [*steps, ("sign", {"scale": turn.astype(np.float32), "threshold": _float_above(limit)}), *pools]
-    turned = linear.weight * turn.reshape(-1, 1, 1, 1)
-    window = {"stride": linear.stride, "padding": linear.padding}
-    if linear.binary:
+    turned = convolution.weight * turn.reshape(-1, 1, 1, 1)
+    window = {"stride": convolution.stride, "padding": convolution.padding}
+    if convolution.binary:
         threshold = np.clip(np.ceil(limit), -(2**30), 2**30).astype(np.int32)
         return [("binary_conv_sign", {"negative": (turned < 0).astype(np.uint8), "threshold": threshold, **window}), *pools]
     return [("conv_sign", {"weight": turned.astype(np.float32), "threshold": _float_above(limit), **window}), *pools]
@@ -111,7 +111,7 @@ def _window(pool: Pool) -> dict:
     return {"size": pool.size, "stride": pool.stride, "padding": pool.padding}
 
 
-def _absorb(after: list, following: Linear) -> list:
+def _absorb(after: list, following: Convolution) -> list:
     """Return `after` without the factors that `following`, a float layer without padding, can take into its weights.
 
     relu(a x + b) = a relu(x + b / a) for a > 0, and W (a x) = (W a) x.
@@ -123,13 +123,14 @@ def _absorb(after: list, following: Linear) -> list:
     return [Affine(np.ones_like(scale), shift / scale), after[1]]
 
 
-def _to_floats(linear: Linear | None, after: list, channels: int) -> list[Step]:
-    """Return the steps from `linear` (None: from floats) through `after`, all in floats."""
+def _to_floats(convolution: Convolution | None, after: list, channels: int) -> list[Step]:
+    """Return the steps from `convolution` (None: from floats) through `after`, all in floats."""
     after, steps = list(after), []
-    if linear:
-        name = "binary_conv" if linear.binary else "conv"
-        weights = {"negative": (linear.weight < 0).astype(np.uint8)} if linear.binary else {"weight": linear.weight.astype(np.float32)}
-        window = {"stride": linear.stride, "padding": linear.padding}
+    if convolution:
+        name = "binary_conv" if convolution.binary else "conv"
+        weight = convolution.weight
+        weights = {"negative": (weight < 0).astype(np.uint8)} if convolution.binary else {"weight": weight.astype(np.float32)}
+        window = {"stride": convolution.stride, "padding": convolution.padding}
         steps.append((name, {**weights, **_affine(after, channels), **window}))
     while after:
         if isinstance(after[0], Pool):

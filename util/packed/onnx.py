@@ -11,7 +11,7 @@ from torch import nn
 
 from util.cli import InputError
 from util.files import atomic_write
-from util.packed.trace import Affine, Linear, NotAChainError, Pool, Rectifier, Shortcut, chain, pieces_of
+from util.packed.trace import Affine, Convolution, NotAChainError, Pool, Rectifier, Shortcut, chain, pieces_of
 from util.spec import Spec
 
 OPSET = 13  # of 2020: old runtimes read it
@@ -70,9 +70,9 @@ class _Graph:
             pieces = pieces_of(layer, self.shape)
             while pieces:
                 piece = pieces.pop(0)
-                if isinstance(piece, Linear):
+                if isinstance(piece, Convolution):
                     scale = pieces.pop(0) if pieces and isinstance(pieces[0], Affine) else Affine(np.ones(1), np.zeros(1))
-                    self.linear(piece, scale)
+                    self.convolution(piece, scale)
                 elif isinstance(piece, Affine):
                     self.node("Mul", self.now, self.per_channel(piece.scale))
                     self.node("Add", self.now, self.per_channel(piece.shift))
@@ -85,7 +85,7 @@ class _Graph:
     def slopes(self, values: np.ndarray) -> str:
         return self.constant(np.broadcast_to(values, self.shape[0]).astype(np.float32).reshape(-1, 1, 1))
 
-    def linear(self, piece: Linear, after: Affine) -> None:
+    def convolution(self, piece: Convolution, after: Affine) -> None:
         """A convolution, its weights times what scales its sums; of the input's signs if it is binary: sign(sign(x) + 1/2), so 0 is +1."""
         if piece.binary:
             self.node("Sign", self.now)

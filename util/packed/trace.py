@@ -38,7 +38,7 @@ class Pool:
 
 
 @dataclass
-class Linear:
+class Convolution:
     """A convolution (a linear layer is one as large as its map): float weights, or signs if `binary`."""
 
     weight: np.ndarray  # float64 (outputs, channels, height, width); +-1 if binary
@@ -144,17 +144,20 @@ def _single(layer: nn.Module, name: str) -> int:
 
 
 def pieces_of(layer: nn.Module, shape: Shape) -> list:
-    """Return the layer as Linear, Affine, Relu and Pool pieces, for an input of `shape`."""
+    """Return the layer as pieces (Convolution, Affine, Rectifier, Pool) in their order, for an input of `shape`.
+
+    Raises NotAChainError for a layer that can't be packed.
+    """
     if isinstance(layer, BinConv2d | BinLinear):
         inner = layer.conv if isinstance(layer, BinConv2d) else layer.linear
         latent = centre_and_clamp(layer.latent_weight.detach().contiguous())  # sums round by the order in memory
         alpha = _numpy(latent.abs().flatten(1).mean(1))
-        linear = _linear(inner, torch.where(latent < 0, -1.0, 1.0), shape, binary=layer.estimator != "none")
+        convolution = _convolution(inner, torch.where(latent < 0, -1.0, 1.0), shape, binary=layer.estimator != "none")
         after = pieces_of(layer.activation, shape) if isinstance(layer, BinConv2d) else [Rectifier(np.zeros(1))]
-        return [_batch_norm(layer.bn), linear, Affine(alpha, _numpy(inner.bias, len(alpha))), *after]
+        return [_batch_norm(layer.bn), convolution, Affine(alpha, _numpy(inner.bias, len(alpha))), *after]
     if isinstance(layer, nn.Conv2d | nn.Linear):
-        linear = _linear(layer, layer.weight, shape, binary=False)
-        return [linear, Affine(np.ones(len(linear.weight)), _numpy(layer.bias, len(linear.weight)))]
+        convolution = _convolution(layer, layer.weight, shape, binary=False)
+        return [convolution, Affine(np.ones(len(convolution.weight)), _numpy(layer.bias, len(convolution.weight)))]
     if isinstance(layer, nn.BatchNorm2d):
         return [_batch_norm(layer)]
     if isinstance(layer, nn.ReLU):
@@ -176,11 +179,11 @@ def pieces_of(layer: nn.Module, shape: Shape) -> list:
     raise NotAChainError(f"{layer} can't be packed")
 
 
-def _linear(layer: nn.Conv2d | nn.Linear, weight: torch.Tensor, shape: Shape, binary: bool) -> Linear:
+def _convolution(layer: nn.Conv2d | nn.Linear, weight: torch.Tensor, shape: Shape, binary: bool) -> Convolution:
     if isinstance(layer, nn.Linear):
         if math.prod(shape) != layer.in_features:
             raise NotAChainError(f"{layer} does not fit a map of {shape}")
-        return Linear(_numpy(weight).reshape(-1, *shape), 1, 0, binary)
+        return Convolution(_numpy(weight).reshape(-1, *shape), 1, 0, binary)
     if layer.groups != 1 or layer.padding_mode != "zeros" or _single(layer, "dilation") != 1 or isinstance(layer.padding, str):
         raise NotAChainError(f"{layer} can't be packed")
-    return Linear(_numpy(weight), _single(layer, "stride"), _single(layer, "padding"), binary)
+    return Convolution(_numpy(weight), _single(layer, "stride"), _single(layer, "padding"), binary)

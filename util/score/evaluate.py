@@ -32,7 +32,7 @@ from util.files import atomic_write
 from util.score import metrics
 from util.score.metrics import Boxes, Pixels
 from util.score.truth import MOST_FRAMES, Truth, checked, mot_rows, read_truth
-from util.source.images import read_image
+from util.source.images import read_bgr
 
 MASKS = [("masks", r"([0-9]+)\.png"), ("cdnet", r"bin([0-9]+)\.png"), ("", r"bin([0-9]+)\.(?:png|jpg)")]  # the first that is there
 BOXES = ["coco.json", "detections.csv", "predictions.csv"]  # likewise
@@ -160,7 +160,7 @@ def _pixels(masks: dict[int, Path], truth: Truth, frames: list[int]) -> dict:
             continue
         if frame not in masks:
             raise InputError(f"{next(iter(masks.values())).parent} has no mask of frame {frame}")
-        mask = read_image(masks[frame]).max(axis=2)
+        mask = read_bgr(masks[frame]).max(axis=2)
         if mask.shape != levels.shape:
             sizes = "{1}x{0}, the true one {3}x{2}".format(*mask.shape, *levels.shape)
             raise InputError(f"{masks[frame]} is {sizes} ({truth.masks[frame]})")

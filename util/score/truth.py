@@ -26,7 +26,7 @@ from PIL import Image
 
 from util.cli import InputError, read_text, reading
 from util.score.metrics import MOVING, OUTSIDE, UNCLEAR, Boxes, components
-from util.source.images import list_images, read_image, write_image
+from util.source.images import list_images, read_bgr, write_image
 
 MIN_AREA = 50  # pixels: smaller regions of a CDnet mask are crumbs
 AWAY = 25  # frames: what comes back after more is another object
@@ -151,7 +151,7 @@ def _read_mask(path: Path, indices: bool) -> np.ndarray:
         with reading(path, "image"), Image.open(path) as image:
             if image.mode == "P":
                 return np.array(image)
-    return read_image(path).max(axis=2)  # Pillow misreads CDnet's ROI.bmp of two colours and 8 bits
+    return read_bgr(path).max(axis=2)  # Pillow misreads CDnet's ROI.bmp of two colours and 8 bits
 
 
 # ---- Boxes -----------------------------------------------------------------------------------------------------------

@@ -10,10 +10,14 @@ Item = TypeVar("Item")
 AHEAD = 3  # frames that wait at most: enough to bridge a slow one, little memory
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def spare_cores() -> int:
-    """How many cores there are beside the one at work; 0 where one thread is asked for, as in a batch."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if os.environ.get("OMP_NUM_THREADS") == "1" else cores - 1
+    """Return how many cores there are beside the one at work; 0 where one thread is asked for, as in a batch."""
+    return 0 if os.environ.get("OMP_NUM_THREADS") == "1" else usable_cores() - 1
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:

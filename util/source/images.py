@@ -29,8 +29,8 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
-def read_image(path: Path) -> np.ndarray:
-    """One image file as BGR uint8 (H, W, 3); InputError naming it if it is broken or cut off."""
+def read_bgr(path: Path) -> np.ndarray:
+    """Return an image file as BGR uint8 (H, W, 3); InputError naming it if it is broken or cut off."""
     return _read(path, cv2.IMREAD_COLOR)
 
 
@@ -75,7 +75,7 @@ def read_frames(name: str, paths: Sequence[Path]) -> Iterator[tuple[None, np.nda
         tqdm.write(f"{name}: 16-bit images that use little of their range; shown from black {levels[0]:.0f} to white {levels[1]:.0f}",
                    file=sys.stderr)  # fmt: skip
     for path in paths:
-        image = _stretch(_read(path, ANY_DEPTH), *levels) if levels else read_image(path)
+        image = _stretch(_read(path, ANY_DEPTH), *levels) if levels else read_bgr(path)
         size = size or image.shape
         if image.shape != size:
             found, expected = (f"{shape[1]}x{shape[0]}" for shape in (image.shape, size))

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from util.cli import InputError, reading
-from util.source.images import read_image
+from util.source.images import read_bgr
 
 Zone = str | Sequence[Sequence[Sequence[float]]]  # an image file (white: inside), or polygons of x, y in pixels
 
@@ -44,7 +44,7 @@ def make_zones(width: int, height: int, /, watch: Zone, ignore: Zone, **named: Z
 def _area(zone: Zone, name: str, width: int, height: int) -> np.ndarray:
     if isinstance(zone, str):
         with reading(zone, "image of a zone"):
-            image = read_image(Path(zone))
+            image = read_bgr(Path(zone))
         if image.shape[:2] != (height, width):
             raise InputError(f"{zone}: is {image.shape[1]}x{image.shape[0]} pixels, the video {width}x{height}; zones must have its size")
         return image.max(2) > 127

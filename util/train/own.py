@@ -56,7 +56,8 @@ class Part:
     labels: np.ndarray
     tracks: np.ndarray
 
-    def only(self, at: np.ndarray) -> "Part":
+    def take(self, at: np.ndarray) -> "Part":
+        """Return the images at these places."""
         return Part([self.images[i] for i in at], self.labels[at], self.tracks[at])
 
     def count_tracks(self) -> np.ndarray:
@@ -96,7 +97,7 @@ def load(root: Path, classes: Sequence[str], limit: int | None = None) -> tuple[
         tests = [] if test else tracks[judges : 2 * judges] if len(tracks) > 2 else held
         for which, some in ("held out", held), ("test", tests), ("train", [t for t in tracks if t not in held and t not in tests]):
             at[which].append(of[np.isin(learnt.tracks[of], some)])
-    parts = {which: learnt.only(np.concatenate(places)) for which, places in at.items()}
+    parts = {which: learnt.take(np.concatenate(places)) for which, places in at.items()}
     parts["test"] = test or parts["test"]
     return tuple(_limited(parts[which], limit) for which in at)
 
@@ -112,7 +113,7 @@ def load_test(root: Path, classes: Sequence[str], limit: int | None = None) -> P
 
 
 def _limited(part: Part, limit: int | None) -> Part:
-    return part if limit is None else part.only(data.balanced(part.labels, limit))
+    return part if limit is None else part.take(data.balanced(part.labels, limit))
 
 
 def _test_classes(root: Path, classes: Sequence[str]) -> list[str]:
@@ -134,7 +135,7 @@ def _read(root: Path, found: Sequence[str], classes: Sequence[str] | None = None
         if foreign:
             print(f"{root / name}: {len(foreign)} left out, such as {printable(foreign[0])}; images are {KINDS}", flush=True)
         for path in tqdm(paths, f"reading {name}", unit=" images", leave=False, disable=None):
-            images.append(read_image(path))
+            images.append(read_rgba(path))
             labels.append(classes.index(name))
             of_track = OF_TRACK.fullmatch(path.stem)
             tracks.append(of_track[1] if of_track else path.name)
@@ -143,7 +144,7 @@ def _read(root: Path, found: Sequence[str], classes: Sequence[str] | None = None
     return Part(images, np.array(labels), np.array(tracks))
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_rgba(path: Path) -> np.ndarray:
     """Return RGB or, where there is alpha, RGBA uint8 (h, w, 3 or 4), upright (EXIF), no side over SIDE pixels; raises InputError."""
     if not path.is_file():  # a pipe would never end
         raise InputError(f"{path}: is no regular file; remove it")
@@ -224,7 +225,7 @@ class OwnImages:
         most = min(MOST_JUDGES, np.bincount(labels).max())
         of = (np.flatnonzero(labels == label) for label in np.unique(labels))
         at = [np.resize(some, most) if len(some) < most else some[np.linspace(0, len(some) - 1, most).astype(int)] for some in of]
-        return self.held_out.only(np.concatenate(at)).prepared(self.spec)
+        return self.held_out.take(np.concatenate(at)).prepared(self.spec)
 
 
 def on(device: torch.device, batch_of: Callable) -> Callable:

@@ -32,7 +32,7 @@ class Recipe:
     smoothing: float = 0.0  # of the labels
     anneal_until: float = 0.0  # until this share activations go from clamp to sign (util.layers.anneal_sign)
     freeze_bn_from: float = 1.0  # from this share on batch norms keep their statistics (util.layers.freeze_batch_norm)
-    ema_decay: float = 0.998  # of the weights that are evaluated and kept, per step
+    ema_decay: float = 0.998  # of the weights that are evaluated and kept, per step: 0.998 is the mean of the last 500 steps or so
     patience: int = 0  # epochs without better held-out accuracy after which the training ends (early stopping); 0: never
     lookahead: int = 0  # steps from one Lookahead update to the next; 0: none
 

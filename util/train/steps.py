@@ -19,8 +19,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from util.cli import InputError, quiet
 from util.train import checkpoint
 from util.train.cpu_ops import cpu_has
+from util.train.recipe import Recipe
 
-EMA_DECAY = 0.998  # per step: the mean of the last 500 steps or so
 TEMPERATURE = 2  # of distillation
 JOINING = timedelta(minutes=2)  # that processes wait for each other at the start; PyTorch's own half an hour looks like a hang
 OF_DEVICE = ("lr", "fused", "capturable")  # an optimizer's options that depend on where it runs; lr is set before each step
@@ -168,7 +168,7 @@ def portable(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def ema_of(model: nn.Module, decay: float = EMA_DECAY) -> AveragedModel:
+def ema_of(model: nn.Module, decay: float = Recipe.ema_decay) -> AveragedModel:
     """Return the exponential moving average of the model's weights, which `update_ema` moves on; `.module` is a model with them.
 
     Which sign a latent weight near zero has after a step is chance; not so in the average.

@@ -24,9 +24,10 @@ from util.cli import InputError, discreet, shown
 from util.files import atomic_write
 from util.outputs.results import TABLE
 from util.outputs.staging import MANIFEST, SUMMARY
+from util.source.ahead import usable_cores
 from util.source.images import list_images
 from util.source.stream import is_url
-from util.watch.jobs import Outcome, cores, run_here
+from util.watch.jobs import Outcome, run_here
 
 SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
 OWN = ("--video", "--save", "--jobs", "--ray")  # flags that a single clip's command has otherwise or not at all
@@ -165,9 +166,9 @@ def run_clips(args, clips: Sequence[str]) -> list[dict]:
     if args.ray and commands:
         from util.watch.on_ray import run_on_ray
 
-        outcomes = run_on_ray(commands, args.ray, args.jobs or cores())
+        outcomes = run_on_ray(commands, args.ray, args.jobs or usable_cores())
     else:
-        outcomes = run_here(commands, args.jobs or cores())
+        outcomes = run_here(commands, args.jobs or usable_cores())
     try:
         with contextlib.closing(outcomes), tqdm(total=len(names), desc="clips", unit=" clips", leave=False, disable=None) as bar:
             bar.update(len(names) - len(commands))

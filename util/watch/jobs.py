@@ -44,11 +44,6 @@ def work(command: list[str], directory: str, started: Callable = lambda process:
         raise
 
 
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_here(commands: dict[str, list[str]], jobs: int) -> Iterator[tuple[str, Outcome]]:
     """Yield (name, what `work` returned) as the commands end, `jobs` at a time; ends them if closed."""
     running, stopping = [], threading.Event()
