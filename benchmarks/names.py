@@ -175,7 +175,7 @@ def probabilities(network: Network, crops: list[np.ndarray]) -> np.ndarray:
 
 def as_in_clips(network: Network, crops: list[np.ndarray]) -> np.ndarray:
     """The same with the network's prior, as a run over a clip has it."""
-    return softmax((ask(network, prepare(crops, network.spec)) + network.spec.log_prior()) / network.spec.temperature)
+    return softmax(ask(network, prepare(crops, network.spec)) / network.spec.temperature + network.spec.log_prior())
 
 
 def sureness(p: np.ndarray, network: Network) -> np.ndarray:

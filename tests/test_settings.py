@@ -38,7 +38,7 @@ def test_defaults_presets_and_files_are_layers(tmp_path):
         ('names.only = ["lorry"]', "expected some of automobile"),
         ("names.only = 3", "expected some of automobile"),
         ("names.kinds = 1", "expected true or false"),
-        ("names.shapes = 0", "names.shapes is 0; expected true or false"),
+        ("names.geometry = 0", "names.geometry is 0; expected true or false"),
         ("names.prior = { lorry = 2 }", "expected a number above 0 for some of automobile"),
         ("names.prior = { dog = 0 }", "expected a number above 0 for some of automobile"),
         ("names.prior = 3", "expected a number above 0 for some of automobile"),

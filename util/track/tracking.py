@@ -1,4 +1,5 @@
 """Objects with an identity: sightings of one frame joined into tracks, each with one dependable name."""
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from util.track.views import Schedule, Views, chosen
 
 HALF_LIFE = 25  # sightings until a view counts half
 SURE = 0.8  # an object in no track yet is unknown while the detector's score and the name's probability have a smaller sum
+SETTLED = 3  # sightings until an object's speed is known
 LOST_FRAMES = 3  # a second is less than the time between two frames of a time lapse
 UNKNOWN = "unknown"  # the name of what none of the classes fits
 
@@ -26,6 +28,7 @@ class Sighting:
     track: int = 0  # identity, from 1; 0 while in no confirmed track
     label: str = UNKNOWN  # what the track is called so far
     probability: float = 0.0  # of that name, 0..1
+    speed: float = math.nan  # against the background, in the box's heights per second; NaN: not known yet
 
 
 @dataclass(eq=False)
@@ -134,16 +137,18 @@ class Tracker:
         self._count = 0
 
     def associate(self, moment: Moment) -> list[int]:
-        """Return the indices of the sightings to look at."""
+        """Return the indices of the sightings to look at; fill in speeds that are known."""
         boxes = np.array([sighting.box for sighting in moment.sightings], float)
         identities = self._association.update(boxes, moment.result.homography, moment.seconds).tolist()
         self._seen, overdue = [], []
-        for sighting, identity in zip(moment.sightings, identities, strict=True):
+        for sighting, identity, speed in zip(moment.sightings, identities, self._association.speeds.tolist(), strict=True):
             life = self._lives.get(identity) if identity else None
             if life is None:
                 life = Life(moment, Evidence(*self.calibration, self.other, HALF_LIFE))
                 if identity:
                     self._lives[identity] = life
+            if life.sightings >= SETTLED:
+                sighting.speed = speed
             weight = weight_of(sighting.box, *moment.frame.shape[1::-1])
             overdue.append(life.views.overdue(self.schedule, weight, life.evidence.lead()))
             self._seen.append((life, weight))

@@ -224,12 +224,12 @@ class Pipeline:
             raise InputError(f"detector: {error}") from None
         names = settings["names"]
         only = {*names["only"], OTHER} if names["only"] else spec.classes
-        self.bias, self.shapes = spec.log_prior(names["prior"]), spec.log_shape if names["shapes"] else None
+        self.log_prior, self.geometry = spec.log_prior(names["prior"]), names["geometry"]
         self.columns = [i for i, name in enumerate(spec.classes) if name in only]
         unknown_below = spec.unknown_below if names["unknown_below"] is None else names["unknown_below"]
-        calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
+        self.temperature, schedule = names["temperature"] or spec.temperature, Schedule(budget=names["views_per_frame"])
         self.tracker = Tracker(
-            [spec.classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"], schedule=schedule,
+            [spec.classes[i] for i in self.columns], (self.temperature, unknown_below), video.fps, **settings["tracks"], schedule=schedule,
             kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"], hold=names["hold"], places=self.places,
         )  # fmt: skip
 
@@ -260,13 +260,18 @@ class Pipeline:
         with clock("track"):
             viewed = self.tracker.associate(moment)
         with clock("classify"):
-            cut = [cut_out(frame, crops[i], boxes[i], result.mask) for i in viewed]
-            logits = np.empty((0, len(self.bias)))
-            if cut:
-                logits = self.network(prepare(cut, self.network.spec)) + self.bias
-            if cut and self.shapes:
-                whole = np.array([[is_whole(boxes[i], *self.size)] for i in viewed])  # others' shapes tell nothing
-                logits += whole * self.shapes(result.boxes[viewed])
+            logits = self.look(moment, viewed) if viewed else np.empty((0, len(self.log_prior)))
         with clock("track"):
             self.tracker.name(moment, viewed, logits[:, self.columns])
         return moment
+
+    def look(self, moment: Moment, viewed: Sequence[int]) -> np.ndarray:
+        """Return logits, float64 (viewed, classes): with the temperature, softmax(logits / T) says how often each is right in clips."""
+        seen = [moment.sightings[i] for i in viewed]
+        cut = [cut_out(moment.frame, sighting.crop, sighting.box, moment.result.mask) for sighting in seen]
+        log_odds = self.log_prior
+        if self.geometry:
+            whole = np.array([[is_whole(sighting.box, *self.size)] for sighting in seen])  # a part's aspect and speed tell nothing
+            speeds = np.array([sighting.speed for sighting in seen])
+            log_odds = log_odds + whole * self.network.spec.log_geometry(moment.result.boxes[viewed], speeds)
+        return self.network(prepare(cut, self.network.spec)) + self.temperature * log_odds
