@@ -186,7 +186,7 @@ def test_nothing_is_held_of_what_has_ended():
         boxes = [(t % 50 * 4, 50, 40, 30)] if t % 80 < 50 else []
         moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(b, (0, 0, 32, 32), 0.9) for b in boxes])
         tracker.name(moment, tracker.associate(moment), np.zeros((len(boxes), 3)))
-        assert len(tracker._lives) < 5 and len(tracker._association) < 5
+        assert len(tracker._states) < 5 and len(tracker._association) < 5
 
 
 def test_tracks_have_every_field_filled():

@@ -183,7 +183,7 @@ class Page(Sink):
     def _seen(seen: Sighting, known: dict[int, Track], at: float) -> dict:
         start = known[seen.track].start if seen.track in known else at
         name = {"track": seen.track, "label": seen.label, "confidence": round(float(seen.probability), 3), "colour": _css(seen.label)}
-        return {**name, "box": [int(length) for length in seen.box], "seconds": round(at - start, 1), "expected": seen.score == 0}
+        return {**name, "box": [int(length) for length in seen.box], "seconds": round(at - start, 1), "expected": seen.expected}
 
     @staticmethod
     def _past(track: Track, at: float) -> dict:
