@@ -11,7 +11,7 @@ in, one thread; the stages are the detector's own. Peers: MOG2 and KNN are OpenC
 opencv-contrib-python, SuBSENSE needs pybgs. --pictures writes a sheet of the best and worst frames of each sequence.
 
 --speed times the detector on every CPU level, and MOG2, by turns on the same frames: a sequence's, resized, or those of
-a made scene (panning camera, two moving objects). --threads N adds a detector with N threads.
+a synthetic scene (panning camera, two moving objects). --threads N adds a detector with N threads.
 """
 
 import argparse

@@ -5,7 +5,7 @@
     python benchmarks/soak.py --save OUT --plot P.png  everything the pipeline writes, into OUT; a picture of the table
     python benchmarks/soak.py --size 96x72             smaller frames, more of them in an hour
 
-The clip: 400 made frames, forth and back, in which digits cross a ground that the camera pans over. Memory is what the process
+The clip: 400 synthetic frames, forth and back, in which digits cross a ground that the camera pans over. Memory is what the process
 holds (RSS); the part in files it has mapped, such as libraries, is not counted. Printed at the end: the growth per 100,000 frames
 after the first 20,000, a least-squares line.
 """
