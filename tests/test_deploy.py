@@ -1,4 +1,4 @@
-"""The files for a small machine: systemd finds nothing wrong with the unit, and its command and the image's are what they are said to be."""
+"""The files for a small machine: systemd finds nothing wrong with the unit; its command and the image's do what the manual says."""
 import json
 import re
 import shlex

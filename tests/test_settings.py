@@ -94,7 +94,8 @@ def test_the_documented_settings_are_all_and_their_defaults_true():
     clips = packed.load(ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor").spec.detector
     defaults = {name: default for name, (default, _) in fastmcd.PARAMS.items()}
     apart = {name: value for name, value in clips.items() if value != defaults[name]}
-    assert all(f"{name} {value:g}" in " ".join(text.partition("[tracks]")[0].replace("#", "").split()) for name, value in apart.items()), "which networks for clips bring"
+    head = text.partition("[tracks]")[0].replace("\n# ", " ")
+    assert all(f"{name} {value:g}" in head for name, value in apart.items()), "which networks for clips bring"
     assert not apart.keys() & given["detector"].keys(), "the file would win over them"
     lines = re.sub(rf"^# ({'|'.join(apart)}) = ", r"\1 = ", text, flags=re.MULTILINE)
     assert tomllib.loads(lines)["detector"] == defaults
