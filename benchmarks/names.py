@@ -1,4 +1,4 @@
-"""Prints how often what moves in clips bears its right name, and how often a silly one.
+"""Prints how often what moves in clips bears its right name, and how often an absurd one.
 
     python benchmarks/names.py CLIP... [--network FILE] [--sheet FILE.png] [--wild DIR] [--crops DIR] [--empty CLIP]...
 

@@ -9,7 +9,6 @@ reaches in registers in the same run. onnxruntime (pip install onnxruntime onnx 
 its int8 network is the float one quantized on random images: a rival in speed only.
 """
 
-import argparse
 import contextlib
 import logging
 import os
@@ -30,6 +29,7 @@ from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import packed  # noqa: E402
 from util.binop import BinOp  # noqa: E402
+from util.cli import Parser, run  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 from util.packed.freeze import freeze  # noqa: E402
@@ -255,7 +255,7 @@ def cpu():
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS), help="networks")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 128], help="batch sizes")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="thread counts")
@@ -285,4 +285,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.scripts import ROOT
+from util import packed
 from util.cli import InputError
 from util.track.zones import make_zones
 from util.watch.settings import NUMBERS, OTHERS, load_settings, preset_names, save_drawing
@@ -90,7 +91,14 @@ def test_the_documented_settings_are_all_and_their_defaults_true():
     fastmcd = pytest.importorskip("fastmcd")
     text = (ROOT / "docs" / "settings.toml").read_text()
     given = tomllib.loads(text)
-    assert given["detector"] == {name: default for name, (default, _) in fastmcd.PARAMS.items()}
+    clips = packed.load(ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor").spec.detector
+    defaults = {name: default for name, (default, _) in fastmcd.PARAMS.items()}
+    apart = {name: value for name, value in clips.items() if value != defaults[name]}
+    head = text.partition("[tracks]")[0].replace("\n# ", " ")
+    assert all(f"{name} {value:g}" in head for name, value in apart.items()), "which networks for clips bring"
+    assert not apart.keys() & given["detector"].keys(), "the file would win over them"
+    lines = re.sub(rf"^# ({'|'.join(apart)}) = ", r"\1 = ", text, flags=re.MULTILINE)
+    assert tomllib.loads(lines)["detector"] == defaults
     assert all(f"# {help}" in text for _, help in fastmcd.PARAMS.values())
     for table, keys in NUMBERS.items():
         assert {key: value for key, (value, _, _) in keys.items() if value is not None}.items() <= given[table].items()
