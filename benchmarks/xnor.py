@@ -225,7 +225,7 @@ def agreement(arch, script, model):
 
 
 def plot(results, arch, path):
-    """Write a bar per runtime and batch size: ms per image, logarithmic."""
+    """Write a bar per runtime and batch size: ms per image."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -234,17 +234,15 @@ def plot(results, arch, path):
     names = list(dict.fromkeys(key[2] for key in results))
     for i, (threads, batch) in enumerate(groups):
         values = [np.median(results.get((threads, batch, name), [np.nan])) for name in names]
-        axes.barh(
-            np.arange(len(names)) + (i + 0.5) / len(groups) * 0.8 - 0.4,
-            values,
-            0.8 / len(groups),
-            label=f"batch {batch}, {threads} thread(s)",
-        )
-    axes.set(xscale="log", xlabel="ms per image, uint8 pixels to class scores", title=f"{arch} on {cpu().split(' (avx')[0]}")
+        places = np.arange(len(names)) + (i + 0.5) / len(groups) * 0.8 - 0.4
+        bars = axes.barh(places, values, 0.8 / len(groups), label=f"batch {batch}, {threads} thread{'s' * (threads > 1)}")
+        axes.bar_label(bars, fmt=" %.2f", fontsize="small")
+    axes.set(xlabel=f"ms per image, from uint8 pixels to class scores, on {cpu_name()}", title=arch)
+    axes.margins(x=0.1)
     axes.set_yticks(np.arange(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="lower right")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format=path.suffix[1:])
 
