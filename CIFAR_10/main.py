@@ -262,6 +262,11 @@ def own_classes(args: Namespace) -> list[str] | None:
     return data.own_classes(args.data, CLASSES)
 
 
+def tested_classes(args: Namespace) -> int | None:
+    """Return of how many classes, the first, a test is: of a network for clips CIFAR-10 asks for its ten; None: of all."""
+    return None if own_classes(args) else len(CLASSES)
+
+
 def beginning(args: Namespace) -> Path | None:
     """Return the weights that a training begins with, or None: see `data.beginning`."""
     return data.beginning(args.pretrained, own_classes(args), HERE / "models" / f"{network_of(args)}.best.pth.tar")
@@ -379,19 +384,21 @@ def train_epoch(
     frozen: bool, recipe: Recipe, training: Run, seed: int,
 ) -> float:  # fmt: skip
     """Take the steps that pass once over `count` images, in an order that seed and epoch fix; return the last learning rate."""
-    epoch, machine, lr = training.epoch + 1, training.machine, 0.0
+    epoch, machine = training.epoch + 1, training.machine
     batches = steps.batches_of(count, seed, epoch, recipe.batch_size, machine.processes)
     size = recipe.size(epoch)
+
+    def progress(i):
+        return (epoch - 1 + i / len(batches)) / recipe.epochs
+
     model.train()
     for i in training.steps(len(batches), f"epoch {epoch} at {size} px"):
-        progress = (epoch - 1 + i / len(batches)) / recipe.epochs
-        lr = recipe.lr * recipe.schedule(progress)
-        steps.set_lr(optimizer, lr)
-        anneal_sign(model, recipe.clamp_share(progress))
+        steps.set_lr(optimizer, recipe.lr * recipe.schedule(progress(i)))
+        anneal_sign(model, recipe.clamp_share(progress(i)))
         x, y, places = batch_of(epoch, i, batches[i][machine.rank :: machine.processes])
         x = preprocess(x)
         training.add(step(x, data.resized(x, size), y, places, frozen), len(batches[i]))
-    return lr
+    return recipe.lr * recipe.schedule(progress(len(batches) - 1))  # also where that step was taken before the run was stopped
 
 
 def recalibrate_batch_norm(model: nn.Module, images: torch.Tensor, device: torch.device, bin_op: BinOp) -> None:
@@ -403,15 +410,14 @@ def recalibrate_batch_norm(model: nn.Module, images: torch.Tensor, device: torch
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, bin_op: BinOp
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, bin_op: BinOp, classes: int | None = None
 ) -> tuple[float, float]:
-    """Return (mean loss, share of right answers in [0, 1]); changes nothing."""
+    """Return (mean loss, share of right answers in [0, 1]), of the first `classes` or all; changes nothing."""
     model.eval()
     loss = right = 0.0
-    columns = max(len(CLASSES), int(labels.max()) + 1)  # CIFAR-10's test set asks a network for clips for ten classes
     with bin_op.binarized():
         for x, y in zip(images.split(250), labels.to(device).split(250), strict=True):
-            logits = model(preprocess(x.to(device)))[:, :columns]
+            logits = model(preprocess(x.to(device)))[:, :classes]
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             right += (logits.argmax(1) == y).sum().item()
     return loss / len(images), right / len(images)
@@ -458,9 +464,10 @@ def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine) -> Mat
     if args.wild:
         from util.train import wild
 
-        mixture = wild.Mixture(images[kept], labels[kept], args.wild, SPECS[network_of(args)], recipe.batch_size, device)
+        mixture = wild.WildMixture(images[kept], labels[kept], args.wild, SPECS[network_of(args)], machine.share(recipe.batch_size), device)
         recalibrating = mixture.many(args.seed, 2 * len(some))  # of 1,500, another draw moves the accuracy by 0.1 points
-        return Material(mixture.batch_of(args.seed), len(kept), mixture.loss, mixture.judges(*judging), recalibrating, teacher)
+        batch_of, judging = mixture.batch_of(args.seed, machine.rank), mixture.judges(*judging)
+        return Material(batch_of, len(kept), mixture.loss, judging, recalibrating, teacher)
     batch_of = photographs(images[kept], labels[kept], recipe, machine, args.seed)
     return Material(batch_of, len(kept), steps.loss_for(teacher), judging, images[some], teacher)
 
@@ -474,14 +481,14 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
 
         if args.teacher or args.wild or machine.processes > 1:
             raise InputError(f"{args.data}: classes of one's own are learnt by one process, without --teacher or --wild; leave those out")
-        mixture = own.Mixture(args.data, spec, recipe.batch_size, recipe.smoothing, args.limit)
-        print(f"{args.data}: {mixture}", flush=True)
+        own_images = own.OwnImages(args.data, spec, recipe.batch_size, recipe.smoothing, args.limit)
+        print(f"{args.data}: {own_images}", flush=True)
         if beginning(args) and not args.epochs:
-            recipe = own.for_tracks(recipe, mixture, model)
-        learnt = own_names, len(mixture.learnt.images)
-        judging, recalibrating = [x.to(device) for x in mixture.judges()], mixture.many(own.EPOCH // 4)
-        on_device = own.on(device, mixture.batch_of(args.seed))
-        material = Material(on_device, own.EPOCH, mixture.loss, judging, recalibrating)
+            recipe = own.for_tracks(recipe, own_images, model)
+        learnt = own_names, len(own_images.learnt.images)
+        judging, recalibrating = [x.to(device) for x in own_images.judges()], own_images.many(own.EPOCH // 4)
+        on_device = own.on(device, own_images.batch_of(args.seed))
+        material = Material(on_device, own.EPOCH, own_images.loss, judging, recalibrating)
         files = Files.of(HERE / "models", args.name or own.name_of(name, args.data))
     else:
         learnt = ()
@@ -492,7 +499,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     if fitted:
         earlier = head.earlier_answers(beginning(args), SPECS, spec, model)
         with BinOp(model.eval()).binarized():
-            head.fit_head(model, preprocess, mixture, device, earlier)
+            head.fit_head(model, preprocess, own_images, device, earlier)
     began = {key: value.clone() for key, value in model.state_dict().items()} if args.blend else {}
     ema = steps.ema_of(model, recipe.ema_decay)
     averaged, averaged_op, bin_op = ema.module, BinOp(ema.module), BinOp(model, machine.compiled)
@@ -523,9 +530,9 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
             training.take(evaluate(blended, *material.judging, device, blended_op)[1], blended)
         averaged.load_state_dict(training.best.state_dict)
         if own_names and machine.first:
-            training.spec = own.conclude(mixture, predict.TorchNetwork(averaged, spec), files)
-        tested = mixture.test.prepared(spec) if own_names else load_data(args, train=False)
-        _, accuracy = evaluate(averaged, *tested, device, averaged_op)
+            training.spec = own.conclude(own_images, predict.TorchNetwork(averaged, spec), files)
+        tested = own_images.test.prepared(spec) if own_names else load_data(args, train=False)
+        _, accuracy = evaluate(averaged, *tested, device, averaged_op, tested_classes(args))
         if training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged)) and own_names:
             own.pack(averaged, training.spec, files)
     return accuracy
@@ -547,8 +554,7 @@ def main(argv: list[str] | None = None) -> float | None:
         return train(model, args, start_from(model, args, recipe, spec) if beginning(args) else recipe, spec)
     network = predict.load_network(args, build, SPECS[arch], HERE / "models" / f"{args.name or arch}.best.pth.tar")
     if args.evaluate:
-        columns = None if own_classes(args) else len(CLASSES)  # CIFAR-10's test set asks a network for clips for ten classes
-        accuracy = predict.accuracy(network, *load_data(args, False, network.spec), columns)
+        accuracy = predict.accuracy(network, *load_data(args, False, network.spec), tested_classes(args))
         print(f"{arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if names:

@@ -118,32 +118,32 @@ class Counts:
         )
 
 
-class Trails:
+class Dots:
     """Dots where objects have been, carried along with the ground under the camera's motion."""
 
     def __init__(self, length=2 * FPS):
-        self.dots = deque(maxlen=length)  # per frame: centres (n, 2) in the latest frame's pixels, and texts
+        self.dots = deque(maxlen=length)  # per frame: centres (n, 2) in the latest frame's pixels, and digits
 
-    def add(self, result, texts):
+    def add(self, result, digits):
         to_current = np.linalg.inv(result.homography)
         for i, (centres, old) in enumerate(self.dots):
             self.dots[i] = cv2.perspectiveTransform(centres[None], to_current)[0] if len(centres) else centres, old
-        self.dots.append((result.boxes[:, :2] + result.boxes[:, 2:] / 2, texts))
+        self.dots.append((result.boxes[:, :2] + result.boxes[:, 2:] / 2, digits))
 
     def draw(self, picture, boxes):
         """Draw the dots on `picture`, the older the smaller, but none inside `boxes`; return it."""
-        for age, (centres, texts) in enumerate(reversed(self.dots)):
-            for centre, text in zip(centres, texts, strict=True):
+        for age, (centres, digits) in enumerate(reversed(self.dots)):
+            for centre, digit in zip(centres, digits, strict=True):
                 if not ((boxes[:, :2] <= centre) & (centre < boxes[:, :2] + boxes[:, 2:])).all(1).any():
                     x, y, radius = (round(16 * value) for value in (*centre, 3 * (1 - age / self.dots.maxlen)))
-                    cv2.circle(picture, (x, y), radius, colour_of(text)[::-1], -1, cv2.LINE_AA, 4)
+                    cv2.circle(picture, (x, y), radius, colour_of(digit)[::-1], -1, cv2.LINE_AA, 4)
         return picture
 
 
 def find_and_read(scene, network, writer):
     """Return (Counts, stage -> ms per frame, Poster) after running detector and network over the scene."""
     detector = fastmcd.Detector(scene.width, scene.height, **network.spec.detector)
-    score, trails, poster, spent = Counts(), Trails(), Poster(), defaultdict(list)
+    score, dots, poster, spent = Counts(), Dots(), Poster(), defaultdict(list)
     frames = detector.rehearsed(scene, attrgetter("image"))
     for frame in tqdm(frames, "demo", len(scene), unit=" frames", leave=False, disable=None):
         result = detector.detect(frame.image)
@@ -154,15 +154,16 @@ def find_and_read(scene, network, writer):
         for stage, ms in {**result.timings, "classify": 1000 * (time.perf_counter() - start)}.items():
             spent[stage].append(ms)
         matched = score.add(frame.truth, result.boxes, labels)
-        texts = [f"{DIGITS[label]} {probability:.0%}" for label, probability in zip(labels, probabilities, strict=True)]
-        trails.add(result, texts)
-        annotated = annotate(trails.draw(frame.image.copy(), result.boxes), result.boxes, texts)
+        digits = [DIGITS[label] for label in labels]
+        texts = [f"{digit} {probability:.0%}" for digit, probability in zip(digits, probabilities, strict=True)]
+        dots.add(result, digits)
+        annotated = annotate(dots.draw(frame.image.copy(), result.boxes), result.boxes, texts, digits)
         writer.write(annotated)
         whole = len(matched) == len(crops) == len(frame.truth)  # no digit cut off by the edge, none missed, no other box
         worth = len(match(frame.truth, result.boxes, 0.8)) - len(DIGITS) * (not whole)
         poster.offer((frame.image, result.mask, annotated), worth)
         for j, digit in matched.items():
-            poster.samples[digit].append((crops[j].copy(), texts[j]))
+            poster.samples[digit].append((crops[j].copy(), texts[j], digits[j]))
     return score, {stage: float(np.mean(ms)) for stage, ms in spent.items()}, poster
 
 
@@ -176,7 +177,7 @@ class Poster:
 
     def __init__(self):
         self.best, self.steps = -math.inf, None
-        self.samples = defaultdict(list)  # digit -> [(crop, text)]
+        self.samples = defaultdict(list)  # digit -> [(crop, text, digit as it was read)]
 
     def offer(self, steps, worth):
         """Keep `steps` (picture, mask, names) if no earlier frame was worth more: the latest of the best has the longest trails."""
@@ -194,11 +195,11 @@ class Poster:
         y = self.HEADER + HEIGHT + 2 * self.GAP
         for digit, found in sorted(self.samples.items()):
             x = self.GAP + digit * (page.width - self.GAP) // len(DIGITS)
-            crop, text = found[len(found) // 2]
+            crop, text, read = found[len(found) // 2]
             for i, tile in enumerate((crop, np.dstack([to_mnist(crop)] * 3))):
                 tile = Image.fromarray(np.ascontiguousarray(tile)).resize((self.THUMB, self.THUMB), Image.Resampling.BICUBIC)
                 page.paste(tile, (x + i * (self.THUMB + 2), y))
-            draw.text((x, y + self.THUMB + 2), text, colour_of(text), ImageFont.load_default(15))
+            draw.text((x, y + self.THUMB + 2), text, colour_of(read), ImageFont.load_default(15))
         with atomic_write(path) as temporary:
             page.save(temporary, "PNG")
 

@@ -130,12 +130,15 @@ def train_epoch(
     recipe: Recipe, training: Run, seed: int,
 ) -> float:  # fmt: skip
     """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix; return the last learning rate."""
-    epoch, machine, lr = training.epoch + 1, training.machine, 0.0
+    epoch, machine = training.epoch + 1, training.machine
     batches = steps.batches_of(len(images), seed, epoch, recipe.batch_size, machine.processes)
+
+    def lr_of(i):
+        return recipe.lr * recipe.schedule((epoch - 1 + i / len(batches)) / recipe.epochs)
+
     model.train()
     for i in training.steps(len(batches), f"epoch {epoch}"):
-        lr = recipe.lr * recipe.schedule((epoch - 1 + i / len(batches)) / recipe.epochs)
-        steps.set_lr(optimizer, lr)
+        steps.set_lr(optimizer, lr_of(i))
         generator, places = steps.generator(seed, epoch, i + 1, machine.rank), batches[i][machine.rank :: machine.processes]
         x = preprocess(augment(images[places], generator).to(machine.device))
         optimizer.zero_grad(set_to_none=True)
@@ -145,7 +148,7 @@ def train_epoch(
         bin_op.updateBinaryGradWeight()
         optimizer.step()
         training.add(loss.detach(), len(batches[i]))
-    return lr
+    return lr_of(len(batches) - 1)  # also where that step was taken before the run was stopped
 
 
 @torch.no_grad()
@@ -174,11 +177,11 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
         if machine.processes > 1:
             raise InputError(f"{args.data}: classes of one's own are learnt by one process; start without torchrun")
         recipe = own.recipe_for(RECIPE, beginning(args) is not None)
-        mixture = own.Mixture(args.data, spec, recipe.batch_size, 0.0, args.limit)
-        (images, labels), judging = mixture.evenly(own.EPOCH), mixture.judges()
+        own_images = own.OwnImages(args.data, spec, recipe.batch_size, 0.0, args.limit)
+        (images, labels), judging = own_images.evenly(own.EPOCH), own_images.judges()
         files = Files.of(HERE / "models", args.name or own.name_of(args.arch, args.data))
-        learnt = own_names, len(mixture.learnt.images)
-        print(f"{args.data}: {mixture}", flush=True)
+        learnt = own_names, len(own_images.learnt.images)
+        print(f"{args.data}: {own_images}", flush=True)
     else:
         learnt = ()
         images, labels = load_data(args, train=True)
@@ -200,8 +203,8 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
             training.end_epoch(lr, accuracy, model)
         model.load_state_dict(training.best.state_dict)
         if own_names and machine.first:
-            training.spec = own.conclude(mixture, predict.TorchNetwork(model, spec), files)
-        tested = mixture.test.prepared(spec) if own_names else load_data(args, train=False)
+            training.spec = own.conclude(own_images, predict.TorchNetwork(model, spec), files)
+        tested = own_images.test.prepared(spec) if own_names else load_data(args, train=False)
         _, accuracy = evaluate(model, *tested, device, bin_op)
         if training.finish(accuracy, training.best.state_dict) and own_names:
             own.pack(model, training.spec, files)

@@ -69,6 +69,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     for_clips = args.arch in networks.FOR_CLIPS
     if args.wild and not for_clips or trains and for_clips and not args.wild:
         parser.error("--wild DIR and a network for clips (--classifier …_clips) go together")
+    if args.wild and args.teacher:
+        parser.error("--teacher knows nothing of the images of --wild; leave one of them out")
     return args
 
 
@@ -175,14 +177,17 @@ def train_epoch(
     std: tuple[float, ...], recipe: Recipe, training: Run, seed: int,
 ) -> float:  # fmt: skip
     """Take the steps that pass once over `count` images, in an order that seed and epoch fix; return the last learning rate."""
-    epoch, machine, device, lr = training.epoch + 1, training.machine, training.machine.device, 0.0
+    epoch, machine, device = training.epoch + 1, training.machine, training.machine.device
     batches = steps.batches_of(count, seed, epoch, recipe.batch_size, machine.processes)
-    size = recipe.size(epoch)
+    size, total = recipe.size(epoch), recipe.epochs * len(batches)
+
+    def lr_of(step):
+        return recipe.lr * recipe.schedule(step / total)
+
     model.train()
     for i in training.steps(len(batches), f"epoch {epoch} at {size} px"):
-        step, total = (epoch - 1) * len(batches) + i, recipe.epochs * len(batches)
-        lr = recipe.lr * recipe.schedule(step / total)
-        steps.set_lr(optimizer, lr)
+        step = (epoch - 1) * len(batches) + i
+        steps.set_lr(optimizer, lr_of(step))
         torch.manual_seed(steps.generator(seed, epoch, i + 1, machine.rank).initial_seed())  # dropout's
         x, y, places = batch_of(epoch, i, batches[i][machine.rank :: machine.processes])
         optimizer.zero_grad(set_to_none=True)
@@ -194,20 +199,20 @@ def train_epoch(
         if recipe.lookahead and ((step + 1) % recipe.lookahead == 0 or step + 1 == total):
             lookahead(optimizer, (step + 1) / total)
         training.add(loss.detach(), len(batches[i]))
-    return lr
+    return lr_of(epoch * len(batches) - 1)  # also where that step was taken before the run was stopped
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, std: tuple[float, ...]
-) -> tuple[float, float]:
-    """Return (mean loss, share of right answers in [0, 1]); changes nothing."""
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, std: tuple[float, ...],
+    classes: int | None = None,
+) -> tuple[float, float]:  # fmt: skip
+    """Return (mean loss, share of right answers in [0, 1]), of the first `classes` or all; changes nothing."""
     model.eval()
     loss = right = 0.0
-    columns = max(len(CLASSES), int(labels.max()) + 1)  # CIFAR-10's test set asks a network for clips for ten classes
     batches = zip(images.split(250), labels.to(device).split(250), strict=True)
     for x, y in tqdm(batches, "evaluating", math.ceil(len(images) / 250), unit="batch", leave=False, disable=None):
-        logits = model(preprocess(x.to(device), std))[:, :columns]
+        logits = model(preprocess(x.to(device), std))[:, :classes]
         loss += F.cross_entropy(logits, y, reduction="sum").item()
         right += (logits.argmax(1) == y).sum().item()
     return loss / len(images), right / len(images)
@@ -235,8 +240,8 @@ def train(model: nn.Module, args: Namespace) -> float:
     if args.wild:
         from util.train import wild
 
-        mixture = wild.Mixture(images[kept], labels[kept], args.wild, spec, recipe.batch_size, torch.device("cpu"))
-        batch_of, judging = mixture.batch_of(args.seed), mixture.judges(*judging)
+        mixture = wild.WildMixture(images[kept], labels[kept], args.wild, spec, machine.share(recipe.batch_size), torch.device("cpu"))
+        batch_of, judging = mixture.batch_of(args.seed, machine.rank), mixture.judges(*judging)
     else:
         batch_of = photographs(images[kept], labels[kept], recipe, args.seed, machine.rank)
     cached_logits = steps.load_teacher_logits(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
@@ -259,7 +264,7 @@ def train(model: nn.Module, args: Namespace) -> float:
             training.end_epoch(lr, accuracy, model)
         state = halved(training.best.state_dict)
         model.load_state_dict(state)
-        _, accuracy = evaluate(model, *load_data(args, train=False), device, std)
+        _, accuracy = evaluate(model, *load_data(args, train=False), device, std, len(CLASSES))  # of a network for clips, ten
         training.finish(accuracy, state)
     return accuracy
 
@@ -293,7 +298,8 @@ def main(argv: list[str] | None = None) -> float | None:
     device, std = steps.device_of(args), std_for(args)
     names = args.fastMCD or args.multi_fastMCD or args.video
     known = args.pretrained or args.evaluate or args.logits or names
-    model = networks.load(args.arch, args.pretrained) if known else networks.build_for(args.arch, {})
+    weights = args.pretrained or (networks.weights_path(args.name) if args.name else None)
+    model = networks.load(args.arch, weights) if known else networks.build_for(args.arch, {})
     model.to(device, memory_format=torch.channels_last)
     if args.evaluate:
         accuracy = predict.accuracy(predict.TorchNetwork(model, spec_of(args.arch, std)), *load_data(args, train=False), len(CLASSES))

@@ -69,7 +69,7 @@ class Clip:
     true: int = 0
     found: int = 0
     named: int = 0
-    samples: list = field(default_factory=list)  # (RGB crop, caption)
+    samples: list = field(default_factory=list)  # (RGB crop, caption, label)
 
     def scores(self) -> dict[str, float]:
         """right, absurd, found, named and MISSED; NaN where there is nothing to divide by."""
@@ -111,7 +111,7 @@ def _regions(levels: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
 def measure(directory: Path, network: Network, right_names: list[str], settings: str | None) -> Clip:
     """Run on one clip and count."""
     truth, clip = true_boxes(directory), Clip(directory.name, right_names)
-    rng = np.random.default_rng(0)
+    rng, seen = np.random.default_rng(0), 0
     for moment in watch(source_of(directory), network, settings):
         shown = [*moment.sightings, *moment.expected]
         labels = [sighting.label for sighting in shown]
@@ -129,12 +129,13 @@ def measure(directory: Path, network: Network, right_names: list[str], settings:
             pairs = match(true, boxes)
             clip.found += len(pairs)
             clip.named += sum(labels[j] in right_names for _, j in pairs)
-        for sighting in shown:  # an even sample of unknown size
-            place = len(clip.samples) if len(clip.samples) < SAMPLES else int(rng.integers(0, 50 * SAMPLES))
+        for sighting in shown:  # an even sample of a stream of unknown length: reservoir sampling
+            seen += 1
+            place = len(clip.samples) if len(clip.samples) < SAMPLES else int(rng.integers(0, seen))
             if place < SAMPLES:
                 x, y, w, h = sighting.crop
-                sample = moment.frame[y : y + h, x : x + w, ::-1].copy(), f"{sighting.label} {sighting.probability:.0%}"
-                clip.samples[place : place + 1] = [sample]
+                picture = moment.frame[y : y + h, x : x + w, ::-1].copy()
+                clip.samples[place : place + 1] = [(picture, f"{sighting.label} {sighting.probability:.0%}", sighting.label)]
     return clip
 
 
@@ -309,7 +310,7 @@ def main(argv=None) -> list[Clip]:
     return clips
 
 
-def _samples(clips: list[Clip]) -> Iterator[tuple[np.ndarray, str]]:
+def _samples(clips: list[Clip]) -> Iterator[tuple[np.ndarray, str, str]]:
     for clip in clips:
         yield from clip.samples
 

@@ -147,7 +147,7 @@ def test_train_evaluate_classify(home, images, capsys):
     assert "automobile or truck: " in capsys.readouterr().out
     with open(home / "out" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 and all(row["label"] in main.CLASSES and 0 <= float(row["probability"]) <= 1 for row in rows)
+    assert len(rows) == 2 and all(row["label"] in (*main.CLASSES, "unknown") and 0 <= float(row["probability"]) <= 1 for row in rows)
     assert (home / "out" / "contact_sheet.png").exists()
 
 

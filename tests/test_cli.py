@@ -32,7 +32,7 @@ def test_labels_are_numbers_or_names_of_the_networks_classes():
 def test_a_start_is_a_time_with_a_zone(parser):
     start = datetime(2026, 11, 26, 15, 0, 0, 250_000, UTC)
     for text in ("2026-11-26T16:00:00.25+01:00", "2026-11-26t15:00:00.25z", "2026-11-26 15:00:00.25Z"):
-        assert parser.parse_args(["--start", text]).start == start
+        assert parser.parse_args(["--video", "0", "--start", text]).start == start
 
 
 def test_help_tells_a_default_once_and_none_where_there_is_none():
@@ -62,6 +62,10 @@ def test_help_tells_a_default_once_and_none_where_there_is_none():
     (["--video", "0", "--keep", "1GB"], "--keep is given.*add --record"),
     (["--video", "0", "--recordings", "r"], "--recordings is given.*add --record"),
     (["--video", "0", "--notify-crop"], "--notify-crop is given.*add --notify"),
+    (["--serve", "8000"], "--serve is given.*add --video"),
+    (["--fastMCD", "r", "--notify", "http://localhost/"], "--notify is given.*add --video"),
+    (["--settings", "static"], "--settings is given.*add --video"),
+    (["--evaluate", "--jobs", "2"], "--jobs is given.*add --video"),
     (["--video", "0", "--show-debug"], "--show-debug is given.*add --save"),
     (["--unknown"], "--unknown"),
     (["--eval"], "--eval"),

@@ -203,7 +203,7 @@ def test_train_evaluate_classify(home, images, capsys):
     assert re.search(r"7: \d of 3 objects", capsys.readouterr().out)
     with open(home / "out" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 and all(row["label"] in main.CLASSES for row in rows)
+    assert len(rows) == 3 and all(row["label"] in (*main.CLASSES, "unknown") for row in rows)
 
 
 def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, monkeypatch):

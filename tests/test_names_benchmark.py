@@ -67,6 +67,16 @@ def test_where_no_name_is_right_only_absurd_ones_count(clip):
     assert np.isnan(scores["right"]) and np.isnan(scores["named"]) and scores["absurd"] > 0.7
 
 
+def test_samples_are_even_over_the_clip(clip, monkeypatch):
+    means = []
+    for most in (1000, 8):
+        monkeypatch.setattr(bench, "SAMPLES", most)
+        means.append([sample[0].mean() for sample in bench.measure(clip, RedOrGrey(), ["red"], None).samples])
+    every, some = means
+    places = [every.index(mean) for mean in some]
+    assert len(places) == 8 and sum(place >= len(every) / 2 for place in places) in (2, 3, 4, 5, 6)
+
+
 def test_means_and_the_sheet_are_printed(clip, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "load_network", lambda path: RedOrGrey())
     objects = tmp_path / "objects.toml"

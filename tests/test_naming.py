@@ -1,6 +1,7 @@
 """From the detector's results to names: which objects, the table, predictions.csv, interruption."""
 import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,3 +97,19 @@ def test_results_that_were_named_can_be_replaced(results):
     with ResultsWriter(results):
         pass
     assert not (results / "predictions.csv").exists()
+
+
+def test_what_is_other_or_not_sure_enough_is_unknown(results):
+    class Three(RedOrGrey):
+        def __call__(self, images):
+            return np.concatenate([super().__call__(images), np.full((len(images), 1), 1.0, np.float32)], 1)
+
+    network = Three()
+    network.spec = replace(network.spec, classes=("grey", "red", "other"))
+    rows = run(network, multi_fastMCD=results).rows
+    assert [row[6] for row in rows] == ["red", "unknown"] * 3  # what is grey is most like `other`
+    sure = run(multi_fastMCD=results).rows
+    cool = run(RedOrGrey(temperature=2.0), multi_fastMCD=results).rows
+    assert all(0.5 < warm[7] < cold[7] for cold, warm in zip(sure, cool, strict=True))
+    below = run(RedOrGrey(temperature=2.0, unknown_below=0.9), multi_fastMCD=results).rows
+    assert [row[6] for row in below] == [row[6] if row[7] >= 0.9 else "unknown" for row in cool] and "unknown" in {row[6] for row in below}

@@ -167,6 +167,16 @@ def test_two_tracks_are_enough_and_a_test_folder_is_taken_as_it_is(tmp_path):
     assert len(test.images) == 6 and set(test.labels) == {1} and len(learnt.images) + len(held_out.images) == 20
 
 
+def test_a_test_folder_alone_is_enough_to_test_and_train_is_not_read_for_it(tmp_path):
+    write(tmp_path / "set" / "test", tracks=3)
+    tested = own.load_test(tmp_path / "set", ["blå", "green", "red"])
+    assert len(tested.images) == 12 and set(tested.labels) == {0, 2}
+    for name in COLOURS:
+        (tmp_path / "set" / "train" / name).mkdir(parents=True)
+        (tmp_path / "set" / "train" / name / "a.png").write_bytes(b"no image")
+    assert len(own.load_test(tmp_path / "set", ["blå", "green", "red"], limit=4).images) == 4
+
+
 def test_images_become_exactly_what_crops_of_a_clip_become(tmp_path):
     part = own.load(write(tmp_path), list(COLOURS))[2]
     images, labels = part.prepared(SPEC)
@@ -192,14 +202,14 @@ def test_batches_have_as_many_of_each_class_and_are_fixed_by_their_numbers(tmp_p
     write(tmp_path, tracks=4)
     for path in sorted((tmp_path / "red").iterdir())[4:]:
         path.unlink()  # fewer of one
-    mixture = own.Mixture(tmp_path, SPEC, 400, 0.0)
-    images, labels, places = mixture.batch(1, 2)
+    own_images = own.OwnImages(tmp_path, SPEC, 400, 0.0)
+    images, labels, places = own_images.batch(1, 2)
     assert images.shape == (400, 3, 32, 32) and images.dtype == torch.uint8 and abs(labels.sum() - 200) < 50
-    assert torch.equal(labels, torch.from_numpy(mixture.learnt.labels)[places]) and torch.equal(images, mixture.batch(1, 2)[0])
-    assert not torch.equal(images, mixture.batch(1, 3)[0])
+    assert torch.equal(labels, torch.from_numpy(own_images.learnt.labels)[places]) and torch.equal(images, own_images.batch(1, 2)[0])
+    assert not torch.equal(images, own_images.batch(1, 3)[0])
     blue, red = (images[labels == label].float().mean((0, 2, 3)) for label in (0, 1))
     assert blue[2] > blue[0] + 5 and red[0] > red[2] + 5  # they still show it
-    judged = mixture.judges()[1]
+    judged = own_images.judges()[1]
     assert (judged == 0).sum() == (judged == 1).sum() > 0
 
 
@@ -376,14 +386,14 @@ def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsy
 def test_the_head_is_fitted_first_and_the_body_stays(tmp_path, monkeypatch, taught):
     """No other head of that body says better what labels and, by half, an earlier network say: the loss has no slope where the head is."""
     monkeypatch.setattr(head, "IMAGES", 128)
-    mixture = own.Mixture(write(tmp_path / "crops"), SPEC, 64, smoothing=0.05)
+    own_images = own.OwnImages(write(tmp_path / "crops"), SPEC, 64, smoothing=0.05)
     torch.manual_seed(1)
     model = cifar.MODELS["resnet20"](classes=2).eval()
     body = {key: value.clone() for key, value in model.state_dict().items() if not key.startswith("classifier")}
     earlier = torch.tensor([[0.7, 0.3], [0.6, 0.4]])
-    head.fit_head(model, cifar.preprocess, mixture, torch.device("cpu"), (lambda x, labels: earlier[labels]) if taught else None)
+    head.fit_head(model, cifar.preprocess, own_images, torch.device("cpu"), (lambda x, labels: earlier[labels]) if taught else None)
     assert all((model.state_dict()[key] == value).all() for key, value in body.items())
-    batches = [mixture.batch(1, i) for i in range(2)]
+    batches = [own_images.batch(1, i) for i in range(2)]
     images, labels = (torch.cat([batch[i] for batch in batches]) for i in range(2))
     logits = model(cifar.preprocess(images))
     assert (logits.argmax(1) == labels).float().mean() > 0.9
@@ -410,7 +420,7 @@ def test_few_tracks_fit_the_head_alone(home, monkeypatch, capsys):
     if f"written: {models / 'resnet20.crops.best.pth.tar'}" in printed.partition("the head alone")[2]:  # as good as the epoch
         assert not list(models.glob("*.crops.curve.png")) and not list(models.glob("*.crops.log.csv"))
     assert cifar.main([*arguments, "--resume"]) == accuracy
-    assert own.for_tracks(cifar.RECIPES["nin"], own.Mixture(home / "crops", SPEC, 8, 0.0), cifar.NIN()) == cifar.RECIPES["nin"]
+    assert own.for_tracks(cifar.RECIPES["nin"], own.OwnImages(home / "crops", SPEC, 8, 0.0), cifar.NIN()) == cifar.RECIPES["nin"]
     monkeypatch.setattr(own, "FINE_TUNED_FROM", 6)
     cifar.main([*arguments, "--name", "more"])
     assert "training more: 4 epochs on" in capsys.readouterr().out

@@ -199,6 +199,22 @@ def test_wild_images_and_a_network_for_clips_go_together(argv):
         main.parse_args(argv)
 
 
+def test_a_teacher_of_photographs_alone_is_refused_beside_wild_images():
+    with pytest.raises(InputError, match="--teacher knows nothing of the images of --wild"):
+        main.parse_args(["--classifier", "airbench_clips", "--wild", "d", "--teacher", "a.safetensors"])
+
+
+@pytest.mark.parametrize(("classes", "right"), [(None, 0), (10, 1)])
+def test_accuracy_is_of_the_classes_that_are_asked_for(classes, right):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 12))
+    nn.init.zeros_(model[1].weight)
+    model[1].bias.data = torch.tensor([1.0, *[0.0] * 10, 2.0])  # most like the twelfth class, of the first ten most like the first
+    images, labels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)
+    assert main.evaluate(model, images, labels, torch.device("cpu"), main.STD, classes)[1] == right
+    cifar = load_script("CIFAR_10/main.py")
+    assert cifar.evaluate(model, images, labels, torch.device("cpu"), cifar.BinOp(model), classes)[1] == right
+
+
 class TinyForClips(nn.Sequential):
     """Stands for a network for clips: its training is the same."""
 
@@ -239,7 +255,7 @@ def test_the_command_for_the_detectors_results_works_as_written(trained, room, i
         found = list(csv.DictReader(file))
     assert list(found[0]) == ["frame", "object", "x", "y", "width", "height", "label", "probability"]
     assert [(row["frame"], row["object"]) for row in found] == [("1", "0"), ("1", "1"), ("2", "0")]
-    assert all(row["label"] in main.CLASSES and 0.1 <= float(row["probability"]) <= 1 for row in found)
+    assert all(row["label"] in (*main.CLASSES, "unknown") and 0.1 <= float(row["probability"]) <= 1 for row in found)
 
 
 @pytest.fixture
@@ -301,6 +317,31 @@ def test_both_scripts_evaluate_alike(call, images, capsys):
     found = [call("cifar10_test", [*SMALL, "--data", images]), call("main", [*SMALL, "--data", images, "--evaluate", "--cpu"])]
     assert found[0] == found[1] and found[0] in [i / 20 for i in range(21)]
     assert capsys.readouterr().out.splitlines() == [f"mobilenet_v2: {100 * found[0]:.2f} % of the test images right"] * 2
+
+
+def test_flags_that_it_does_not_rename_reach_the_main_script(call, monkeypatch):
+    seen = []
+    monkeypatch.setattr(main, "main", lambda options: seen.append(main.parse_args(options)))
+    words = "--notify http://localhost/ --notify-crop --record all --recordings r --keep 1GB --serve 8000 --start 2026-11-26T15:00:00Z"
+    call("cifar10_test", [*SMALL, "--video", "a.mp4", *words.split(), "--old-std", "--cpu"])
+    args = seen[0]
+    assert (args.arch, args.video, args.evaluate, args.notify) == ("mobilenet_v2", "a.mp4", False, "http://localhost/")
+    assert (args.record, str(args.recordings), str(args.keep), args.serve[1], args.old_std) == ("all", "r", "1GB", 8000, True)
+    assert args.start is not None and args.notify_crop and args.cpu
+    with pytest.raises(InputError, match="unrecognized arguments: --label1"):
+        call("cifar10_test", [*SMALL, "--label1"])
+
+
+def test_a_run_of_another_name_is_what_that_name_evaluates(call, room, images):
+    with pytest.raises(InputError, match=r"mine\.pt: no such file"):
+        call("main", [*SMALL, "--data", images, "--evaluate", "--cpu", "--name", "mine"])
+    state = networks.mobilenet_v2().state_dict()
+    state["classifier.1.bias"] = torch.tensor([0.0, 0, 0, 100, 0, 0, 0, 0, 0, 0])
+    torch.save(state, room / "state_dicts" / "mine.pt")
+    assert call("main", [*SMALL, "--data", images, "--evaluate", "--cpu", "--name", "mine"]) == 0.1
+    call("main", [*SMALL, "--data", images, "--cpu", "--name", "mine", "--logits", room / "mine.safetensors"])
+    assert (checkpoint.load_tensors(room / "mine.safetensors")["logits"].argmax(1) == 3).all()
+    (room / "state_dicts" / "mine.pt").unlink()
 
 
 def test_bad_input_is_answered_in_one_line(call, room, tmp_path):

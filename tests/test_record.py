@@ -95,6 +95,10 @@ def test_a_recording_goes_from_before_an_event_to_after_it(tmp_path):
     [path] = files_of(tmp_path / "r")
     assert path.name == "2026-11-26T15-59-53+0100.mp4", "from frame 75, 3 s after 15:59:50"
     assert numbers(path) == list(range(75, 201)), "a key frame each 25; 150 + 2 s"
+    with av.open(str(path)) as file:
+        codec = file.streams.video[0].codec_context
+        colours = codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range
+    assert colours == (6, 6, 6, 1), "named, so that no player guesses"
     assert (recorder.files, recorder.gaps, recorder.ledger.deleted) == (1, 0, 0)
 
 

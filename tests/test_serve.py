@@ -114,6 +114,26 @@ def test_a_picture_is_drawn_when_somebody_asks_and_never_otherwise(monkeypatch):
         assert ask(page, "/picture.jpg?after=nonsense")[0] == 200
 
 
+def test_a_request_waits_no_longer_for_others_who_ask(monkeypatch):
+    monkeypatch.setattr(page_module, "WAIT", 1.0)
+    with served() as page:
+        page.add(moment(1))
+        assert ask(page, "/picture.jpg")[0] == 200
+        over = threading.Event()
+
+        def others():
+            while not over.wait(0.1):
+                ask(page, "/picture.jpg")
+
+        asking, began = threading.Thread(target=others), time.monotonic()
+        stop = threading.Timer(6.0, over.set)
+        asking.start(), stop.start()
+        status = ask(page, "/picture.jpg?after=1")[0]
+        took = time.monotonic() - began
+        over.set(), stop.cancel(), asking.join()
+    assert status == 204 and took < 5
+
+
 def test_trails_move_with_the_camera_and_end_with_their_track():
     trails, shift = Trails(), np.array([[1.0, 0, -5], [0, 1, 0], [0, 0, 1]])  # this frame's pixels to the ones before: 5 to the left
     trails.follow(moment(1, [1, 2]))
@@ -309,6 +329,29 @@ def test_without_a_file_nothing_is_saved():
     with served() as page:
         answer = ask(page, "/drawing", "PUT", b"{}", Origin=origin(page), Content_Type="application/json")
         assert answer[0] == 409 and b"--settings FILE" in answer[2]
+
+
+def test_drawings_are_saved_one_after_the_other():
+    at_work, most = [], []
+
+    def save(drawing):
+        at_work.append(drawing)
+        most.append(len(at_work))
+        time.sleep(0.2)
+        at_work.remove(drawing)
+        return drawing
+
+    with served(save=save) as page:
+
+        def put(n):
+            ask(page, "/drawing", "PUT", json.dumps({"n": n}).encode(), Origin=origin(page), Content_Type="application/json")
+
+        askers = [threading.Thread(target=put, args=[n]) for n in range(3)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+    assert most == [1, 1, 1]
 
 
 # ---- A browser -------------------------------------------------------------------------------------------------------

@@ -111,6 +111,24 @@ def test_settings_and_zones_are_obeyed(stand_in, clip, tmp_path):
         run(video=str(clip), settings=str(tmp_path / "my.toml"))
 
 
+def test_events_are_sent_to_their_end_though_a_file_cannot_be_finished(stand_in, clip, tmp_path, monkeypatch):
+    class Hook:
+        sent = dropped = finished = 0
+
+        def send(self, change):
+            self.sent += 1
+
+        def finish(self):
+            self.finished += 1
+
+    hook = Hook()
+    monkeypatch.setattr(pipeline, "_notifier", lambda *_: hook)
+    monkeypatch.setattr("util.outputs.sinks.Sheet.finish", lambda *_: (tmp_path / "none" / "a").read_bytes())
+    with pytest.raises(FileNotFoundError):
+        run(video=str(clip), save=tmp_path / "out", notify="http://127.0.0.1/")
+    assert hook.sent and hook.finished == 1
+
+
 def test_interruption_keeps_what_was_done_and_ends_the_tracks(stand_in, clip, tmp_path):
     class Interrupted(RedOrGrey):
         calls = 0

@@ -6,7 +6,7 @@ from PIL import Image
 
 from util.cli import InputError
 from util.spec import Spec
-from util.train import augment, wild
+from util.train import augment, steps, wild
 
 MEAN = (0.5, 0.5, 0.5)
 CLASSES = ("cat", "dog", "person", "other")
@@ -33,7 +33,7 @@ def folder(tmp_path):
 @pytest.fixture
 def mixture(folder):
     photographs = torch.from_numpy(noise(50, seed=1)).permute(0, 3, 1, 2).contiguous()
-    return wild.Mixture(photographs, torch.arange(50) % 2, folder, SPEC, 64, torch.device("cpu"))
+    return wild.WildMixture(photographs, torch.arange(50) % 2, folder, SPEC, 64, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", [augment.PHOTOGRAPH, augment.WINDOW, augment.FOREIGN])
@@ -88,12 +88,37 @@ def test_a_batch_is_fixed_by_its_numbers_and_complete(mixture):
     assert not held & {image.numpy().tobytes() for image in images}
 
 
+def test_each_process_draws_another_batch(mixture):
+    draw = [mixture.batch_of(1, rank)(2, 3, None)[0] for rank in (0, 0, 1)]
+    assert (draw[0] == draw[1]).all() and (draw[0] != draw[2]).any() and (draw[0] == mixture.batch(1, 2, 3)[0]).all()
+    assert steps.Machine(torch.device("cpu"), rank=1, processes=3).share(64) == 21
+
+
+@pytest.mark.parametrize(("kept", "words"), [
+    (["person", "other"], "two images or more of a class that has a name"),
+    (["cat", "other"], "two images or more in person/"),
+    (["cat", "person"], "two sources or more in other/"),
+    (["cat", "person", "other/thing01"], "two sources or more in other/"),
+])  # fmt: skip
+def test_too_little_to_learn_from_is_one_line(folder, kept, words):
+    for path in folder.rglob("*.png"):
+        if not f"{path.parent.name}/{path.name}".startswith(tuple(kept)):
+            path.unlink()
+    photographs = torch.from_numpy(noise(5)).permute(0, 3, 1, 2).contiguous()
+    if "person" not in kept:
+        assert not list((folder / "person").iterdir())
+        for path in folder.glob("other/kimono*"):
+            path.unlink()  # which shows people
+    with pytest.raises(InputError, match=words):
+        wild.WildMixture(photographs, torch.zeros(5, dtype=torch.long), folder, SPEC, 64, torch.device("cpu"))
+
+
 def test_the_loss_is_cross_entropy_and_the_distance_to_the_teacher(mixture):
     _, labels, places = mixture.batch(0)
     logits = torch.zeros(64, 4)
     assert mixture.loss(logits, labels, None).item() == pytest.approx(np.log(4), rel=1e-5)
     taught = torch.zeros(len(places), 2)  # agrees on the photographs' classes
-    plain, crops = (mixture.counts[kind] for kind in wild.Mixture.TAUGHT)
+    plain, crops = (mixture.counts[kind] for kind in wild.WildMixture.TAUGHT)
     expected = (0.3 * plain + 0.6 * crops + 64 - plain - crops) / 64 * np.log(4)
     assert mixture.loss(logits, labels, taught).item() == pytest.approx(expected, rel=1e-5)
 

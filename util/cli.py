@@ -135,7 +135,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, script: str | None = None, **options):
         super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
-        self.needs: list[tuple[str, str]] = []  # a flag's name, and that of another without which it says nothing
+        self.needs: list[tuple[str, Sequence[str]]] = []  # a flag's name, and those of others of which it needs one to say anything
         self.program = [sys.executable, script] if script else _program()
 
     def error(self, message):
@@ -144,9 +144,9 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """Return the parsed flags; `command` is what would start this program with them again: (program, arguments)."""
         parsed = super().parse_args(args, namespace)
-        for flag, other in self.needs:
-            if getattr(parsed, flag) and not getattr(parsed, other):
-                self.error(f"--{flag.replace('_', '-')} is given, and nothing that it could be about; add --{other}, or leave it out")
+        for flag, others in self.needs:
+            if getattr(parsed, flag) and not any(getattr(parsed, other, None) for other in others):
+                self.error(f"--{flag.replace('_', '-')} is given, and nothing that it could be about; add --{others[0]}, or leave it out")
         parsed.command = self.program, [str(argument) for argument in (sys.argv[1:] if args is None else args)]
         return parsed
 
@@ -208,7 +208,9 @@ def add_video_options(parser: Parser) -> None:
     parser.add_argument("--keep", type=keep_of, metavar="SIZE|AGE", help=text)
     text = "with --video: a live page there for browsers (docs/live.md), on a loopback address unless HOST is given; or on a Unix socket"
     parser.add_argument("--serve", type=serve_address, metavar="[HOST:]PORT|SOCKET", help=text)
-    parser.needs += [("recordings", "record"), ("keep", "record"), ("notify_crop", "notify"), ("show_debug", "save")]
+    parser.needs += [("recordings", ["record"]), ("keep", ["record"]), ("notify_crop", ["notify"]), ("show_debug", ["save"])]
+    of_video = ("settings", "start", "notify", "record", "serve", "show_debug", "jobs", "ray")
+    parser.needs += [(flag, ["video", "clips", "cameras"]) for flag in of_video]  # the last two of util.watch
     parser.set_defaults(camera=None)  # of util.watch --cameras: which one
     parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
     parser.add_argument("--jobs", type=at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")

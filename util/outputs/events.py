@@ -15,7 +15,7 @@ import numpy as np
 from util.cli import InputError, printable
 from util.files import GrowingFile
 from util.outputs.pictures import encode_jpeg, encode_png, shrunk
-from util.outputs.sink import Clock, Sink
+from util.outputs.sink import Sink, Timings
 from util.outputs.staging import Staging
 from util.source.images import read_image
 from util.source.video import Video
@@ -76,7 +76,7 @@ class Events(Sink):
     def add(self, moment: Moment) -> None:
         self._end(moment.ended)
 
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
         self._end(tracks)
 
     def _end(self, tracks: Sequence[Track]) -> None:
@@ -116,7 +116,7 @@ class Changes(Sink):
         self._end("end", moment.ended)
         self._end("drop", moment.dropped)
 
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
         self._end("end", tracks)
         self._end("drop", list(self._open.values()))
 

@@ -2,7 +2,6 @@
 import contextlib
 import math
 import os
-import secrets
 import zlib
 from collections.abc import Sequence
 from fractions import Fraction
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from util.cli import InputError, quiet
-from util.files import atomic_write, create, refuse_special, write_all
+from util.files import atomic_write, create, refuse_special, temporary_name, write_all
 from util.track.tracking import UNKNOWN
 
 # RGB, far apart in hue and lightness, all readable with a dark text on them or a light one.
@@ -50,19 +49,15 @@ def encode_jpeg(bgr: np.ndarray, side: int | None = None, quality: int = 85) -> 
     return cv2.imencode(".jpg", shrunk(bgr, side) if side else bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def colour_of(text: str) -> tuple[int, int, int]:
-    """The RGB colour of a label; a number at the end of the text and a track before it ("#7 car 93%") do not count."""
-    words = text.split()
-    words = words[1:] if len(words) > 1 and words[0].startswith("#") else words
-    words = words[:-1] if len(words) > 1 and words[-1].strip("%.").replace(".", "").isdecimal() else words
-    label = " ".join(words)
+def colour_of(label: str) -> tuple[int, int, int]:
+    """Return the RGB colour of a label."""
     if label == UNKNOWN:
         return MUTED
     return PALETTE[(zlib.crc32(label.encode()) * SALT >> 16) % len(PALETTE)]
 
 
-def annotate(bgr: np.ndarray, boxes: Sequence[Sequence[int]], texts: Sequence[str]) -> np.ndarray:
-    """A copy of the frame, uint8 (H, W, 3), with each box (x, y, width, height in pixels) and its text on it.
+def annotate(bgr: np.ndarray, boxes: Sequence[Sequence[int]], texts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """Return a copy of the frame, uint8 (H, W, 3), with each box (x, y, width, height in pixels) and its text on it.
 
     Lines and letters grow with the frame; each label has its colour. Text stays inside the frame, at its edges it goes
     below the box or into it. Best objects come first, so they are drawn last, on top.
@@ -71,9 +66,9 @@ def annotate(bgr: np.ndarray, boxes: Sequence[Sequence[int]], texts: Sequence[st
     frame_height, frame_width = picture.shape[:2]
     scale = math.sqrt(frame_width * frame_height)
     line, size = max(2, round(scale / 250)), max(11, round(scale / 36))
-    for (x, y, width, height), text in reversed(list(zip(boxes, texts, strict=True))):
+    for (x, y, width, height), text, label in reversed(list(zip(boxes, texts, labels, strict=True))):
         x, y, width, height = int(x), int(y), int(width), int(height)
-        colour = colour_of(text)
+        colour = colour_of(label)
         cv2.rectangle(picture, (x, y, width, height), DARK, line + 2)  # a dark rim shows on any ground
         cv2.rectangle(picture, (x, y, width, height), colour[::-1], line)
         if text:
@@ -167,7 +162,7 @@ class VideoWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
-        self._file = VideoFile(self.path.with_name(f".{self.path.stem[:40]}.{secrets.token_hex(4)}.part{self.path.suffix}"), fps, size)
+        self._file = VideoFile(self.path.with_name(temporary_name(self.path)), fps, size)
         self.write = self._file.write
 
     def __enter__(self) -> "VideoWriter":
@@ -198,41 +193,63 @@ class _OpenCVFile:
             raise InputError(f"{self._path}: only {count} of {frames} frames were written; is the disk full?")
 
 
-class _H264File:
-    """H.264 in a fragmented .mp4: no index grows in memory, and what is written can be played at any time, even after a kill."""
+class H264:
+    """H.264 of BGR frames, as a stream of a container that PyAV has opened; a key frame each `every` seconds.
+
+    The last column or row of an odd size is left out.
+    """
 
     ENCODER = "libx264"
     TICKS = 90000  # per second
 
-    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
+    def __init__(self, container, fps: float, size: tuple[int, int], every: float):
         import av  # here, since it may be missing
 
-        self._av, self._step, self._next, self._last, self._start = av, self.TICKS / fps, 0.0, -1, None
+        self._from_array, self._last, self.width, self.height = av.VideoFrame.from_ndarray, -1, size[0] // 2 * 2, size[1] // 2 * 2
+        options = {"preset": "ultrafast", "crf": "23", "g": str(max(1, round(every * fps)))}
+        self.stream = container.add_stream(self.ENCODER, rate=Fraction(fps).limit_denominator(1001), options=options)
+        self.stream.width, self.stream.height, self.stream.pix_fmt = self.width, self.height, "yuv420p"
+        self.stream.time_base = self.stream.codec_context.time_base = Fraction(1, self.TICKS)
+        for name in ("colorspace", "color_primaries", "color_trc"):
+            setattr(self.stream.codec_context, name, 6)  # BT.601, which the conversion below makes; else players guess
+        self.stream.codec_context.color_range = 1  # 16 to 235
+        self.stream.codec_context.open()
+
+    def encode(self, bgr: np.ndarray, ticks: float) -> list:
+        """Return the packets that are ready after a frame, uint8 (H, W, 3), which is shown at `ticks`, but after the one before."""
+        bgr = np.ascontiguousarray(bgr[: self.height, : self.width])
+        frame = self._from_array(cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
+        self._last = frame.pts = max(round(ticks), self._last + 1)
+        frame.time_base = Fraction(1, self.TICKS)
+        return self.stream.encode(frame)
+
+    def rest(self) -> list:
+        """Return the packets that are left after the last frame."""
+        return self.stream.encode()
+
+
+class _H264File:
+    """H.264 in a fragmented .mp4: no index grows in memory, and what is written can be played at any time, even after a kill."""
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
+        import av
+
+        self._av, self._step, self._next, self._start = av, H264.TICKS / fps, 0.0, None
         self._output = _Output(path)
         self._file = av.open(self._output, "w", "mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
-        options = {"preset": "ultrafast", "crf": "23", "g": str(max(1, round(2 * fps)))}  # a key frame, and a fragment, each 2 s
-        self._stream = self._file.add_stream(self.ENCODER, rate=Fraction(fps).limit_denominator(1001), options=options)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = *size, "yuv420p"
-        self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, self.TICKS)
-        for name in ("colorspace", "color_primaries", "color_trc"):
-            setattr(self._stream.codec_context, name, 6)  # BT.601, which the conversion below makes; else players guess
-        self._stream.codec_context.color_range = 1  # 16 to 235
-        self._stream.codec_context.open()
+        self._encoder = H264(self._file, fps, size, every=2)  # a fragment begins with a key frame
 
     def add(self, bgr: np.ndarray, seconds: float | None) -> None:
         self._start = seconds if self._start is None else self._start
-        wanted = self._next if seconds is None else (seconds - self._start) * self.TICKS
+        wanted = self._next if seconds is None else (seconds - self._start) * H264.TICKS
         self._next = wanted + self._step
-        frame = self._av.VideoFrame.from_ndarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
-        self._last = frame.pts = max(round(wanted), self._last + 1)
-        frame.time_base = Fraction(1, self.TICKS)
-        self._file.mux(self._stream.encode(frame))
+        self._file.mux(self._encoder.encode(bgr, wanted))
         self._output.complain()
 
     def release(self, frames: int) -> None:
         try:
             with contextlib.suppress(self._av.FFmpegError):  # which follow from an error of the output
-                self._file.mux(self._stream.encode())
+                self._file.mux(self._encoder.rest())
                 self._file.close()
             self._output.complain()
         finally:
@@ -261,13 +278,13 @@ class _Output:
         os.close(self._descriptor)
 
 
-def draw_sheet(images: Sequence[np.ndarray], captions: Sequence[str], title: str = "") -> np.ndarray:
-    """Return a contact sheet, BGR uint8: thumbnails of RGB uint8 (h, w, 3) images in a grid, each with its caption in colour.
+def draw_sheet(images: Sequence[np.ndarray], captions: Sequence[str], labels: Sequence[str], title: str = "") -> np.ndarray:
+    """Return a contact sheet, BGR uint8: thumbnails of RGB uint8 (h, w, 3) images in a grid, each with its caption and label's colour.
 
     Of more than 96 images an even sample is shown, and the header says so. Small images are enlarged. ValueError without an image.
     """
-    if not images or len(images) != len(captions):
-        raise ValueError(f"{len(images)} images and {len(captions)} captions make no contact sheet")
+    if not images or not len(images) == len(captions) == len(labels):
+        raise ValueError(f"{len(images)} images, {len(captions)} captions and {len(labels)} labels make no contact sheet")
     count = len(images)
     shown = [i * count // MOST_THUMBNAILS for i in range(MOST_THUMBNAILS)] if count > MOST_THUMBNAILS else range(count)
     columns = min(12, max(4, math.ceil(math.sqrt(1.5 * len(shown)))))
@@ -282,26 +299,30 @@ def draw_sheet(images: Sequence[np.ndarray], captions: Sequence[str], title: str
     draw.text((sheet.width - GAP, GAP + 6), note, MUTED, small, anchor="ra")
     for place, i in enumerate(shown):
         x, y = GAP + place % columns * edge, top + place // columns * (edge + CAPTION)
-        _thumbnail(sheet, draw, images[i], captions[i], x, y)
+        _thumbnail(sheet, draw, images[i], captions[i], colour_of(labels[i]), x, y)
     return np.asarray(sheet)[..., ::-1]
 
 
-def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str = "") -> Path:
+def contact_sheet(
+    images: Sequence[np.ndarray], captions: Sequence[str], labels: Sequence[str], path: str | Path, title: str = ""
+) -> Path:
     """Return `path`, where a contact sheet has been written as a PNG (see draw_sheet); it is whole or an earlier one stays."""
-    sheet = encode_png(draw_sheet(images, captions, title))
+    sheet = encode_png(draw_sheet(images, captions, labels, title))
     with atomic_write(path) as temporary:
         temporary.write_bytes(sheet)
     return Path(path)
 
 
-def _thumbnail(sheet: Image.Image, draw: ImageDraw.ImageDraw, rgb: np.ndarray, caption: str, x: int, y: int) -> None:
+def _thumbnail(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, rgb: np.ndarray, caption: str, colour: tuple[int, int, int], x: int, y: int
+) -> None:
     image = Image.fromarray(np.ascontiguousarray(rgb))
     factor = SIDE / max(image.size)
     size = [max(1, round(length * factor)) for length in image.size]
     image = image.resize(size, Image.Resampling.LANCZOS)
     left, top = x + (SIDE - size[0]) // 2, y + (SIDE - size[1]) // 2
     sheet.paste(image, (left, top))
-    colour, font = colour_of(caption), _font(13)
+    font = _font(13)
     draw.rectangle((x, y + SIDE + 3, x + SIDE - 1, y + SIDE + 5), colour)
     draw.text((x + SIDE / 2, y + SIDE + 16), _shorten(caption, font, SIDE), LIGHT, font, anchor="mm")
 

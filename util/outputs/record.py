@@ -10,17 +10,17 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 from util.cli import Keep
 from util.outputs.ledger import FULL, Ledger
-from util.outputs.sink import Clock, Sink
+from util.outputs.pictures import H264
+from util.outputs.sink import Sink, Timings
 from util.source.video import Video
 from util.track.tracking import Moment, Track
 
@@ -29,7 +29,7 @@ IN_MP4 = {"h264", "hevc", "av1", "vp9", "mpeg4"}  # others go to .mkv
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 PAUSE = 60.0  # seconds without recording after an error
 PARTS = 8  # of what --keep has room for: a file is no larger
-TICKS = 90000
+TICKS = H264.TICKS  # per second
 JUMP = 60.0  # seconds between two packets that no camera pauses
 
 
@@ -85,7 +85,7 @@ class Recorder(Sink):
             self._until = max(self._until, track.end + self.after)
             self._open.discard(track.number)
 
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
         if self._encoder:
             for piece in self._encoder.rest():
                 self.take(piece)
@@ -244,8 +244,8 @@ class _File:
         self._error: OSError | None = None
         self._descriptor = os.open(ledger.directory / name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            sink = type("Sink", (), {"write": lambda _, data: self._put(data)})()  # without seek: nothing is gone back to
-            self._output = av.open(sink, "w", format="mp4" if mp4 else "matroska", options=FRAGMENTS if mp4 else {"flush_packets": "1"})
+            options = FRAGMENTS if mp4 else {"flush_packets": "1"}
+            self._output = av.open(_Unseekable(self._put), "w", format="mp4" if mp4 else "matroska", options=options)
             self._stream = self._output.add_stream_from_template(form)
         except BaseException:
             os.close(self._descriptor)
@@ -285,33 +285,32 @@ class _File:
             raise self._error
 
 
+class _Unseekable:
+    """What libav writes to. It has no seek, so that libav never goes back."""
+
+    def __init__(self, write: Callable[[bytes], int]):
+        self.write = write
+
+
 class _Encoder:
     """Frames as pieces, where the source has no packets to copy: H.264, a key frame each second."""
 
     def __init__(self, video: Video):
         import av
 
-        self._av, self._last = av, -1
         self._output = av.open(io.BytesIO(), "w", format="nut")  # it gets a header alone
-        options = {"preset": "ultrafast", "crf": "23", "g": str(max(1, round(video.fps)))}
-        self.stream = self._output.add_stream("libx264", rate=Fraction(video.fps).limit_denominator(1001), options=options)
-        self.stream.width, self.stream.height, self.stream.pix_fmt = video.width // 2 * 2, video.height // 2 * 2, "yuv420p"
-        self.stream.time_base = self.stream.codec_context.time_base = Fraction(1, TICKS)
+        self._encoder = H264(self._output, video.fps, (video.width, video.height), every=1)
         self._output.start_encoding()
 
     def __call__(self, bgr, seconds: float) -> list[Piece]:
-        bgr = bgr[: self.stream.height, : self.stream.width]
-        frame = self._av.VideoFrame.from_ndarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
-        self._last = frame.pts = max(round(seconds * TICKS), self._last + 1)
-        frame.time_base = Fraction(1, TICKS)
-        return self._pieces(self.stream.encode(frame))
+        return self._pieces(self._encoder.encode(bgr, seconds * TICKS))
 
     def rest(self) -> list[Piece]:
-        return self._pieces(self.stream.encode())
+        return self._pieces(self._encoder.rest())
 
     def _pieces(self, packets) -> list[Piece]:
         return [Piece(float(packet.pts * packet.time_base), bytes(packet), packet.pts, packet.dts, packet.duration or 0,
-                      packet.time_base, packet.is_keyframe, self.stream) for packet in packets]  # fmt: skip
+                      packet.time_base, packet.is_keyframe, self._encoder.stream) for packet in packets]  # fmt: skip
 
 
 def _template_of(stream, packet):

@@ -14,7 +14,7 @@ import numpy as np
 
 from util.outputs.events import read_crop
 from util.outputs.pictures import colour_of, encode_jpeg
-from util.outputs.sink import Clock, Sink
+from util.outputs.sink import Sink, Timings
 from util.outputs.staging import Staging
 from util.source.video import Video
 from util.spec import OTHER
@@ -113,11 +113,11 @@ class Report(Sink):
             self.activity.add(track)
             self.tally.add(track)
 
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
         self._end(tracks)
         self.staging.write({self.NAME: self.page(clock).encode(errors="replace")})
 
-    def page(self, clock: Clock) -> str:
+    def page(self, clock: Timings) -> str:
         """Return the page as HTML."""
         shown, seconds = self.longest.tracks(), self._seconds()
         labels = sorted(self.labels, key=lambda label: (label == UNKNOWN, -self.labels[label], label))

@@ -12,7 +12,7 @@ from util.track.tracking import Moment, Track
 BEHIND = 2  # moments that may wait to be written
 
 
-class Clock(Protocol):
+class Timings(Protocol):
     """Where the time of a run went."""
 
     def ms(self) -> dict[str, float]:
@@ -27,7 +27,7 @@ class Sink:
     def add(self, moment: Moment) -> None:
         """Take what is new in `moment`."""
 
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
         """Take the tracks that no moment had among its ended ones, and the run's clock."""
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class Sinks:
             except BaseException as error:
                 self._errors.append(error)
 
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
         """Give every sink the tracks that have not ended, and the run's clock, after all moments have been written."""
         self._each(lambda sink: sink.finish(tracks, clock))
 

@@ -30,7 +30,7 @@ from util.outputs.events import ChangeLines, Events, read_crop
 from util.outputs.pictures import VideoFile, annotate, draw_sheet, encode_png
 from util.outputs.report import SIDE, Longest, Report
 from util.outputs.results import DetectionFiles, mask_name
-from util.outputs.sink import Clock, Sink, Sinks
+from util.outputs.sink import Sink, Sinks, Timings
 from util.outputs.staging import StagedTable, Staging
 from util.track.places import Places
 from util.track.tracking import UNKNOWN, Moment, Track
@@ -162,7 +162,7 @@ class Annotated(Sink):
     def add(self, moment: Moment) -> None:
         shown = moment.tracks
         texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in shown]
-        self._file.write(annotate(moment.frame, [seen.box for seen in shown], texts), moment.seconds)
+        self._file.write(annotate(moment.frame, [seen.box for seen in shown], texts, [seen.label for seen in shown]), moment.seconds)
 
 
 class Debug(Sink):
@@ -192,12 +192,12 @@ class Sheet(Sink):
     def add(self, moment: Moment) -> None:
         self.longest.add(moment.ended)
 
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
         self.longest.add(tracks)
         shown, seen = self.longest.tracks(), self.longest.seen
         if shown:
             count = f"the {len(shown)} longest of {seen} tracks" if seen > len(shown) else f"{seen} track{'s' * (seen > 1)}"
             captions = [f"#{track.number} {track.label}" for track in shown]
             crops = [read_crop(self.staging, track, SIDE)[..., ::-1] for track in shown]
-            sheet = draw_sheet(crops, captions, f"{self.title}: {count}")
+            sheet = draw_sheet(crops, captions, [track.label for track in shown], f"{self.title}: {count}")
             self.staging.write({"contact_sheet.png": encode_png(sheet)})

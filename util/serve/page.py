@@ -23,7 +23,7 @@ from aiohttp import web
 from util.cli import InputError, printable
 from util.outputs.events import rfc_3339
 from util.outputs.pictures import annotate, colour_of, encode_jpeg
-from util.outputs.sink import Clock, Sink
+from util.outputs.sink import Sink, Timings
 from util.serve.server import Html, Refused, Server, token_for
 from util.source.video import Video
 from util.track.places import Places, Tally
@@ -56,7 +56,7 @@ class Page(Sink):
         places: Places | None = None,
     ):  # fmt: skip
         self._video, self._clock, self.title, self._notifiers = video, clock, title, notifiers
-        self._drawing, self._save = drawing, save
+        self._drawing, self._save, self._saving = drawing, save, asyncio.Lock()
         self._lock, self._moment = threading.Lock(), None
         self._open: dict[int, Track] = {}  # as when it began or was renamed
         self._ended, self._counts, self._passed = deque(maxlen=LATELY), Counter(), Tally(places or Places())
@@ -93,7 +93,7 @@ class Page(Sink):
             if self._clock.frames - self._windows[-1][0] >= WINDOW:
                 self._windows.append((self._clock.frames, dict(self._clock.seconds), now))
 
-    def finish(self, tracks: Sequence[Track], clock: Clock) -> None:
+    def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
         with self._lock:
             self._end(tracks)
 
@@ -123,8 +123,8 @@ class Page(Sink):
         raise Refused(404, "there is nothing there")
 
     async def _picture(self, after: str) -> web.Response:
-        self._looked = time.monotonic()
-        while (now := time.monotonic()) < self._looked + WAIT:
+        began = self._looked = time.monotonic()
+        while (now := time.monotonic()) < began + WAIT:
             async with self._turn:  # all who look get the same picture
                 if self._moment and self._moment.number != self._number and now - self._drawn >= INTERVAL:
                     with self._lock:
@@ -149,7 +149,8 @@ class Page(Sink):
             raise Refused(415, "a drawing is application/json")
         try:
             drawing = json.loads(await request.read())
-            self._drawing = await asyncio.to_thread(self._save, drawing)
+            async with self._saving:  # two browsers may save at once
+                self._drawing = await asyncio.to_thread(self._save, drawing)
         except (ValueError, RecursionError):
             raise Refused(400, "that is no JSON") from None
         except (InputError, OSError) as error:
@@ -160,7 +161,7 @@ class Page(Sink):
         """Return what the page shows, for JSON."""
         video, now = self._video, time.monotonic()
         with self._lock:
-            moment, ages, trails_of = self._moment, sorted(self._ages), dict(self._open)
+            moment, ages, known = self._moment, sorted(self._ages), dict(self._open)
             ended, counts, (frames, seconds, since) = list(self._ended), self._counts.most_common(), self._windows[0]
             silent, passed = now - self._came, self._passed.summary()
         count = self._clock.frames - frames
@@ -173,7 +174,7 @@ class Page(Sink):
             "fps": round(count / max(1e-3, now - since), 2), "ms": {stage: round(value, 2) for stage, value in ms.items()},
             "age_ms": {name: round(1000 * ages[int(share * len(ages))], 1) for name, share in AGE.items()} if ages else None,
             "dropped": video.dropped, "reconnects": video.reconnects,
-            "tracks": [self._seen(seen, trails_of, at) for seen in moment.tracks] if moment else [],
+            "tracks": [self._seen(seen, known, at) for seen in moment.tracks] if moment else [],
             "lately": [self._past(track, at) for track in ended], "counts": dict(counts), "passed": passed,
             "notified": [{"name": each.name, "sent": each.sent, "dropped": each.dropped} for each in self._notifiers],
             "drawing": self._drawing, "editable": self._save is not None,
@@ -222,7 +223,7 @@ def draw(moment: Moment, trails: dict[int, np.ndarray]) -> bytes:
             cv2.polylines(frame, [line], False, colour_of(seen.label)[::-1], 2, cv2.LINE_AA, 4)
     boxes = [[length * factor for length in seen.box] for seen in moment.tracks]
     texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in moment.tracks]
-    return encode_jpeg(annotate(frame, boxes, texts), quality=QUALITY)
+    return encode_jpeg(annotate(frame, boxes, texts, [seen.label for seen in moment.tracks]), quality=QUALITY)
 
 
 def _css(label: str) -> str:

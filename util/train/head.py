@@ -55,9 +55,9 @@ def earlier_answers(path: Path, specs: Mapping[str, Spec], spec: Spec, model: nn
 
 
 def fit_head(
-    model: nn.Module, preprocess: Callable, mixture, device: torch.device, earlier: Callable[..., torch.Tensor] | None = None
+    model: nn.Module, preprocess: Callable, own_images, device: torch.device, earlier: Callable[..., torch.Tensor] | None = None
 ) -> None:
-    """Put the linear layer that ends `model` where it is best for the body as it is, by crops that `mixture` (own.Mixture) makes.
+    """Put the linear layer that ends `model` where it is best for the body as it is, by crops that `own_images` (own.OwnImages) makes.
 
     Fine-tuning, if any, then begins with a head that knows the classes, and leaves the body what it knows of others (LP-FT: Kumar et al.
     2022, arXiv:2202.10054). By TAUGHT the head learns what `earlier_answers` answers, as few tracks show less of a class than the network
@@ -70,8 +70,8 @@ def fit_head(
     found, labels = [], []
     hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float()))
     with torch.no_grad():
-        for i in range(IMAGES // mixture.batch_size):
-            images, of, _ = mixture.batch(1, i)
+        for i in range(IMAGES // own_images.batch_size):
+            images, of, _ = own_images.batch(1, i)
             model(preprocess(images.to(device)))
             labels.append(of.to(device))
     hook.remove()
@@ -83,7 +83,7 @@ def fit_head(
 
     def loss():
         optimizer.zero_grad()
-        value = F.cross_entropy(head(x), wanted, label_smoothing=mixture.smoothing) + DECAY * head.weight.square().sum()
+        value = F.cross_entropy(head(x), wanted, label_smoothing=own_images.smoothing) + DECAY * head.weight.square().sum()
         value.backward()
         return value
 

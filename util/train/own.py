@@ -102,11 +102,12 @@ def load(root: Path, classes: Sequence[str], limit: int | None = None) -> tuple[
 
 
 def load_test(root: Path, classes: Sequence[str], limit: int | None = None) -> Part:
-    """Return what tests a network with these classes, which may have more than the folder."""
+    """Return what tests a network with these classes, which may have more than the folder: test/, or, without it, a part of each class."""
     found = data.own_classes(root, []) or []
     if foreign := [name for name in found if name not in classes]:
         raise InputError(f"{root}: has the class {foreign[0]}, which the network lacks; it has {' '.join(classes)}")
-    test = load(root, found, limit)[2]
+    split = root / "test"
+    test = _limited(_read(split, _test_classes(split, found), found), limit) if split.is_dir() else load(root, found, limit)[2]
     return replace(test, labels=np.array([classes.index(name) for name in found])[test.labels])
 
 
@@ -165,7 +166,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 # ---- Training --------------------------------------------------------------------------------------------------------
-class Mixture:
+class OwnImages:
     """Batches in which every class is as frequent as any other, of images made to look like other crops of a clip (util.train.augment).
 
     Of the class `other` a share of MADE are pictures made for it, of lit grounds, edges, captions: a few clips show too few of them.
@@ -231,9 +232,9 @@ def on(device: torch.device, batch_of: Callable) -> Callable:
     return lambda *which: tuple(x.to(device) for x in batch_of(*which))
 
 
-def for_tracks(recipe: Recipe, mixture: Mixture, model: nn.Module) -> Recipe:
+def for_tracks(recipe: Recipe, own_images: OwnImages, model: nn.Module) -> Recipe:
     """Return the recipe for a `model` that begins with weights: without epochs where there are few tracks, and the head is enough."""
-    few = mixture.learnt.count_tracks().sum() < FINE_TUNED_FROM
+    few = own_images.learnt.count_tracks().sum() < FINE_TUNED_FROM
     return replace(recipe, epochs=0) if few and head_of(model) else recipe
 
 
@@ -269,16 +270,16 @@ def calibrated(spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Spec:
     return replace(spec, temperature=round(temperature, 3), unknown_below=round(below, 3))
 
 
-def conclude(mixture: Mixture, network: Network, files: Files) -> Spec:
+def conclude(own_images: OwnImages, network: Network, files: Files) -> Spec:
     """Return the network's spec, calibrated; print who was taken for whom among the test images, and write it as a picture."""
-    images, labels = mixture.test.prepared(mixture.spec)
+    images, labels = own_images.test.prepared(own_images.spec)
     counts = confusion(_logits(network, images), labels.numpy())
-    print(curve.confusion_table(counts, mixture.spec.classes))
+    print(curve.confusion_table(counts, own_images.spec.classes))
     files.directory.mkdir(parents=True, exist_ok=True)
     title = f"{files.name}: {counts.trace() / counts.sum():.1%} of {counts.sum()} test images"
-    curve.plot_confusion(files.confusion, counts, mixture.spec.classes, title)
-    images, labels = mixture.judges()
-    return calibrated(mixture.spec, _logits(network, images), labels.numpy())
+    curve.plot_confusion(files.confusion, counts, own_images.spec.classes, title)
+    images, labels = own_images.judges()
+    return calibrated(own_images.spec, _logits(network, images), labels.numpy())
 
 
 def pack(model: nn.Module, spec: Spec, files: Files) -> None:

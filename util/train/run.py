@@ -2,7 +2,6 @@
 import contextlib
 import math
 import os
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ import torch
 from torch import distributed, nn
 from tqdm import tqdm
 
-from util.cli import STOPS, InputError
+from util.cli import InputError
+from util.files import stoppable
 from util.spec import Spec
 from util.train import checkpoint, curve
 from util.train.recipe import Recipe
@@ -94,7 +94,8 @@ class Run:
     parts: what `--resume` needs besides the run's own numbers, under the names that a checkpoint has; "state_dict" is the model.
     settings: see settings_of. held_out: the fingerprint of the held-out images (util.train.data.fingerprint).
     All files but NAME.last.pth.tar are touched by `finish` only, and only if the run beats what is there on the same held-out images:
-    a quick try never costs anybody good weights. A context: inside, Ctrl-C, SIGTERM and a closed terminal let the step end and save it.
+    a quick try never costs anybody good weights. A context: inside, the first Ctrl-C, SIGTERM or closed terminal lets the step end and
+    saves it (see util.files.stoppable).
     Of several processes, the first writes and prints.
     """
 
@@ -115,17 +116,14 @@ class Run:
         if self.machine.first:
             what = f"{self.epochs} epochs" if self.epochs else "the head alone"
             print(f"training {self.files.name}: {what} on {self.machine}", flush=True)
-        heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores some
-        self._handlers = {number: signal.signal(number, self._ask_to_stop) for number in heard}
+        self._stopping = stoppable(self._ask_to_stop)
+        self._stopping.__enter__()
         return self
 
     def __exit__(self, *exception):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._stopping.__exit__(*exception)
 
-    def _ask_to_stop(self, number, frame):
-        if self._stop and number == signal.SIGINT:  # asked twice: at once
-            raise KeyboardInterrupt
+    def _ask_to_stop(self):
         self._stop = True
 
     # ---- One step after the other ----
@@ -171,6 +169,7 @@ class Run:
         loss, seconds = self.total / self.images, round(self.seconds, 1)
         self.rows.append(curve.Epoch(self.epoch, round(lr, 8), seconds, round(loss, 5), round(accuracy, 5), self.machine.arithmetic))
         best = self.best
+        # Of equal epochs the last is taken; but what the training began with (epoch 0) stays until one is better.
         if best is None or accuracy > best.held_out_accuracy or accuracy == best.held_out_accuracy and best.epoch:
             self._keep(accuracy, evaluated)
         if self.machine.first:

@@ -44,6 +44,10 @@ class Machine:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
 
+    def share(self, batch_size: int) -> int:
+        """Return how many images of a batch are this process's where it draws them itself."""
+        return max(1, batch_size // self.processes)
+
     @property
     def arithmetic(self) -> str:
         """What a resumed training must compute in, too: it may change the numbers."""
@@ -57,8 +61,16 @@ class Machine:
 
 
 def device_of(args) -> torch.device:
-    """Return the GPU if there is one and --cpu was not given."""
-    return torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    """Return the GPU if there is one and --cpu was not given; of several processes that torchrun started, each has its own."""
+    if args.cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    number, count = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+    if number is None:
+        return torch.device("cuda")
+    if not number.isdecimal() or int(number) >= count:
+        advice = f"start one process per GPU (torchrun --nproc_per_node={count}), or give --cpu"
+        raise InputError(f"LOCAL_RANK is {number!r} of {count} GPUs; {advice}")
+    return torch.device("cuda", int(number))
 
 
 def machine_for(args, bf16: bool | None) -> Machine:
@@ -96,6 +108,8 @@ def join_processes(device: torch.device) -> tuple[int, int]:
         size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
         if not 0 <= rank < size:  # the others would be waited for
             raise ValueError(f"RANK is {rank} of {size} processes")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # else NCCL, streams and kernels of all processes are on the first GPU
         with quiet():  # the error below says what PyTorch would say again and again
             store, rank, size = next(distributed.rendezvous("env://", timeout=JOINING))
         distributed.init_process_group("gloo" if device.type == "cpu" else "nccl", store=store, rank=rank, world_size=size)

@@ -69,16 +69,20 @@ def kinds_of(labels: np.ndarray, sources: np.ndarray, other: int) -> np.ndarray:
     return np.where(sources == WINDOWS, augment.WINDOW, np.where(labels == other, augment.FOREIGN, augment.PHOTOGRAPH))
 
 
-class Mixture:
+class WildMixture:
     """Batches for a network that names what moves: photographs as they are, and they and `wild` images as crops of a clip look.
 
     images, labels: the photographs, uint8 (N, 3, size, size), int64 (N,). root: see `load`. spec: the network's; its last two classes
-    are person and other.
+    are person and other. batch_size: of this process. Raises InputError, in one line, if there is too little to learn from.
     """
 
     # Shares of a batch, in this order; of the last three some are not made to look like crops.
     SHARES = {"photographs": 0.25, "photographs as crops": 0.12, "known": 0.24, "people": 0.17, "other": 0.17, "grounds": 0.05}
     PLAIN = {"known": 0.45, "people": 0.25, "other": 0.4}
+    LEAST = {  # what each of them needs, so that something is left to learn when some is held out
+        "known": "two images or more of a class that has a name, such as truck/",
+        "people": "two images or more in person/", "other": "two sources or more in other/",
+    }  # fmt: skip
     # What a teacher of the photographs counts beside their labels: (cross-entropy, distance), as they are and as crops.
     TAUGHT = {"photographs": (0.3, 0.9), "photographs as crops": (0.6, 0.5)}
     TAUGHT_ALL = (0.2, 0.8)  # the same of every image, where the teacher knows all classes
@@ -99,6 +103,9 @@ class Mixture:
             "photographs": np.arange(len(self.names)), "photographs as crops": np.arange(len(self.names)),
             "known": self.kept[(kept != person) & (kept != other)], "people": self.kept[kept == person], "other": self.kept[kept == other],
         }  # fmt: skip
+        for kind, least in self.LEAST.items():
+            if not len(self.places[kind]):
+                raise InputError(f"{root}: too little to learn from; it needs {least}")
         self.counts = {kind: round(share * batch_size) for kind, share in self.SHARES.items()}
         self.counts["photographs"] += batch_size - sum(self.counts.values())
         weights = [self.TAUGHT[kind] for kind in self.TAUGHT for _ in range(self.counts[kind])]
@@ -162,9 +169,10 @@ class Mixture:
         away = distillation_losses(logits[:count, :known], taught[:count])
         return torch.cat([alone * losses[:count] + beside * away, losses[count:]]).mean()
 
-    def batch_of(self, seed: int):
-        """Return a function from (epoch, step, whatever) to that step's batch."""
-        return lambda epoch, step, _: tuple(part.to(self.device, non_blocking=True) for part in self.batch(seed, epoch, step))
+    def batch_of(self, seed: int, rank: int = 0):
+        """Return a function from (epoch, step, whatever) to that step's batch, which is another in each of several processes."""
+        more = [rank] if rank else []  # the first draws what one process alone draws
+        return lambda epoch, step, _: tuple(part.to(self.device, non_blocking=True) for part in self.batch(seed, epoch, step, *more))
 
     def many(self, seed: int, count: int) -> torch.Tensor:
         """Return the images of as many batches as make `count`, always the same."""

@@ -14,8 +14,9 @@ from util.outputs.pictures import CONTACT_SHEET, draw_sheet, encode_png
 from util.outputs.results import read_results
 from util.outputs.sinks import PredictionTable
 from util.outputs.staging import Staging, adopted, refuse_other_table
-from util.spec import Network
-from util.track.evidence import softmax
+from util.spec import OTHER, Network, Spec
+from util.track.evidence import Evidence
+from util.track.tracking import UNKNOWN
 
 TABLE = PredictionTable.NAME
 COLUMNS = list(PredictionTable.COLUMNS[:-1])  # single objects belong to no track
@@ -27,14 +28,13 @@ BATCH = 128  # crops classified at once
 class Predictions:
     """The names given so far, as rows (frame, object, x, y, width, height, label, probability)."""
 
-    def __init__(self, classes: Sequence[str]):
-        self.classes = classes
+    def __init__(self):
         self.rows: list[tuple] = []
 
-    def add(self, frame: int, number: int, box: Iterable[int], label: int, probability: float) -> str:
-        """Return the caption of the new row, "name 93%"; `label` is an index into `classes`."""
-        self.rows.append((frame, number, *map(int, box), self.classes[label], probability))
-        return f"{self.classes[label]} {probability:.0%}"
+    def add(self, frame: int, number: int, box: Iterable[int], label: str, probability: float) -> str:
+        """Return the caption of the new row, "name 93%"."""
+        self.rows.append((frame, number, *map(int, box), label, probability))
+        return f"{label} {probability:.0%}"
 
     def csv(self) -> bytes:
         """Return the rows as a table."""
@@ -64,7 +64,7 @@ def name_directory(args, network: Network, right: Sequence[str] = ()) -> Predict
     util.outputs.staging), else into the directory. Raises InputError if that holds a predictions.csv from elsewhere, such as a video's run.
     """
     directory = args.fastMCD or args.multi_fastMCD
-    predictions = Predictions(network.spec.classes)
+    predictions = Predictions()
     if args.save:
         with Staging(args.save, source=directory) as staging:
             _name_all(args, directory, predictions, network, staging)
@@ -85,18 +85,26 @@ def _name_all(args, directory: Path, predictions: Predictions, network: Network,
     try:
         for start in tqdm(range(0, len(detections), BATCH), "naming", unit="batch", leave=False, disable=None):
             some = detections[start : start + BATCH]
-            probabilities = softmax(network(prepare([d.image for d in some], network.spec)))
-            for d, label, probability in zip(some, probabilities.argmax(1).tolist(), probabilities.max(1).tolist(), strict=True):
-                captions.append(predictions.add(d.frame, d.object, (d.x, d.y, d.width, d.height), label, probability))
+            for d, logits in zip(some, network(prepare([d.image for d in some], network.spec)), strict=True):
+                captions.append(predictions.add(d.frame, d.object, (d.x, d.y, d.width, d.height), *_name(logits, network.spec)))
     finally:
         if captions or not detections:  # what could be named is kept
             _write(directory, predictions, [d.image[..., :3] for d in detections[: len(captions)]], captions, staging)
     print(f"{directory}: {len(detections)} objects in {len({d.frame for d in detections})} frames")
 
 
+def _name(logits: np.ndarray, spec: Spec) -> tuple[str, float]:
+    """Return (class or UNKNOWN, probability) of one object, as a track of one view would be named."""
+    evidence = Evidence(spec.temperature, spec.unknown_below, spec.classes.index(OTHER) if OTHER in spec.classes else None)
+    evidence.add(logits)
+    label, probability = evidence.name()
+    return UNKNOWN if label is None else spec.classes[label], probability
+
+
 def _write(directory: Path, predictions: Predictions, images: list[np.ndarray], captions: list[str], staging: Staging | None) -> None:
     if staging:
-        sheet = {CONTACT_SHEET: encode_png(draw_sheet(images, captions, directory.name))} if images else {}
+        labels = [row[6] for row in predictions.rows]
+        sheet = {CONTACT_SHEET: encode_png(draw_sheet(images, captions, labels, directory.name))} if images else {}
         staging.write({TABLE: predictions.csv(), **sheet})
         staging.frames = len(images)
     else:

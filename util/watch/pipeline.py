@@ -142,9 +142,11 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
             rest = pipeline.tracker.finish()
             summary.end(rest)
-            sinks.finish(rest, clock)
-            if hook:
-                hook.finish()
+            try:
+                sinks.finish(rest, clock)
+            finally:
+                if hook:
+                    hook.finish()
         if args.save:
             counts = {"frames": summary.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
             if video.live:
