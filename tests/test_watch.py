@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import math
+import time
 from dataclasses import replace
 
 import cv2
@@ -221,6 +222,13 @@ def test_clock_sums_stages():
     clock.frames = 4
     assert clock.ms() == {stage: 250 * seconds for stage, seconds in clock.seconds.items()}
     assert set(clock.seconds) == {"decode", "detect"} and "all" in str(clock)
+
+
+def test_a_stage_within_a_stage_counts_once():
+    clock = pipeline.Clock()
+    for _ in clock.each("outer", clock.each("inner", (time.sleep(0.01) or i for i in range(3)))):
+        pass
+    assert clock.seconds["inner"] > 0.03 and clock.seconds["outer"] < 0.01
 
 
 def test_show_debug_writes_a_look_inside(clip, tmp_path):

@@ -34,16 +34,21 @@ LATE = 0.5  # seconds of a live source that are seen before its first frame is s
 
 
 class Clock:
-    """Seconds spent per stage, and frames done; str() gives the mean milliseconds per frame, stage by stage."""
+    """Seconds spent per stage, and frames done; str() gives the mean milliseconds per frame, stage by stage.
+
+    A stage within a stage counts as the inner one alone.
+    """
 
     def __init__(self):
-        self.seconds, self.frames = defaultdict(float), 0
+        self.seconds, self.frames, self._within = defaultdict(float), 0, 0.0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, within, self._within = time.perf_counter(), self._within, 0.0
         yield
-        self.seconds[stage] += time.perf_counter() - start
+        spent = time.perf_counter() - start
+        self.seconds[stage] += spent - self._within
+        self._within = within + spent
 
     def each(self, stage: str, items: Iterable) -> Iterator:
         """Yield `items`, counting the time that each took to come as `stage`."""
@@ -244,7 +249,7 @@ class Pipeline:
         """Yield the Moments of a video's frames, `limit` at most."""
         frames = ((video.seconds, frame) for frame in clock.each("decode", video))
         late = (lambda timed: timed[0] >= LATE) if video.live else None
-        rehearsed = self.detector.rehearsed(frames, itemgetter(1), late)
+        rehearsed = clock.each("detect", self.detector.rehearsed(frames, itemgetter(1), late))
         for number, (seconds, frame) in enumerate(islice(rehearsed, limit), 1):
             moment = self(number, seconds, frame, clock)
             clock.frames = number
