@@ -1,4 +1,5 @@
-# make demo             render a clip, detect and name what moves in it          (make demo CLIP=path: a real clip, CIFAR-10 network)
+# make help             this list, as make alone
+# make demo             render a clip, detect and name what moves in it          (make demo CLIP=path: a real clip)
 # make score            render a clip with its truth, run on it, score pixels, boxes, identities and names
 # make test             the whole test suite, C++ and Python
 # make bench SEQUENCES="DIR DIR"   quality and speed of the detector on sequences with ground truth (CDnet, DAVIS), beside MOG2
@@ -27,9 +28,12 @@ OUT ?= out
 
 TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-vgg_clips train-lenet train-airbench train-mobilenet
 
-.PHONY: demo score test bench bench-speed bench-watch bench-xnor bench-cost bench-training bench-unknown bench-names soak $(TRAININGS) lint
+.PHONY: help demo score test bench bench-speed bench-watch bench-xnor bench-cost bench-training bench-unknown bench-names soak $(TRAININGS) lint
 .PHONY: sanitize arm native clean
 .DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 demo: native
 ifdef CLIP

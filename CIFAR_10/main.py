@@ -48,14 +48,17 @@ CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CLIP_CLASSES = [*CLASSES, "person", "other"]  # of a network for clips; what it calls other is unknown
 # Of networks for clips: how often a class is met there, 1 being as often as it is learnt; chosen on clips (docs/experiments-names.md).
 PRIOR = {
-    "automobile": 7.0, "truck": 7.0, "person": 3.0, "bird": 1.5, "dog": 1.5, "horse": 1.5, "ship": 1.5,
-    "airplane": 0.4, "cat": 0.4, "deer": 0.4, "frog": 0.4, "other": 0.6,
+    "automobile": 11.0, "truck": 6.0, "person": 4.0, "bird": 1.6, "dog": 1.6, "horse": 1.6, "ship": 1.6,
+    "airplane": 0.33, "cat": 0.33, "deer": 0.33, "frog": 0.33, "other": 0.55,
 }  # fmt: skip
-# Of networks for clips, which see all boxes squeezed into a square: mean and deviation of log(height / width) of whole things' boxes.
-# Of animals there is nothing to tell, and other, which is mostly ground, lies flat.
-SHAPES = {
+# Of networks for clips, which see one box at a time, squeezed into a square: mean and standard deviation of log(height / width) of
+# whole things' boxes, and of log(own heights per second). Of animals there is nothing to tell; other is mostly ground, which lies flat.
+ASPECTS = {
     "person": (0.8, 0.5), "automobile": (-0.4, 0.5), "truck": (-0.3, 0.5), "airplane": (-0.6, 0.5), "ship": (-0.3, 0.6),
     "other": (-0.2, 0.7),
+}  # fmt: skip
+SPEEDS = {
+    "person": (-0.2, 0.6), "automobile": (0.5, 0.9), "truck": (0.5, 0.9), "airplane": (0.5, 0.9), "ship": (0.0, 0.9), "other": (0.6, 1.2),
 }  # fmt: skip
 KINDS = {
     "vehicle": ("airplane", "automobile", "ship", "truck"), "animal": ("bird", "cat", "deer", "dog", "frog", "horse"),
@@ -203,8 +206,8 @@ def spec_of(name: str) -> Spec:
     temperature, unknown_below = {**CALIBRATION, **CLIP_CALIBRATION}.get(name, (1.0, 0.0))
     also_right = {"automobile": ("truck",)}
     if CLIPS in name:  # learnt from crops with what lies around the object, from small ones, and what is no object
-        more = {"detector": {"min_crop": 16, "min_score": 0, "persistence": 1, "min_area": 0.001}, "prior": PRIOR, "shapes": SHAPES,
-                "kinds": KINDS}  # fmt: skip
+        more = {"detector": {"min_crop": 16, "min_score": 0, "persistence": 1, "min_area": 0.001}, "prior": PRIOR, "aspects": ASPECTS,
+                "speeds": SPEEDS, "kinds": KINDS}  # fmt: skip
         return Spec(name, tuple(CLIP_CLASSES), SHAPE, MEAN, STD, "dimmed", also_right, temperature, unknown_below, **more)
     return Spec(name, tuple(CLASSES), SHAPE, MEAN, STD, "object", also_right, temperature, unknown_below)
 
@@ -273,7 +276,7 @@ def spec_for(args: Namespace) -> Spec:
     """Return what a clip needs to know of the network that is trained: its classes are the folder's where those are not CIFAR-10's."""
     spec, classes = SPECS[network_of(args)], own_classes(args)
     # Known of the data set's classes alone.
-    unset = {"also_right": {}, "kinds": {}, "prior": {}, "shapes": {}, "temperature": 1.0, "unknown_below": 0.0}
+    unset = {"also_right": {}, "kinds": {}, "prior": {}, "aspects": {}, "speeds": {}, "temperature": 1.0, "unknown_below": 0.0}
     return replace(spec, classes=tuple(classes), **unset) if classes else spec
 
 

@@ -218,7 +218,7 @@ def plot(found, truth, right, label, path):
     plot_accuracy(axes[0], found, truth, right)
     if clips:
         plot_clips(axes[1], found, truth, right)
-        axes[1].set_ylabel(f"objects named {label}, %")
+        axes[1].set_xlabel(f"objects named {label}, %")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
@@ -252,12 +252,14 @@ def plot_accuracy(axes, found, truth, right):
 
 
 def plot_clips(axes, found, truth, right):
-    for i, (network, colour) in enumerate(zip(found, colours(found), strict=True)):
-        accuracy, *shares = scores(network, truth, right).values()
-        places = np.arange(len(shares)) + (i + 0.5) / len(found) * 0.8 - 0.4
-        axes.bar(places, shares, 0.8 / len(found), color=colour, label=f"{network.name}, {network.arithmetic}")
-    axes.set_xticks(range(len(shares)), list(found[0].labels)[1:])
-    axes.legend(fontsize="small", ncols=2, loc="lower center")
+    """Draw a row per network and a mark per clip."""
+    shares = np.array([list(scores(network, truth, right).values())[1:] for network in found])
+    for clip, of_clip, mark in zip(list(found[0].labels)[1:], shares.T, "osD^vP*X", strict=False):
+        axes.scatter(of_clip, range(len(found)), marker=mark, label=clip)
+    axes.set_yticks(range(len(found)), [f"{network.name}, {network.arithmetic}" for network in found])
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
 
 
 def conditions():

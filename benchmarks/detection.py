@@ -11,7 +11,7 @@ in, one thread; the stages are the detector's own. Peers: MOG2 and KNN are OpenC
 opencv-contrib-python, SuBSENSE needs pybgs. --pictures writes a sheet of the best and worst frames of each sequence.
 
 --speed times the detector on every CPU level, and MOG2, by turns on the same frames: a sequence's, resized, or those of
-a made scene (panning camera, two moving objects). --threads N adds a detector with N threads.
+a synthetic scene (panning camera, two moving objects). --threads N adds a detector with N threads.
 """
 
 import argparse
@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fastmcd  # noqa: E402
 from benchmarks.machine import cpu_name  # noqa: E402
 from fastmcd import _fastmcd  # noqa: E402
+from util.cli import Parser  # noqa: E402
 from util.cli import run as run_script  # noqa: E402
 from util.score.metrics import MOVING, Pixels, components, match  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
@@ -213,6 +214,14 @@ def print_speed(sequence: Path | None, sizes: Iterable[tuple[int, int]], count: 
             print(f"{width}x{height} on the best level takes {best / vga:.2f} of MOG2's time at 640x480")
 
 
+def sequence_of(text: str) -> Path:
+    """Return the directory of a sequence that a flag names."""
+    directory = Path(text)
+    if not ((directory / "input").is_dir() and (directory / "groundtruth").is_dir()):
+        raise argparse.ArgumentTypeError(f"{text} is no sequence: it needs the directories input/ and groundtruth/")
+    return directory
+
+
 def param(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     if name not in fastmcd.PARAMS:
@@ -232,13 +241,13 @@ def peer(text: str) -> str:
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sequences", nargs="*", type=Path, metavar="SEQUENCE")
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("sequences", nargs="*", type=sequence_of, metavar="SEQUENCE", help="directory with input/ and groundtruth/")
     parser.add_argument("--peers", nargs="*", action="append", type=peer, metavar="NAME", help=f"of {', '.join(PEERS)} (default: MOG2)")
     parser.add_argument("--param", action="append", type=param, default=[], metavar="NAME=VALUE", help="detector's")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write a sheet of hits and misses of each sequence there")
     parser.add_argument("--speed", action="store_true", help="times by size, stage and CPU level instead of quality")
-    parser.add_argument("--frames", type=int, default=60, help=f"of --speed; the first {WARM_UP} are not timed (default: 60)")
+    parser.add_argument("--frames", type=int, default=60, help=f"of --speed; the first {WARM_UP} are not timed")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of --speed: time the best level with N threads too")
     args = parser.parse_args(argv)
     args.peers = ["MOG2"] if args.peers is None else list(dict.fromkeys(chain(*args.peers)))
@@ -248,9 +257,6 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("--threads must be from 1 to 16")
     if not args.speed and not args.sequences:
         parser.error("nothing to do: give a SEQUENCE or --speed")
-    for directory in args.sequences:
-        if not ((directory / "input").is_dir() and (directory / "groundtruth").is_dir()):
-            parser.error(f"{directory} is no sequence: it needs the directories input/ and groundtruth/")
     return args
 
 

@@ -1,4 +1,4 @@
-"""Prints how often what moves in clips bears its right name, and how often a silly one.
+"""Prints how often what moves in clips bears its right name, and how often an absurd one.
 
     python benchmarks/names.py CLIP... [--network FILE] [--sheet FILE.png] [--wild DIR] [--crops DIR] [--empty CLIP]...
 
@@ -175,8 +175,10 @@ def probabilities(network: Network, crops: list[np.ndarray]) -> np.ndarray:
 
 
 def as_in_clips(network: Network, crops: list[np.ndarray]) -> np.ndarray:
-    """The same with the network's prior, as a run over a clip has it."""
-    return softmax((ask(network, prepare(crops, network.spec)) + network.spec.log_prior()) / network.spec.temperature)
+    """The same with the network's prior and the aspect of what moves, as a run over a clip has them; its speed a crop doesn't tell."""
+    boxes = np.array([cv2.boundingRect(crop[..., 3]) if crop.shape[2] == 4 else (0, 0, *crop.shape[1::-1]) for crop in crops])
+    log_odds = network.spec.log_prior() + network.spec.log_geometry(boxes, np.full(len(boxes), np.nan))
+    return softmax(ask(network, prepare(crops, network.spec)) / network.spec.temperature + log_odds)
 
 
 def sureness(p: np.ndarray, network: Network) -> np.ndarray:

@@ -22,6 +22,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import detection  # noqa: E402
 
 import fastmcd  # noqa: E402
+from util.cli import Parser, run  # noqa: E402
 from util.score.metrics import MOVING, calibration_error, components, iou, reliability  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 from util.score.truth import MIN_AREA  # noqa: E402
@@ -142,7 +143,10 @@ def print_table(sequences: dict[str, SequenceBoxes]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    directories = detection.parse_args(argv).sequences
+    parser = Parser(description=__doc__.splitlines()[0])
+    text = "directory with input/ and groundtruth/"
+    parser.add_argument("sequences", nargs="+", type=detection.sequence_of, metavar="SEQUENCE", help=text)
+    directories = parser.parse_args(argv).sequences
     cv2.setNumThreads(1)
     sequences = {directory.name: gather(detection.read(directory)) for directory in directories}
     sequences |= {f"scene {k}": gather(scene(k), weight=0.5) for k in range(len(CAMERAS))}
@@ -153,4 +157,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

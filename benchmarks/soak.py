@@ -5,11 +5,10 @@
     python benchmarks/soak.py --save OUT --plot P.png  everything the pipeline writes, into OUT; a picture of the table
     python benchmarks/soak.py --size 96x72             smaller frames, more of them in an hour
 
-The clip: 400 made frames, forth and back, in which digits cross a ground that the camera pans over. Memory is what the process
+The clip: 400 synthetic frames, forth and back, in which digits cross a ground that the camera pans over. Memory is what the process
 holds (RSS); the part in files it has mapped, such as libraries, is not counted. Printed at the end: the growth per 100,000 frames
 after the first 20,000, a least-squares line.
 """
-import argparse
 import http.server
 import os
 import subprocess
@@ -24,6 +23,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from util.cli import Parser, run  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 
 PERIOD = 400  # frames
@@ -146,15 +146,15 @@ def size_of(text):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--source", choices=["live", "stdin"], default="live")
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", choices=["live", "stdin"], default="live", help="an HTTP stream, or a pipe")
     parser.add_argument("--frames", type=int, default=50000, help="that the program reads before it ends")
     parser.add_argument("--every", type=int, default=5000, help="frames between two lines")
     parser.add_argument("--rate", type=float, default=200, help="frames per second, at most")
     parser.add_argument("--size", type=size_of, default="160x120", help="of the frames, two even numbers")
-    parser.add_argument("--network", type=Path, default=ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor")
+    parser.add_argument("--network", type=Path, default=ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor", help="packed")
     parser.add_argument("--save", type=Path, help="directory for all that the program writes")
-    parser.add_argument("--plot", type=Path, metavar="PNG")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="write a picture")
     parser.add_argument("options", nargs="*", help="further options of the program, after --")
     args = parser.parse_args()
     feed = Feed(clip(args.size), args.rate)
@@ -183,4 +183,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util.binop import BinOp  # noqa: E402
+from util.cli import Parser, run  # noqa: E402
 from util.train import steps  # noqa: E402
 from util.train.cpu_ops import accelerate  # noqa: E402
 
@@ -70,10 +71,10 @@ def rates(functions, batch, seconds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__.splitlines()[0])
     script = load_script("CIFAR_10/main.py")
     parser.add_argument("--arch", nargs="+", choices=list(script.MODELS), default=list(script.NETWORKS), help="networks")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=128, help="images of a step")
     parser.add_argument("--seconds", type=float, default=10, help="for each network and size of images")
     parser.add_argument("--popcount-forward", action=argparse.BooleanOptionalAction, default=True, help="count bits in the forward pass")
     parser.add_argument("--int8-gradients", action="store_true", help="round large layers' gradients to 8 bits")
@@ -98,4 +99,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

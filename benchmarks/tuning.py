@@ -1,6 +1,6 @@
 """Draws the pictures of docs/tuning.md from a rendered scene: all views at once, and what parameters do to them.
 
-    python benchmarks/tuning.py [DIR]        writes DIR/debug_views.jpg and DIR/tuning.jpg (default: docs)
+    python benchmarks/tuning.py DIR        writes DIR/debug_views.jpg and DIR/tuning.jpg; those of the page are in docs
 """
 
 import sys
@@ -11,6 +11,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fastmcd  # noqa: E402
+from util.cli import Parser  # noqa: E402
+from util.cli import run as run_script  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.outputs.debug import DebugView, dim, tile, with_boxes  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
@@ -63,13 +65,15 @@ def save(path: Path, picture: np.ndarray) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
-    directory = Path(argv[0]) if argv else Path(__file__).resolve().parents[1] / "docs"
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where debug_views.jpg and tuning.jpg are written")
+    directory = parser.parse_args(argv).directory
+    directory.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
     frames = list(scene())
     save(directory / "debug_views.jpg", run(frames, 46)[1])
     save(directory / "tuning.jpg", np.vstack(rows(frames)))
 
 
 if __name__ == "__main__":
-    cv2.setNumThreads(1)
-    main()
+    run_script(main)

@@ -136,7 +136,7 @@ def report(network: Network, keep: float, seen: np.ndarray, labels: np.ndarray, 
 def parse_args(argv, archs):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", action="append", choices=archs, help="network; may be repeated (default: all)")
-    parser.add_argument("--keep", type=float, default=0.98, help="share of rightly named images that keep their name (default: 0.98)")
+    parser.add_argument("--keep", type=float, default=0.98, help="share of rightly named images that keep their name")
     parser.add_argument("--empty", action="append", default=[], type=Path, metavar="CLIP", help="clips with none of the classes in view")
     args = parser.parse_args(argv)
     if not 0 < args.keep < 1:

@@ -9,7 +9,6 @@ reaches in registers in the same run. onnxruntime (pip install onnxruntime onnx 
 its int8 network is the float one quantized on random images: a rival in speed only.
 """
 
-import argparse
 import contextlib
 import logging
 import os
@@ -30,6 +29,7 @@ from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import packed  # noqa: E402
 from util.binop import BinOp  # noqa: E402
+from util.cli import Parser, run  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 from util.packed.freeze import freeze  # noqa: E402
@@ -225,7 +225,7 @@ def agreement(arch, script, model):
 
 
 def plot(results, arch, path):
-    """Write a bar per runtime and batch size: ms per image, logarithmic."""
+    """Write a bar per runtime and batch size: ms per image."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -234,17 +234,15 @@ def plot(results, arch, path):
     names = list(dict.fromkeys(key[2] for key in results))
     for i, (threads, batch) in enumerate(groups):
         values = [np.median(results.get((threads, batch, name), [np.nan])) for name in names]
-        axes.barh(
-            np.arange(len(names)) + (i + 0.5) / len(groups) * 0.8 - 0.4,
-            values,
-            0.8 / len(groups),
-            label=f"batch {batch}, {threads} thread(s)",
-        )
-    axes.set(xscale="log", xlabel="ms per image, uint8 pixels to class scores", title=f"{arch} on {cpu().split(' (avx')[0]}")
+        places = np.arange(len(names)) + (i + 0.5) / len(groups) * 0.8 - 0.4
+        bars = axes.barh(places, values, 0.8 / len(groups), label=f"batch {batch}, {threads} thread{'s' * (threads > 1)}")
+        axes.bar_label(bars, fmt=" %.2f", fontsize="small")
+    axes.set(xlabel=f"ms per image, from uint8 pixels to class scores, on {cpu_name()}", title=arch)
+    axes.margins(x=0.1)
     axes.set_yticks(np.arange(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="lower right")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format=path.suffix[1:])
 
@@ -255,7 +253,7 @@ def cpu():
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS), help="networks")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 128], help="batch sizes")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="thread counts")
@@ -285,4 +283,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -35,6 +35,19 @@ def test_a_start_is_a_time_with_a_zone(parser):
         assert parser.parse_args(["--video", "0", "--start", text]).start == start
 
 
+def test_help_tells_a_default_once_and_none_where_there_is_none():
+    parser = Parser()
+    parser.add_argument("clips", nargs="*", default=[], help="clips")
+    parser.add_argument("--plot", help="a picture")
+    parser.add_argument("--first", type=int, default=0, help="number")
+    parser.add_argument("--batch", nargs="+", default=[1, 8], help="sizes")
+    parser.add_argument("--most", type=int, default=4, help="at a time (default: cores)")
+    add_common_arguments(parser, ["nin", "vgg_clips"])
+    text = " ".join(parser.format_help().split())
+    assert "number (default: 0)" in text and "sizes (default: 1 8)" in text and "network (default: nin; vgg_clips with --video" in text
+    assert not any(noise in text for noise in ("default: []", "default: None", "default: 4", ") (default"))
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--epochs", "0"], "from 1 up"),
     (["--epochs", "many"], "many"),

@@ -36,6 +36,13 @@ def test_boxes_and_texts_are_drawn_on_a_copy():
     assert (picture[66:78, 104:140] != 128).all(axis=2).mean() > 0.9, "the text is above the box"
 
 
+def test_what_is_expected_has_corners_alone():
+    seen, expected = (annotate(GREY, [(100, 80, 60, 40)], [""], ["car"], [flag]) != 128 for flag in (False, True))
+    for x, y in ((100, 80), (159, 80), (100, 119), (159, 119)):
+        assert expected[y, x].all() and seen[y, x].all()
+    assert not expected[100, 98:102].any() and not expected[78:82, 130].any() and seen[100, 98:102].any() and seen[78:82, 130].any()
+
+
 @pytest.mark.parametrize("size", [(32, 32), (33, 4096), (2160, 3840)])
 @pytest.mark.parametrize("place", [(0, 0), (1, 1)])
 def test_texts_stay_inside_frames_of_any_size(size, place):

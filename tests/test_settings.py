@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.scripts import ROOT
+from util import packed
 from util.cli import InputError
 from util.track.zones import make_zones
 from util.watch.settings import NUMBERS, OTHERS, load_settings, preset_names, save_drawing
@@ -38,7 +39,7 @@ def test_defaults_presets_and_files_are_layers(tmp_path):
         ('names.only = ["lorry"]', "expected some of automobile"),
         ("names.only = 3", "expected some of automobile"),
         ("names.kinds = 1", "expected true or false"),
-        ("names.shapes = 0", "names.shapes is 0; expected true or false"),
+        ("names.geometry = 0", "names.geometry is 0; expected true or false"),
         ("names.prior = { lorry = 2 }", "expected a number above 0 for some of automobile"),
         ("names.prior = { dog = 0 }", "expected a number above 0 for some of automobile"),
         ("names.prior = 3", "expected a number above 0 for some of automobile"),
@@ -90,7 +91,14 @@ def test_the_documented_settings_are_all_and_their_defaults_true():
     fastmcd = pytest.importorskip("fastmcd")
     text = (ROOT / "docs" / "settings.toml").read_text()
     given = tomllib.loads(text)
-    assert given["detector"] == {name: default for name, (default, _) in fastmcd.PARAMS.items()}
+    clips = packed.load(ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor").spec.detector
+    defaults = {name: default for name, (default, _) in fastmcd.PARAMS.items()}
+    apart = {name: value for name, value in clips.items() if value != defaults[name]}
+    head = text.partition("[tracks]")[0].replace("\n# ", " ")
+    assert all(f"{name} {value:g}" in head for name, value in apart.items()), "which networks for clips bring"
+    assert not apart.keys() & given["detector"].keys(), "the file would win over them"
+    lines = re.sub(rf"^# ({'|'.join(apart)}) = ", r"\1 = ", text, flags=re.MULTILINE)
+    assert tomllib.loads(lines)["detector"] == defaults
     assert all(f"# {help}" in text for _, help in fastmcd.PARAMS.values())
     for table, keys in NUMBERS.items():
         assert {key: value for key, (value, _, _) in keys.items() if value is not None}.items() <= given[table].items()

@@ -1,5 +1,6 @@
 """Identities and names over time: a moving camera, crossings, gaps, flicker, names that change."""
 import dataclasses
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,6 +35,16 @@ def test_an_object_keeps_its_number_and_has_its_times():
     [track] = tracks
     assert (track.number, track.label, track.last) == (1, "a", 30) and track.first <= 2
     assert track.end == pytest.approx(29 / 25) and track.sightings >= 29 and track.best.shape == (32, 32, 3)
+
+
+def test_a_speed_is_in_heights_per_second_against_the_background():
+    still, moving = (200, 100, 40, 30), [(10 + 3 * t, 50, 30, 20) for t in range(40)]
+    moments, _ = follow([[still, box] for box in moving])
+    assert all(math.isnan(sighting.speed) for moment in moments[:3] for sighting in moment.sightings)
+    assert [s.speed for s in moments[-1].sightings] == pytest.approx([0, 3 * 25 / 20], abs=0.1)
+    pan = np.array([[1.0, 0, 3], [0, 1, 0], [0, 0, 1]])  # the camera follows: what rests goes to the left
+    moments, _ = follow([[(200 - 3 * t, 100, 40, 30), (50, 50, 30, 20)] for t in range(40)], [pan] * 40)
+    assert [s.speed for s in moments[-1].sightings] == pytest.approx([0, 3 * 25 / 20], abs=0.1)
 
 
 def test_a_moment_tells_which_tracks_begin_and_which_change_their_name():
@@ -175,7 +186,7 @@ def test_nothing_is_held_of_what_has_ended():
         boxes = [(t % 50 * 4, 50, 40, 30)] if t % 80 < 50 else []
         moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(b, (0, 0, 32, 32), 0.9) for b in boxes])
         tracker.name(moment, tracker.associate(moment), np.zeros((len(boxes), 3)))
-        assert len(tracker._lives) < 5 and len(tracker._association) < 5
+        assert len(tracker._states) < 5 and len(tracker._association) < 5
 
 
 def test_tracks_have_every_field_filled():

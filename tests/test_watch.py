@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import math
+import time
 from dataclasses import replace
 
 import cv2
@@ -223,6 +224,13 @@ def test_clock_sums_stages():
     assert set(clock.seconds) == {"decode", "detect"} and "all" in str(clock)
 
 
+def test_a_stage_within_a_stage_counts_once():
+    clock = pipeline.Clock()
+    for _ in clock.each("outer", clock.each("inner", (time.sleep(0.01) or i for i in range(3)))):
+        pass
+    assert clock.seconds["inner"] > 0.03 and clock.seconds["outer"] < 0.01
+
+
 def test_show_debug_writes_a_look_inside(clip, tmp_path):
     run(video=str(clip), save=tmp_path / "out", show_debug=True)
     video = cv2.VideoCapture(str(tmp_path / "out" / "debug.mp4"))
@@ -238,12 +246,20 @@ def test_what_is_met_often_is_named_sooner(stand_in, clip, tmp_path):
     assert run(network, video=str(clip), save=tmp_path / "b", settings=str(tmp_path / "a.toml")).tracks == {"grey": 2}
 
 
-def test_the_shape_of_a_box_counts_as_evidence(stand_in, clip, tmp_path):
+def test_the_speed_of_a_box_counts_as_evidence(stand_in, clip, tmp_path):
+    network = RedOrGrey()  # the red box goes about two of its heights a second, the grey one rests; by its colour it is just red
+    network.spec = replace(network.spec, speeds={"grey": (math.log(2), 0.5), "red": (-3, 0.5)}, prior={"red": 0.025})
+    assert run(network, video=str(clip), save=tmp_path / "out").tracks == {"grey": 2}
+    (tmp_path / "above.toml").write_text("names.geometry = false\n")
+    assert run(network, video=str(clip), save=tmp_path / "above", settings=str(tmp_path / "above.toml")).tracks == {"red": 1, "grey": 1}
+
+
+def test_the_aspect_of_a_box_counts_as_evidence(stand_in, clip, tmp_path):
     network = RedOrGrey()
-    network.spec = replace(network.spec, shapes={"grey": (math.log(1 / 2), 0.05), "red": (math.log(2), 0.05)})
+    network.spec = replace(network.spec, aspects={"grey": (math.log(1 / 2), 0.05), "red": (math.log(2), 0.05)})
     run(network, video=str(clip), save=tmp_path / "out")
     named = {(row["width"], row["label"]) for row in rows_of(tmp_path / "out" / "predictions.csv")}
     assert named == {("20", "grey"), ("8", "red")}, "the wide one looks red, the tall one grey"
-    (tmp_path / "above.toml").write_text("names.shapes = false\n")
+    (tmp_path / "above.toml").write_text("names.geometry = false\n")
     run(network, video=str(clip), save=tmp_path / "above", settings=str(tmp_path / "above.toml"))
     assert {(row["width"], row["label"]) for row in rows_of(tmp_path / "above" / "predictions.csv")} == {("20", "red"), ("8", "grey")}

@@ -117,10 +117,14 @@ def read_text(path: str | os.PathLike, kind: str, most: int = MOST_TEXT, errors:
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds a default to a flag's help where there is one."""
+    """Adds a default to a flag's help where there is one that the help doesn't tell."""
 
     def _get_help_string(self, action):
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+        if action.default is None or action.default is False or action.default == [] or "(default: " in action.help:
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -157,7 +161,10 @@ def add_common_arguments(parser: Parser, archs: Sequence[str]) -> None:
     add_label_argument(parser)
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
     add_video_options(parser)
-    parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help="network")
+    text = f"network (default: {archs[0]}"
+    if "vgg_clips" in archs:
+        text += "; vgg_clips with --video without --pretrained and --bwn, and with --data of other classes than the data set's"
+    parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help=f"{text})")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to use or to start from (default: the best of training)")
     text = "folder of the data set (default: beside the script, downloaded), or of any classes"
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)

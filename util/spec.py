@@ -11,7 +11,9 @@ OTHER = "other"  # a class of this name is evidence for "unknown"; nothing is ev
 RESERVED = ("unknown", "train", "test")  # what a track without a name is called, and folders that hold classes
 BARRED = frozenset('/\\<>:"|?*')  # in names of folders, on some disks
 CROPS = ("object", "dimmed", "digit")  # how a crop of a frame becomes an image of `shape`: see util.crops
-SHAPED = 0.8  # share of boxes that have their class's shape; the others, parts of things and what took in more, have any
+TYPICAL = 0.8  # share of boxes with their class's aspect and speed; the others, parts of things and what took in more, have any
+ANY_ASPECT, ANY_SPEED = (0.0, 1.0), (0.3, 1.1)  # mean and standard deviation over boxes of anything: see Spec.aspects, Spec.speeds
+SLOW = 1.0  # heights per second; what is slower tells no more, as everything stands at times
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Spec:
     unknown_below: float = 0.0  # probability below which a name is "unknown"
     detector: Mapping[str, float] = field(default_factory=dict)  # parameters of fastmcd that the network wants
     prior: Mapping[str, float] = field(default_factory=dict)  # class -> how often it is met in clips, 1 being as often as it was learnt
-    shapes: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # class -> mean and deviation of log(height / width) of boxes
+    # Class -> mean and standard deviation over its boxes of log(height / width), and of log(own heights per second).
+    aspects: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    speeds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what a thing is where its class is in doubt -> classes
 
     def __post_init__(self):
@@ -49,8 +53,11 @@ class Spec:
             raise ValueError(f"images are {self.shape}, but crops become 1 x 28 x 28 as a digit, 3 x n x n as an object")
         if not all(name in self.classes and 0 < often < math.inf for name, often in self.prior.items()):
             raise ValueError(f"prior is {dict(self.prior)}; expected some of the classes, each with a number above 0")
-        if not all(name in self.classes and abs(mean) <= 10 and 0.01 <= dev <= 10 for name, (mean, dev) in self.shapes.items()):
-            raise ValueError(f"shapes are {dict(self.shapes)}; expected some of the classes: a mean up to 10, a deviation from 0.01 to 10")
+        for what in ("aspects", "speeds"):
+            found = getattr(self, what)
+            if not all(name in self.classes and abs(mean) <= 10 and 0.01 <= sd <= 10 for name, (mean, sd) in found.items()):
+                expected = "some of the classes, each with a mean up to 10 and a standard deviation from 0.01 to 10"
+                raise ValueError(f"{what} are {dict(found)}; expected {expected}")
         if not (0 < self.temperature < math.inf and 0 <= self.unknown_below <= 1):
             raise ValueError(f"temperature is {self.temperature}, unknown_below {self.unknown_below}; expected above 0, and 0 to 1")
 
@@ -59,7 +66,8 @@ class Spec:
         plain = asdict(self)
         plain["kinds"] = {kind: list(names) for kind, names in self.kinds.items()}
         plain["also_right"] = {name: list(others) for name, others in self.also_right.items()}
-        plain["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
+        for what in ("aspects", "speeds"):
+            plain[what] = {name: list(normal) for name, normal in plain[what].items()}
         plain["detector"] = {name: float(value) for name, value in self.detector.items()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
@@ -76,26 +84,33 @@ class Spec:
             values["also_right"] = {str(name): tuple(map(str, others)) for name, others in values.get("also_right", {}).items()}
             values["kinds"] = {str(kind): tuple(map(str, names)) for kind, names in values.get("kinds", {}).items()}
             values["prior"] = {str(name): float(often) for name, often in values.get("prior", {}).items()}
-            values["shapes"] = {str(name): (float(mean), float(dev)) for name, (mean, dev) in values.get("shapes", {}).items()}
+            for what in ("aspects", "speeds"):
+                values[what] = {str(name): (float(mean), float(sd)) for name, (mean, sd) in values.get(what, {}).items()}
             values["detector"] = {str(name): float(value) for name, value in values.get("detector", {}).items()}
             return cls(**values)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"a network's spec can't be read ({type(error).__name__}: {error})") from error
 
     def log_prior(self, more: Mapping[str, float] | None = None) -> np.ndarray:
-        """Return what is added to logits, float64 (classes,): the log of `prior`, in which `more` goes before the spec's own."""
+        """Return the log of `prior`, float64 (classes,), in which `more` goes before the spec's own."""
         return np.log([{**self.prior, **(more or {})}.get(name, 1.0) for name in self.classes])
 
-    def log_shape(self, boxes: np.ndarray) -> np.ndarray:
-        """Return what is added to logits, float64 (N, classes): how much likelier each box's shape is for the class than for anything.
+    def log_geometry(self, boxes: np.ndarray, speeds: np.ndarray) -> np.ndarray:
+        """Return the log of how much likelier each box's aspect and speed are for the class than for anything, float64 (N, classes).
 
-        boxes: (N, 4), x, y, width, height. 0 for classes without a shape. log(height / width) is normal for SHAPED of a class's boxes, and
-        for the rest, as for anything, normal with mean 0 and deviation 1.
+        boxes: (N, 4), x, y, width, height. speeds: (N,), of the box's heights per second, against the background; NaN is unknown. Both are
+        log-normal for TYPICAL of a class's boxes, and for the rest as for anything; 0 for classes of which nothing is known.
         """
-        tall = np.log(np.maximum(boxes[:, 3], 1) / np.maximum(boxes[:, 2], 1))[:, None]
-        mean, deviation = np.array([self.shapes.get(name, (0.0, 1.0)) for name in self.classes]).T
-        likelier = np.exp((tall**2 - ((tall - mean) / deviation) ** 2) / 2) / deviation
-        return np.log(SHAPED * likelier + 1 - SHAPED)
+        aspects = np.log(np.maximum(boxes[:, 3], 1) / np.maximum(boxes[:, 2], 1))
+        of_speed = self._log_ratio(np.log(np.maximum(speeds, SLOW)), self.speeds, ANY_SPEED)
+        return self._log_ratio(aspects, self.aspects, ANY_ASPECT) + np.nan_to_num(of_speed)
+
+    def _log_ratio(self, values: np.ndarray, normals: Mapping[str, tuple[float, float]], anything: tuple[float, float]) -> np.ndarray:
+        mean, sd = np.array([normals.get(name, anything) for name in self.classes]).T
+        any_mean, any_sd = anything
+        values = values[:, None]
+        ratio = np.exp((((values - any_mean) / any_sd) ** 2 - ((values - mean) / sd) ** 2) / 2) * any_sd / sd
+        return np.log(TYPICAL * ratio + 1 - TYPICAL)
 
     def right(self, name: str) -> tuple[str, ...]:
         """Return the names that count as right where `name` is asked for, itself first."""

@@ -56,21 +56,26 @@ def colour_of(label: str) -> tuple[int, int, int]:
     return PALETTE[(zlib.crc32(label.encode()) * SALT >> 16) % len(PALETTE)]
 
 
-def annotate(bgr: np.ndarray, boxes: Sequence[Sequence[int]], texts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+def annotate(
+    bgr: np.ndarray, boxes: Sequence[Sequence[int]], texts: Sequence[str], labels: Sequence[str], expected: Sequence[bool] | None = None
+) -> np.ndarray:
     """Return a copy of the frame, uint8 (H, W, 3), with each box (x, y, width, height in pixels) and its text on it.
 
-    Lines and letters grow with the frame; each label has its colour. Text stays inside the frame, at its edges it goes
-    below the box or into it. Best objects come first, so they are drawn last, on top.
+    Lines and letters grow with the frame; each label has its colour. Boxes that are expected, not seen, have corners alone. Text stays
+    inside the frame, at its edges it goes below the box or into it. Best objects come first, so they are drawn last, on top.
     """
     picture = bgr.copy()
     frame_height, frame_width = picture.shape[:2]
     scale = math.sqrt(frame_width * frame_height)
     line, size = max(2, round(scale / 250)), max(11, round(scale / 36))
-    for (x, y, width, height), text, label in reversed(list(zip(boxes, texts, labels, strict=True))):
-        x, y, width, height = int(x), int(y), int(width), int(height)
+    for box, text, label, is_expected in reversed(list(zip(boxes, texts, labels, expected or [False] * len(boxes), strict=True))):
+        x, y, width, height = map(int, box)
         colour = colour_of(label)
-        cv2.rectangle(picture, (x, y, width, height), DARK, line + 2)  # a dark rim shows on any ground
-        cv2.rectangle(picture, (x, y, width, height), colour[::-1], line)
+        for ink, thickness in ((DARK, line + 2), (colour[::-1], line)):  # a dark rim shows on any ground
+            if is_expected:
+                cv2.polylines(picture, _corners(x, y, width, height), False, ink, thickness)
+            else:
+                cv2.rectangle(picture, (x, y, width, height), ink, thickness)
         if text:
             plate = _plate(text, size, colour)[:frame_height, :frame_width]
             high, wide = plate.shape[:2]
@@ -78,6 +83,20 @@ def annotate(bgr: np.ndarray, boxes: Sequence[Sequence[int]], texts: Sequence[st
             top = y - high if y >= high else y + height if y + height + high <= frame_height else y
             picture[top : top + high, left : left + wide] = plate
     return picture
+
+
+def draw_tracks(bgr: np.ndarray, tracks: Sequence, scale: float = 1.0) -> np.ndarray:
+    """Return a copy of the frame with `tracks` of a Moment: box, number, name, probability. The frame is `scale` times the Moment's."""
+    boxes = [[length * scale for length in seen.box] for seen in tracks]
+    texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in tracks]
+    return annotate(bgr, boxes, texts, [seen.label for seen in tracks], [seen.expected for seen in tracks])
+
+
+def _corners(x: int, y: int, width: int, height: int) -> list[np.ndarray]:
+    """Return the corners of a box, each as three points."""
+    right, bottom, arm = x + width - 1, y + height - 1, max(3, min(width, height) // 4)
+    ends = ((x, y, arm, arm), (right, y, -arm, arm), (x, bottom, arm, -arm), (right, bottom, -arm, -arm))
+    return [np.array([[i + across, j], [i, j], [i, j + down]]) for i, j, across, down in ends]
 
 
 @lru_cache(maxsize=64)

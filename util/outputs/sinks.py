@@ -27,7 +27,7 @@ from util.cli import InputError
 from util.files import GrowingFile
 from util.outputs.debug import DebugView
 from util.outputs.events import ChangeLines, Events, read_crop
-from util.outputs.pictures import VideoFile, annotate, draw_sheet, encode_png
+from util.outputs.pictures import VideoFile, draw_sheet, draw_tracks, encode_png
 from util.outputs.report import SIDE, Longest, Report
 from util.outputs.results import DetectionFiles, mask_name
 from util.outputs.sink import Sink, Sinks, Timings
@@ -160,9 +160,7 @@ class Annotated(Sink):
         self.close = self._file.close
 
     def add(self, moment: Moment) -> None:
-        shown = moment.tracks
-        texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in shown]
-        self._file.write(annotate(moment.frame, [seen.box for seen in shown], texts, [seen.label for seen in shown]), moment.seconds)
+        self._file.write(draw_tracks(moment.frame, moment.tracks), moment.seconds)
 
 
 class Debug(Sink):

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from util.cli import InputError, printable
 from util.outputs.events import rfc_3339
-from util.outputs.pictures import annotate, colour_of, encode_jpeg
+from util.outputs.pictures import colour_of, draw_tracks, encode_jpeg
 from util.outputs.sink import Sink, Timings
 from util.serve.server import Html, Refused, Server, token_for
 from util.source.video import Video
@@ -184,7 +184,7 @@ class Page(Sink):
     def _seen(seen: Sighting, known: dict[int, Track], at: float) -> dict:
         start = known[seen.track].start if seen.track in known else at
         name = {"track": seen.track, "label": seen.label, "confidence": round(float(seen.probability), 3), "colour": _css(seen.label)}
-        return {**name, "box": [int(length) for length in seen.box], "seconds": round(at - start, 1), "expected": seen.score == 0}
+        return {**name, "box": [int(length) for length in seen.box], "seconds": round(at - start, 1), "expected": seen.expected}
 
     @staticmethod
     def _past(track: Track, at: float) -> dict:
@@ -221,9 +221,7 @@ def draw(moment: Moment, trails: dict[int, np.ndarray]) -> bytes:
         if (points := trails.get(seen.track)) is not None:
             line = (points * factor * 16).clip(-(2**20), 2**20).round().astype(np.int32)  # 4 bits below the pixel
             cv2.polylines(frame, [line], False, colour_of(seen.label)[::-1], 2, cv2.LINE_AA, 4)
-    boxes = [[length * factor for length in seen.box] for seen in moment.tracks]
-    texts = [f"#{seen.track} {seen.label} {seen.probability:.0%}" for seen in moment.tracks]
-    return encode_jpeg(annotate(frame, boxes, texts, [seen.label for seen in moment.tracks]), quality=QUALITY)
+    return encode_jpeg(draw_tracks(frame, moment.tracks, factor), quality=QUALITY)
 
 
 def _css(label: str) -> str:

@@ -23,6 +23,7 @@ class Association:
         self._variance = np.empty((0, 3, 4))  # of the position, of both together, of the speed
         self._identity, self._seen = np.empty(0, int), np.empty(0)  # 0 while seen once; seconds
         self._count, self._seconds = 0, None
+        self.speeds = np.empty(0)
 
     def __len__(self) -> int:
         return len(self._identity)
@@ -31,7 +32,8 @@ class Association:
         """Return identities, int (n,), from 1, of this frame's boxes; 0 for one that is seen for the first time.
 
         boxes: float (n, 4), x, y, width, height in pixels. homography: (3, 3), takes pixels of this frame to the previous one's.
-        seconds: the frame's time, growing. In the first frame of all every box has an identity.
+        seconds: the frame's time, growing. In the first frame of all every box has an identity. `speeds` then holds the speed of each
+        box, float (n,), in its heights per second against the background; NaN where it is seen for the first time.
         """
         first = self._seconds is None
         frames = 1.0 if first else (seconds - self._seconds) * self.fps
@@ -50,6 +52,8 @@ class Association:
         self._count += len(new)
         identities = np.zeros(len(measured), int)
         identities[columns] = self._identity[rows]
+        self.speeds = np.full(len(measured), np.nan)
+        self.speeds[columns] = np.hypot(*self._speed[rows, :2].T) * self.fps / self._position[rows, 3]
         others = np.setdiff1d(np.arange(len(measured)), columns)
         if first:
             identities[others] = self._count + 1 + np.arange(len(others))

@@ -1,4 +1,5 @@
 """Objects with an identity: sightings of one frame joined into tracks, each with one dependable name."""
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from util.track.views import Schedule, Views, chosen
 
 HALF_LIFE = 25  # sightings until a view counts half
 SURE = 0.8  # an object in no track yet is unknown while the detector's score and the name's probability have a smaller sum
+SETTLED = 3  # sightings until an object's speed is known
 LOST_FRAMES = 3  # a second is less than the time between two frames of a time lapse
 UNKNOWN = "unknown"  # the name of what none of the classes fits
 
@@ -26,6 +28,8 @@ class Sighting:
     track: int = 0  # identity, from 1; 0 while in no confirmed track
     label: str = UNKNOWN  # what the track is called so far
     probability: float = 0.0  # of that name, 0..1
+    speed: float = math.nan  # against the background, in the box's heights per second; NaN: not known yet
+    expected: bool = False  # nothing was seen: it is where a lost track should be
 
 
 @dataclass(eq=False)
@@ -63,7 +67,7 @@ class Moment:
     renamed: list[Track] = field(default_factory=list)  # and those that are called something else than in the frame before
     dropped: list[Track] = field(default_factory=list)  # those that would have ended, and are left out as none of the classes
     passed: list[tuple[Track, Crossing | Visit]] = field(default_factory=list)  # as they are so far: who crosses, enters or leaves what
-    expected: list[Sighting] = field(default_factory=list)  # named tracks that were lost lately, where they should be; their score is 0
+    expected: list[Sighting] = field(default_factory=list)  # named tracks that were lost lately, where they should be
 
     @property
     def tracks(self) -> list[Sighting]:
@@ -71,7 +75,7 @@ class Moment:
         return [sighting for sighting in self.sightings if sighting.track] + self.expected
 
 
-class Life:
+class TrackState:
     """What is known so far of an object that may become a track."""
 
     def __init__(self, moment: Moment, evidence: Evidence):
@@ -96,10 +100,12 @@ class Life:
 
     def track(self, kinds: Mapping[str, Sequence[int]]) -> Track:
         _, crop, frame, box = self.best[self.label]
-        ages = self.first, self.last, self.start, self.end
-        kind, sure = self.evidence.kind(kinds, self.called)
-        been = tuple(self.where.crossings), self.where.all_visits()
-        return Track(self.number, self.label, self.probability, *ages, self.sightings, crop, frame, box, kind or UNKNOWN, sure, *been)
+        kind, kind_probability = self.evidence.kind(kinds, self.called)
+        return Track(
+            self.number, self.label, self.probability, first=self.first, last=self.last, start=self.start, end=self.end,
+            sightings=self.sightings, best=crop, best_frame=frame, best_box=box, kind=kind or UNKNOWN, kind_probability=kind_probability,
+            crossings=tuple(self.where.crossings), visits=self.where.all_visits(),
+        )  # fmt: skip
 
 
 class Tracker:
@@ -124,29 +130,31 @@ class Tracker:
         self.classes, self.calibration, self.min_sightings, self.lost_seconds = list(classes), calibration, min_sightings, lost_seconds
         self.other = self.classes.index(OTHER) if OTHER in self.classes else None
         members = {kind: [self.classes.index(name) for name in names if name in self.classes] for kind, names in (kinds or {}).items()}
-        self.kinds = {kind: places for kind, places in members.items() if places}
+        self.kinds = {kind: indices for kind, indices in members.items() if indices}
         self.name_kinds, self.drop_other, self.hold = name_kinds, drop_other, hold
         self.places = places or Places()
         self.schedule = schedule or Schedule(longest=1, budget=10**9)
         self._association = Association(fps, lost_seconds, overlap)
-        self._lives: dict[int, Life] = {}
-        self._seen: list[tuple[Life, float]] = []  # of this moment's sightings, and what each counts
+        self._states: dict[int, TrackState] = {}
+        self._seen: list[tuple[TrackState, float]] = []  # of this moment's sightings, and what each counts
         self._count = 0
 
     def associate(self, moment: Moment) -> list[int]:
-        """Return the indices of the sightings to look at."""
+        """Return the indices of the sightings to look at; fill in speeds that are known."""
         boxes = np.array([sighting.box for sighting in moment.sightings], float)
         identities = self._association.update(boxes, moment.result.homography, moment.seconds).tolist()
         self._seen, overdue = [], []
-        for sighting, identity in zip(moment.sightings, identities, strict=True):
-            life = self._lives.get(identity) if identity else None
-            if life is None:
-                life = Life(moment, Evidence(*self.calibration, self.other, HALF_LIFE))
+        for sighting, identity, speed in zip(moment.sightings, identities, self._association.speeds.tolist(), strict=True):
+            state = self._states.get(identity) if identity else None
+            if state is None:
+                state = TrackState(moment, Evidence(*self.calibration, self.other, HALF_LIFE))
                 if identity:
-                    self._lives[identity] = life
+                    self._states[identity] = state
+            if state.sightings >= SETTLED:
+                sighting.speed = speed
             weight = weight_of(sighting.box, *moment.frame.shape[1::-1])
-            overdue.append(life.views.overdue(self.schedule, weight, life.evidence.lead()))
-            self._seen.append((life, weight))
+            overdue.append(state.views.overdue(self.schedule, weight, state.evidence.lead()))
+            self._seen.append((state, weight))
         return chosen(overdue, self.schedule.budget)
 
     def name(self, moment: Moment, viewed: Sequence[int], logits: np.ndarray) -> None:
@@ -155,25 +163,25 @@ class Tracker:
         logits: float (viewed, classes), what `viewed` shows.
         """
         for i, row in zip(viewed, logits, strict=True):
-            life, weight = self._seen[i]
-            life.evidence.add(row, weight, life.views.add(self.schedule, weight))
-            life.called, life.label, life.probability = self._called(life)
-        for sighting, (life, _) in zip(moment.sightings, self._seen, strict=True):
-            life.see(moment, sighting)
-            if not life.number and life.sightings >= self.min_sightings:
+            state, weight = self._seen[i]
+            state.evidence.add(row, weight, state.views.add(self.schedule, weight))
+            state.called, state.label, state.probability = self._called(state)
+        for sighting, (state, _) in zip(moment.sightings, self._seen, strict=True):
+            state.see(moment, sighting)
+            if not state.number and state.sightings >= self.min_sightings:
                 self._count += 1
-                life.number = self._count
-            if life.number and life.label != life.told:
-                (moment.renamed if life.told else moment.begun).append(life.track(self.kinds))
-                life.told = life.label
-            sure = life.number or sighting.score + life.probability >= SURE
-            sighting.track, sighting.probability, sighting.label = life.number, life.probability, life.label if sure else UNKNOWN
-            self.places.look(life.where, sighting.box, moment.seconds)
-            if life.number and life.where.news:
-                moment.passed += [(life.track(self.kinds), passage) for passage in life.where.news]
-                life.where.news = []
+                state.number = self._count
+            if state.number and state.label != state.told:
+                (moment.renamed if state.told else moment.begun).append(state.track(self.kinds))
+                state.told = state.label
+            sure = state.number or sighting.score + state.probability >= SURE
+            sighting.track, sighting.probability, sighting.label = state.number, state.probability, state.label if sure else UNKNOWN
+            self.places.look(state.where, sighting.box, moment.seconds)
+            if state.number and state.where.news:
+                moment.passed += [(state.track(self.kinds), passage) for passage in state.where.news]
+                state.where.news = []
         moment.expected = self._expected(moment)
-        ended = [i for i, life in self._lives.items() if moment.seconds - life.end > self.lost_seconds]
+        ended = [i for i, state in self._states.items() if moment.seconds - state.end > self.lost_seconds]
         moment.ended, moment.dropped = self._end(ended)
 
     def _expected(self, moment: Moment) -> list[Sighting]:
@@ -185,9 +193,9 @@ class Tracker:
         seen = np.array([sighting.box for sighting in moment.sightings], float).reshape(-1, 4)
         found = []
         for identity, box in self._association.unseen().items():
-            life, low, high = self._lives[identity], box[:2], box[:2] + box[2:]
-            kept = min(self.keep_seconds, life.end - life.start)
-            if not life.number or life.label == UNKNOWN or moment.seconds - life.end > kept:
+            state, low, high = self._states[identity], box[:2], box[:2] + box[2:]
+            kept = min(self.keep_seconds, state.end - state.start)
+            if not state.number or state.label == UNKNOWN or moment.seconds - state.end > kept:
                 continue
             overlaps = (np.minimum(high, seen[:, :2] + seen[:, 2:]) - np.maximum(low, seen[:, :2])).clip(0).prod(1)
             if (overlaps > np.minimum(box[2:].prod(), seen[:, 2:].prod(1)) / 2).any():
@@ -195,30 +203,30 @@ class Tracker:
             x, y, right, bottom = (int(value) for value in (*low.round(), *high.round()))
             if 0 < x < right < width and 0 < y < bottom < height:
                 place = x, y, right - x, bottom - y
-                found.append(Sighting(place, place, 0.0, life.number, life.label, life.probability))
+                found.append(Sighting(place, place, 0.0, state.number, state.label, state.probability, expected=True))
         return found
 
     def finish(self) -> list[Track]:
         """Return the tracks that have not ended yet, and forget them."""
-        return self._end(list(self._lives))[0]
+        return self._end(list(self._states))[0]
 
     def _end(self, identities: list[int]) -> tuple[list[Track], list[Track]]:
         """Forget tracks; return those that count and those that are dropped."""
         ended, dropped = [], []
-        for life in [self._lives.pop(i) for i in identities]:
-            if life.number:
-                (dropped if self._is_dropped(life) else ended).append(life.track(self.kinds))
+        for state in [self._states.pop(i) for i in identities]:
+            if state.number:
+                (dropped if self._is_dropped(state) else ended).append(state.track(self.kinds))
         return ended, dropped
 
-    def _is_dropped(self, life: Life) -> bool:
-        if not self.drop_other or self.other is None or life.evidence.weight <= 0:
+    def _is_dropped(self, state: TrackState) -> bool:
+        if not self.drop_other or self.other is None or state.evidence.weight <= 0:
             return False
-        return life.evidence.probabilities().argmax() == self.other
+        return state.evidence.probabilities().argmax() == self.other
 
-    def _called(self, life: Life) -> tuple[int | None, str, float]:
+    def _called(self, state: TrackState) -> tuple[int | None, str, float]:
         """Return the class, the name and its probability."""
-        called, sure = life.evidence.name(life.called, self.hold)
+        called, sure = state.evidence.name(state.called, self.hold)
         if called is not None:
             return called, self.classes[called], sure
-        kind, of_kind = life.evidence.kind(self.kinds) if self.name_kinds else (None, 0.0)
+        kind, of_kind = state.evidence.kind(self.kinds) if self.name_kinds else (None, 0.0)
         return (None, kind, of_kind) if kind else (None, UNKNOWN, sure)

@@ -43,11 +43,11 @@ def earlier_answers(path: Path, specs: Mapping[str, Spec], spec: Spec, model: nn
     name = next(name for name, module in model.named_modules() if module is head)
     means = F.one_hot(of[of >= 0], len(spec.classes)).to(head.weight)
     weight, bias = (saved["state_dict"][f"{name}.{part}"][of >= 0].to(head.weight) for part in ("weight", "bias"))
-    bias = bias + torch.from_numpy(earlier.log_prior()[(of >= 0).numpy()]).to(bias)
+    log_prior = torch.from_numpy(earlier.log_prior()[(of >= 0).numpy()]).to(bias)
     print(f"{path}: teaches the head what it knows of {' '.join(spec.classes[i] for i in known)}", flush=True)
 
     def answers(x, labels):
-        p = ((x @ weight.T + bias) / earlier.temperature).softmax(1) @ means
+        p = ((x @ weight.T + bias) / earlier.temperature + log_prior).softmax(1) @ means
         knows = torch.isin(labels, torch.tensor(known, device=labels.device))
         return torch.where(knows[:, None], p, F.one_hot(labels, p.shape[1]).to(p))
 

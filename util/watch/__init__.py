@@ -1,7 +1,7 @@
 """Watching: what moves in clips gets tracks and names, without PyTorch.
 
     from util.watch import watch
-    for moment in watch("clip.mp4", "CIFAR_10/models/vgg.xnor"):
+    for moment in watch("clip.mp4", "CIFAR_10/models/vgg_clips.xnor"):
         print(moment.seconds, [(seen.track, seen.box, seen.label, seen.probability) for seen in moment.tracks])
 
 python3 -m util.watch is the command. run() is what --video, --fastMCD and --multi_fastMCD of the scripts do.

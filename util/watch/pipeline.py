@@ -34,16 +34,21 @@ LATE = 0.5  # seconds of a live source that are seen before its first frame is s
 
 
 class Clock:
-    """Seconds spent per stage, and frames done; str() gives the mean milliseconds per frame, stage by stage."""
+    """Seconds spent per stage, and frames done; str() gives the mean milliseconds per frame, stage by stage.
+
+    A stage within a stage counts as the inner one alone.
+    """
 
     def __init__(self):
-        self.seconds, self.frames = defaultdict(float), 0
+        self.seconds, self.frames, self._within = defaultdict(float), 0, 0.0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, within, self._within = time.perf_counter(), self._within, 0.0
         yield
-        self.seconds[stage] += time.perf_counter() - start
+        spent = time.perf_counter() - start
+        self.seconds[stage] += spent - self._within
+        self._within = within + spent
 
     def each(self, stage: str, items: Iterable) -> Iterator:
         """Yield `items`, counting the time that each took to come as `stage`."""
@@ -226,12 +231,12 @@ class Pipeline:
             raise InputError(f"detector: {error}") from None
         names = settings["names"]
         only = {*names["only"], OTHER} if names["only"] else spec.classes
-        self.bias, self.shapes = spec.log_prior(names["prior"]), spec.log_shape if names["shapes"] else None
+        self.log_prior, self.geometry = spec.log_prior(names["prior"]), names["geometry"]
         self.columns = [i for i, name in enumerate(spec.classes) if name in only]
         unknown_below = spec.unknown_below if names["unknown_below"] is None else names["unknown_below"]
-        calibration, schedule = (names["temperature"] or spec.temperature, unknown_below), Schedule(budget=names["views_per_frame"])
+        self.temperature, schedule = names["temperature"] or spec.temperature, Schedule(budget=names["views_per_frame"])
         self.tracker = Tracker(
-            [spec.classes[i] for i in self.columns], calibration, video.fps, **settings["tracks"], schedule=schedule,
+            [spec.classes[i] for i in self.columns], (self.temperature, unknown_below), video.fps, **settings["tracks"], schedule=schedule,
             kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"], hold=names["hold"], places=self.places,
         )  # fmt: skip
 
@@ -244,7 +249,7 @@ class Pipeline:
         """Yield the Moments of a video's frames, `limit` at most."""
         frames = ((video.seconds, frame) for frame in clock.each("decode", video))
         late = (lambda timed: timed[0] >= LATE) if video.live else None
-        rehearsed = self.detector.rehearsed(frames, itemgetter(1), late)
+        rehearsed = clock.each("detect", self.detector.rehearsed(frames, itemgetter(1), late))
         for number, (seconds, frame) in enumerate(islice(rehearsed, limit), 1):
             moment = self(number, seconds, frame, clock)
             clock.frames = number
@@ -262,13 +267,18 @@ class Pipeline:
         with clock("track"):
             viewed = self.tracker.associate(moment)
         with clock("classify"):
-            cut = [cut_out(frame, crops[i], boxes[i], result.mask) for i in viewed]
-            logits = np.empty((0, len(self.bias)))
-            if cut:
-                logits = self.network(prepare(cut, self.network.spec)) + self.bias
-            if cut and self.shapes:
-                whole = np.array([[is_whole(boxes[i], *self.size)] for i in viewed])  # others' shapes tell nothing
-                logits += whole * self.shapes(result.boxes[viewed])
+            logits = self.look(moment, viewed) if viewed else np.empty((0, len(self.log_prior)))
         with clock("track"):
             self.tracker.name(moment, viewed, logits[:, self.columns])
         return moment
+
+    def look(self, moment: Moment, viewed: Sequence[int]) -> np.ndarray:
+        """Return logits, float64 (viewed, classes): with the temperature, softmax(logits / T) says how often each is right in clips."""
+        seen = [moment.sightings[i] for i in viewed]
+        cut = [cut_out(moment.frame, sighting.crop, sighting.box, moment.result.mask) for sighting in seen]
+        log_odds = self.log_prior
+        if self.geometry:
+            whole = np.array([[is_whole(sighting.box, *self.size)] for sighting in seen])  # a part's aspect and speed tell nothing
+            speeds = np.array([sighting.speed for sighting in seen])
+            log_odds = log_odds + whole * self.network.spec.log_geometry(moment.result.boxes[viewed], speeds)
+        return self.network(prepare(cut, self.network.spec)) + self.temperature * log_odds

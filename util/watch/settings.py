@@ -17,7 +17,7 @@ NUMBERS = {
     "names": {"temperature": (None, 0.01, 100), "unknown_below": (None, 0, 1), "hold": (0.1, 0, 1), "views_per_frame": (16, 1, 10_000)},
 }
 OTHERS = {
-    "names": {"only": [], "kinds": False, "drop_other": False, "prior": {}, "shapes": True}, "zones": {"watch": [], "ignore": []},
+    "names": {"only": [], "kinds": False, "drop_other": False, "prior": {}, "geometry": True}, "zones": {"watch": [], "ignore": []},
     "lines": {},
 }  # fmt: skip
 NAMED = {"zones", "lines"}  # tables in which other keys are names that somebody gives
@@ -171,7 +171,7 @@ def _checked(name: str, table: str, key: str, value: object, classes: list[str])
     if table not in NAMED and key not in OTHERS.get(table, {}):
         known = [*NUMBERS.get(table, {}), *OTHERS.get(table, {})]
         raise InputError(f"{name}: {table} has no {key!r}; it has {' '.join(known)}")
-    if key in ("kinds", "drop_other", "shapes") and not isinstance(value, bool):
+    if key in ("kinds", "drop_other", "geometry") and not isinstance(value, bool):
         raise InputError(f"{name}: names.{key} is {value!r}; expected true or false")
     if key == "prior" and not (isinstance(value, dict) and all(_is_often(*item, classes) for item in value.items())):
         raise InputError(f"{name}: names.prior is {value!r}; expected a number above 0 for some of {' '.join(classes)}")

@@ -1,0 +1,48 @@
+"""The manuals: links lead somewhere, README is short, the commands over clips take their flags."""
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from tests.scripts import ROOT
+from util.watch.__main__ import parse_args
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def prose(page):
+    """A page's text without its code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page):
+    """What links to a page's headings call them, as GitHub does."""
+    heads = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_watch_are_understood(page):
+    for command in re.findall(r"^\S*python3 -m util\.watch (.*)$", page.read_text(), re.MULTILINE):
+        parse_args(shlex.split(command, comments=True))
+
+
+def test_the_first_page_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_make_help_lists_the_targets():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "make demo" in done.stdout and "make bench-names" in done.stdout and not done.stderr
