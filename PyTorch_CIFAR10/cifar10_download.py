@@ -81,7 +81,10 @@ def chunks(response):
 
 
 def fetch_rest(url, path):
-    """Return when `path` holds all of `url`; what it holds already is asked for no more, unless the server sends all anyway."""
+    """Append to `path` what it lacks of `url`, or write all of it where the server sends all.
+
+    Raises Broken where the connection ends too early, InputError where the server sends something else.
+    """
     start = size_of(path)
     with connect(url, start) as response:
         part = response.headers.get("Content-Range", "")
@@ -107,7 +110,7 @@ def fetch_rest(url, path):
 
 
 def fetch(url, path):
-    """Return when `path` holds all of `url`, going on where an earlier attempt broke off, in this run or another."""
+    """Write all of `url` to `path`, going on where an earlier attempt broke off, in this run or another."""
     for _ in range(ATTEMPTS):
         before = size_of(path)
         try:
@@ -232,7 +235,7 @@ def parse_args(argv=None):
 
 
 def fetch_and_unpack(url, sha256, target):
-    """Return when the weights at `url` are in the folder `target`; a file that turned out wrong is not kept."""
+    """Put the weights at `url` into the folder `target`; a file that turned out wrong is not kept."""
     part = target / f"{hashlib.sha256(os.fsencode(url)).hexdigest()[:12]}.zip.part"  # one for each address
     fetch(url, part)
     try:

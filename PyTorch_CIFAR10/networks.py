@@ -28,7 +28,7 @@ def stem(channels, init):
 
 def vgg(builder, pool=1):
     """Return a VGG with one pooled pixel before its classifier, or `pool` x `pool` as in the files published before 2021."""
-    device = torch.empty(0).device
+    device = torch.get_default_device()
     with torch.device("meta"):  # torchvision's own first layer would need 400 MB, only to be replaced
         model = builder(num_classes=CLASS_COUNT)
         model.avgpool = nn.AdaptiveAvgPool2d(pool)

@@ -60,9 +60,8 @@ def windows(clip: Path, count: int = COUNT) -> list[np.ndarray]:
 
 
 def textures(count: int = COUNT) -> list[np.ndarray]:
-    """RGB made textures, 64 px."""
-    grounds = (texture(64, 64, seed=seed) for seed in range(count))
-    return [cv2.cvtColor(g, cv2.COLOR_GRAY2RGB) if g.ndim == 2 else np.ascontiguousarray(g[..., ::-1]) for g in grounds]
+    """Return RGB synthetic textures, 64 px."""
+    return [np.ascontiguousarray(texture(64, 64, seed=seed)[..., ::-1]) for seed in range(count)]
 
 
 def pictures(script, count: int = COUNT) -> list[np.ndarray]:

@@ -55,7 +55,7 @@ class Result:
     evidence: np.ndarray | None = None  # float32 (N, len(EVIDENCE)), what each score is made of
 
     def only(self, keep: np.ndarray) -> "Result":
-        """The same with some of the objects: keep is bool (N,)."""
+        """Return the same with some of the objects: keep is bool (N,)."""
         evidence = None if self.evidence is None else self.evidence[keep]
         return replace(self, boxes=self.boxes[keep], crops=self.crops[keep], scores=self.scores[keep], evidence=evidence)
 
@@ -100,7 +100,10 @@ class Detector:
         return Result(**self._detector.detect(frame))
 
     def rehearse(self, frames: Sequence[np.ndarray]) -> None:
-        """Nothing; sees a clip's first frames backwards, so that even the first has objects. They are detected after that as any others."""
+        """Warm the detector up on a clip's first frames, last to first, so that even the first frame has objects. Returns None.
+
+        They are detected after that as any others.
+        """
         for frame in frames[:0:-1]:
             self.detect(frame)
         self._detector.turn()
@@ -109,7 +112,7 @@ class Detector:
         self, items: Iterable[Item], frame_of: Callable[[Item], np.ndarray] = lambda item: item,
         enough: Callable[[Item], bool] | None = None,
     ) -> Iterator[Item]:  # fmt: skip
-        """A clip's items as they are; the first comes once as many as the parameter `rehearsal` says were read and rehearsed.
+        """Yield a clip's items as they are; the first comes once as many as the parameter `rehearsal` says were read and rehearsed.
 
         frame_of: takes the frame out of an item. enough: whether an item is to be the last one that is waited for.
         """
@@ -129,7 +132,7 @@ class Detector:
         yield from items
 
     def background(self, full_size: bool = True) -> Background:
-        """The model of the background: a value for each pixel of the frame, or else for each cell of 4x4 pixels.
+        """Return the model of the background: a value for each pixel of the frame, or else for each cell of 4x4 pixels.
 
         A copy, made only here; looking costs nothing while nobody looks.
         """
@@ -140,19 +143,19 @@ class Detector:
         return Background(*planes)
 
     def points(self) -> Points:
-        """The points tracked in the last frame, as many as its result's `points`; none in the first frame. A copy too."""
+        """Return the points tracked in the last frame, as many as its result's `points`; none in the first frame. A copy too."""
         current, previous, inlier = self._detector.tracked()
         return Points(current, previous, inlier.astype(bool))
 
     def reset(self) -> None:
-        """Nothing; forgets all frames so far."""
+        """Forget all frames so far. Returns None."""
         self._detector.reset()
 
     def bytes(self) -> int:
-        """Memory held, in bytes: below 30 per pixel, plus at most 256 KiB."""
+        """Return the memory held, in bytes: below 30 per pixel, plus at most 256 KiB."""
         return self._detector.bytes()
 
 
 def grey(bgr: np.ndarray) -> np.ndarray:
-    """uint8 (H, W), the grey image of uint8 (H, W, 3) blue, green, red: the bytes that the fastMCD program works on."""
+    """Return uint8 (H, W), the grey image of uint8 (H, W, 3) blue, green, red: the bytes that the fastMCD program works on."""
     return _fastmcd.grey(bgr)

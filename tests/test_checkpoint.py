@@ -57,6 +57,8 @@ def test_missing_empty_text_and_truncated_files_are_refused(net, tmp_path):
     assert_refused(lambda: checkpoint.load(path), str(path), "no such file")
     path.write_bytes(b"")
     assert_refused(lambda: checkpoint.load(path), str(path))
+    path.write_text("<!DOCTYPE html>\n<html><body>a page that was saved by mistake</body></html>")
+    assert_refused(lambda: checkpoint.load(path), str(path), "not a file of plain tensors", "another format")
     path.write_text("these are not weights")
     assert_refused(lambda: checkpoint.load(path), str(path))
     torch.save({"state_dict": net.state_dict()}, path)

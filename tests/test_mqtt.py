@@ -16,7 +16,7 @@ import pytest
 from tests.scripts import ROOT
 from tests.servers import free_port
 from tests.test_webhook import wait_for
-from util.cli import InputError, Parser, add_video_options
+from util.cli import InputError, Parser, add_video_argument, add_video_options
 from util.outputs import mqtt
 from util.outputs.mqtt import Mqtt
 
@@ -311,8 +311,9 @@ def test_tls_checks_the_certificate(tmp_path, monkeypatch, capfd):
 
 def test_addresses_of_brokers():
     parser = Parser()
+    add_video_argument(parser)
     add_video_options(parser)
-    assert parser.parse_args(["--notify", "mqtts://me:pass@host/a/b"]).notify == "mqtts://me:pass@host/a/b"
+    assert parser.parse_args(["--video", "0", "--notify", "mqtts://me:pass@host/a/b"]).notify == "mqtts://me:pass@host/a/b"
     for text in ("mqtt:///secret", "mqtt://host/secret/+/x", "mqtt://host/secret%23", "mqtt://host:0/secret", "mqtt://host/%00secret"):
         with pytest.raises(InputError, match="--notify: that is no address") as error:
             parser.parse_args(["--notify", text])

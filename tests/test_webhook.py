@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.servers import running
-from util.cli import InputError, Parser, add_video_options
+from util.cli import InputError, Parser, add_video_argument, add_video_options
 from util.outputs import webhook
 from util.outputs.webhook import Webhook
 from util.watch.batch import without_secrets
@@ -118,8 +118,9 @@ def test_the_end_waits_a_little_for_a_server_that_is_silent(monkeypatch, capfd):
 
 def test_an_address_that_is_none_is_refused_without_repeating_it():
     parser = Parser()
+    add_video_argument(parser)
     add_video_options(parser)
-    assert parser.parse_args(["--notify", "https://user:pass@host:8443/a?b"]).notify == "https://user:pass@host:8443/a?b"
+    assert parser.parse_args(["--video", "0", "--notify", "https://user:pass@host:8443/a?b"]).notify == "https://user:pass@host:8443/a?b"
     for text in ("host/secret", "ftp://host/secret", "http:///secret", "http://host:99999/secret", "http://host/se cret", "http://h\u00e9/secret",
                  "http://host/\x1bsecret", "http://[::1/secret", "file:///secret", "http://host/secret\nX: y"):  # fmt: skip
         with pytest.raises(InputError, match="--notify: that is no address") as error:

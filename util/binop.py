@@ -114,6 +114,7 @@ class BinOp:
 
     @torch.no_grad()
     def binarization(self) -> None:
+        """Replace the latent weights by binarized ones, until `restore`. Raises RuntimeError if they are binarized already."""
         if self._saved is not None:
             raise RuntimeError("the weights are binarized already: call restore() first")
         both = self._binarize(self.weights)
@@ -126,6 +127,7 @@ class BinOp:
 
     @torch.no_grad()
     def restore(self) -> None:
+        """Bring the latent weights back. Raises RuntimeError if they are not binarized."""
         if self._saved is None:
             raise RuntimeError("nothing to restore: binarization() was not called")
         for weight, saved in zip(self.weights, self._saved, strict=True):
@@ -134,6 +136,7 @@ class BinOp:
 
     @contextmanager
     def binarized(self) -> Iterator[None]:
+        """Keep the weights binarized for the block, also if it raises. Raises RuntimeError if they are binarized already."""
         self.binarization()
         try:
             yield

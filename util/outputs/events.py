@@ -65,7 +65,7 @@ def read_crop(staging: Staging, track: Track, side: int) -> np.ndarray:
 
 
 class Events(Sink):
-    """events.jsonl and events/: what was seen from when to when, a line and a picture when it has ended."""
+    """Writes events.jsonl and events/, what was seen from when to when, a line and a picture when it has ended."""
 
     def __init__(self, staging: Staging, video: Video):
         self.staging, self.video = staging, video
@@ -139,7 +139,7 @@ class Changes(Sink):
 
 
 class ChangeLines(Changes):
-    """changes.jsonl."""
+    """Writes changes.jsonl, a line for each event as it happens."""
 
     def __init__(self, staging: Staging, video: Video):
         file = GrowingFile(staging.new("changes.jsonl"))

@@ -86,9 +86,9 @@ class Mqtt:
                 self._labels.pop(event["track"], None)
             else:
                 self._labels[event["track"]] = event["label"]
-            if len(self._waiting) + sum(self._flying.values()) >= QUEUE:
-                self.dropped += bool(self._waiting)
-                self._waiting and self._waiting.popleft()
+            if self._waiting and len(self._waiting) + sum(self._flying.values()) >= QUEUE:
+                self._waiting.popleft()
+                self.dropped += 1
             self._waiting.append(entry)
             self._changed.notify()
 

@@ -78,7 +78,7 @@ def _make(staging: Staging, args, video, classes: Sequence[str], detector, place
 # Tables that grow
 
 class PredictionTable(Sink):
-    """predictions.csv: the name of each object in each frame."""
+    """Writes predictions.csv, the name of each object in each frame."""
 
     NAME = "predictions.csv"
     COLUMNS = ("frame", "object", "x", "y", "width", "height", "label", "probability", "track")
@@ -96,7 +96,7 @@ class PredictionTable(Sink):
 
 
 class Tracks(Sink):
-    """tracks.txt: the format of MOTChallenge's results, which TrackEval and py-motmetrics read."""
+    """Writes tracks.txt, in the format of MOTChallenge's results, which TrackEval and py-motmetrics read."""
 
     def __init__(self, staging: Staging):
         self._file = GrowingFile(staging.new("tracks.txt"))
@@ -112,7 +112,7 @@ class Tracks(Sink):
 
 
 class Coco(Sink):
-    """coco.json: COCO's results format, one list, closed after every frame; pycocotools' loadRes reads it."""
+    """Writes coco.json in COCO's results format: one list, closed after every frame; pycocotools' loadRes reads it."""
 
     def __init__(self, staging: Staging, classes: Sequence[str]):
         self.ids = {UNKNOWN: 0, **{name: i for i, name in enumerate(classes, 1)}}
@@ -135,7 +135,7 @@ class Coco(Sink):
 # Pictures
 
 class ChangeMasks(Sink):
-    """cdnet/: the masks again, under CDnet's names; a second name for the same file where the disk's format has that."""
+    """Writes cdnet/, the masks again under CDnet's names; a second name for the same file where the disk's format has that."""
 
     def __init__(self, staging: Staging):
         self.staging = staging
@@ -151,7 +151,7 @@ class ChangeMasks(Sink):
 
 
 class Annotated(Sink):
-    """annotated.mp4: the video with each track's box, number, name and confidence."""
+    """Writes annotated.mp4, the video with each track's box, number, name and confidence."""
 
     NAME = "annotated.mp4"
 
@@ -164,7 +164,7 @@ class Annotated(Sink):
 
 
 class Debug(Sink):
-    """debug.mp4: what the detector saw, took for background and measured, side by side (util.outputs.debug)."""
+    """Writes debug.mp4, what the detector saw, took for background and measured, side by side (util.outputs.debug)."""
 
     immediate = True  # it asks the detector
 
@@ -182,7 +182,7 @@ class Debug(Sink):
 
 
 class Sheet(Sink):
-    """contact_sheet.png: the best crop and the final name of each track, of the longest ones if there are many."""
+    """Writes contact_sheet.png, the best crop and the final name of each track, of the longest ones if there are many."""
 
     def __init__(self, staging: Staging, title: str):
         self.staging, self.title, self.longest = staging, title, Longest(SHEET)

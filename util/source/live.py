@@ -64,7 +64,7 @@ class _Reader(threading.Thread):
 
     def _tap(self, packet) -> None:
         if take := self.take:
-            passed = time.monotonic() - (time.monotonic() if self._start is None else self._start)
+            passed = 0.0 if self._start is None else time.monotonic() - self._start
             timed = self.stream.has_clock and packet.pts is not None
             known = timed and self._offset is not None
             take(packet.stream, packet, float(packet.pts * packet.time_base) + self._offset if known else passed, timed)

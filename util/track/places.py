@@ -125,7 +125,10 @@ class Tally:
             self.zones[visit.zone][track.label] = [count + 1, seconds + dwell, max(longest, dwell)]
 
     def summary(self) -> dict[str, dict]:
-        """Return {"lines": line -> direction -> name -> crossings, "zones": zone -> name -> visits, seconds}, without what is not drawn."""
+        """Return {"lines": line -> direction -> name -> crossings, "zones": zone -> name -> {visits, mean_seconds, longest_seconds}}.
+
+        Where no line, or no zone, is drawn or was passed, its key is missing.
+        """
         for line in self._places.lines:
             self.lines[line]  # noqa: B018
         for zone in self._places.zones:

@@ -84,7 +84,7 @@ def _cut(image, kind, size, rng, tight=False):
         if tight and kind == FOREIGN and rng.random() < 0.3:
             half *= rng.uniform(0.35, 0.8)
         elif tight and rng.random() < 0.3:  # low and wide, tall and narrow, or part of an object: boxes are tight, photographs are not
-            half[rng.integers(3) % 2 ^ 1] *= rng.uniform(0.55, 0.9)
+            half[0 if rng.integers(3) == 1 else 1] *= rng.uniform(0.55, 0.9)  # its height in two of three
         slack = (0.5 - half).clip(0.04, 0.1)
         x, y = 0.5 + rng.uniform(-slack, slack)
         x0, y0, x1, y1 = x - half[0], y - half[1], x + half[0], y + half[1]
@@ -188,7 +188,7 @@ def _hull(size, kind, rng):
 
 # ---- What is no object -----------------------------------------------------------------------------------------------
 def grounds(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return uint8 (count, size, size, 3): made pictures of what moves and is no object, such as lit grounds, edges, lines, captions."""
+    """Return uint8 (count, size, size, 3), synthetic pictures of what moves and is no object: lit grounds, edges, lines, captions."""
     return np.stack([_ground(size, rng) for _ in range(count)])
 
 

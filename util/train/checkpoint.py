@@ -45,7 +45,8 @@ def load(path: str | Path) -> dict:
         with warnings.catch_warnings(action="ignore"):  # about old pickle protocols
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: refused: it holds more than tensors (it could run code); use a file written by main.py") from error
+        reason = "not a file of plain tensors (another format, or it holds code)"
+        raise InputError(f"{path}: refused: {reason}; use a file written by main.py") from error
     except Exception as error:  # torch raises a dozen kinds on damaged bytes
         raise InputError(f"{path}: not a readable checkpoint ({_first_line(error)}); is it cut short?") from error
     if isinstance(checkpoint, dict) and checkpoint and all(isinstance(v, torch.Tensor) for v in checkpoint.values()):

@@ -134,7 +134,10 @@ def resized(x: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def random_shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
-    """Return images (N, C, H, W) each moved by up to `pixels` in x and y; what enters is mirrored from inside."""
+    """Return images (N, C, H, W) each moved by up to `pixels` in x and y; what enters is mirrored from inside.
+
+    images: of any dtype, on any device; generator: of the CPU, so that all devices move alike.
+    """
     n, channels, height, width = images.shape
     dy, dx = _to(images.device, torch.randint(0, 2 * pixels + 1, (2, n, 1), generator=generator)) - pixels
     rows, columns = (_mirrored(d + torch.arange(size, device=images.device), size) for d, size in ((dy, height), (dx, width)))
@@ -156,6 +159,7 @@ def random_mirror(images: torch.Tensor, generator: torch.Generator) -> torch.Ten
 def cutmix(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
     """Return images (N, C, H, W), about `share` of them covered in part by the same part of the image before (CutMix, arXiv:1905.04899).
 
+    images: of any dtype, on any device; generator: of the CPU, so that all devices mix alike.
     The part is as wide in relation to the image as it is high; its size, in pixels, is uniform between none and all, its middle anywhere.
     """
     n, _, height, width = images.shape
