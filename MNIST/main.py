@@ -22,7 +22,8 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from util.binop import BinOp  # noqa: E402
-from util.cli import InputError, Parser, add_common_arguments, add_cpu_training_arguments, add_engine_arguments, run  # noqa: E402
+from util.cli import Parser, add_common_arguments, add_cpu_training_arguments, add_engine_arguments, run  # noqa: E402
+from util.errors import InputError  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 from util.spec import Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402

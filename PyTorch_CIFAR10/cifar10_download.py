@@ -27,7 +27,8 @@ import networks  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from util.cli import InputError, Parser, run  # noqa: E402
+from util.cli import Parser, run  # noqa: E402
+from util.errors import InputError  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 
 # One zip of 933 MB, by huyvnphan/PyTorch_CIFAR10; no checksum was published (None). The first address has been reported dead.

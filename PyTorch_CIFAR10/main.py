@@ -28,7 +28,8 @@ from torch.nn import functional as F  # noqa: E402
 from torchvision import datasets  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from util.cli import InputError, Parser, add_common_arguments, add_precision_argument, add_teacher_argument, run  # noqa: E402
+from util.cli import Parser, add_common_arguments, add_precision_argument, add_teacher_argument, run  # noqa: E402
+from util.errors import InputError  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.spec import OTHER, Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402

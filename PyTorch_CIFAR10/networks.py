@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.googlenet import BasicConv2d, Inception, InceptionAux
 
-from util.cli import InputError
+from util.errors import InputError
 from util.train import checkpoint
 
 CLASS_COUNT = 10

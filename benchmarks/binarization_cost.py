@@ -30,8 +30,9 @@ from benchmarks.machine import cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import packed  # noqa: E402
 from util.binop import BinOp  # noqa: E402
-from util.cli import InputError, Parser, run  # noqa: E402
+from util.cli import Parser, run  # noqa: E402
 from util.crops import cut_out, prepare  # noqa: E402
+from util.errors import InputError  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.outputs.results import TABLE, read_results  # noqa: E402
 from util.packed.freeze import freeze  # noqa: E402

@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.machine import cpu_name  # noqa: E402
 from tests.servers import free_port  # noqa: E402
-from util.cli import InputError, Parser, at_least, run  # noqa: E402
+from util.cli import Parser, at_least, run  # noqa: E402
+from util.errors import InputError  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 
 WIDTH, HEIGHT, RATE, SECONDS = 640, 360, 15, 40  # of the clip

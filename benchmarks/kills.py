@@ -33,7 +33,7 @@ import numpy as np  # noqa: E402
 from tests.clips import squares  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import cli  # noqa: E402
-from util.cli import InputError  # noqa: E402
+from util.errors import InputError  # noqa: E402
 from util.outputs import staging  # noqa: E402
 from util.watch.__main__ import main as watch  # noqa: E402
 

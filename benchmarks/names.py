@@ -33,8 +33,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.unknown import calibration_error, textures, windows  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import packed  # noqa: E402
-from util.cli import InputError, Parser, run  # noqa: E402
+from util.cli import Parser, run  # noqa: E402
 from util.crops import prepare  # noqa: E402
+from util.errors import InputError  # noqa: E402
 from util.outputs.pictures import contact_sheet  # noqa: E402
 from util.packed.freeze import freeze  # noqa: E402
 from util.score.metrics import MOVING, components, iou, match  # noqa: E402

@@ -30,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cv2  # noqa: E402
 
-from util.cli import InputError  # noqa: E402
+from util.errors import InputError  # noqa: E402
 from util.outputs import staging  # noqa: E402
 from util.outputs.sinks import open_sinks  # noqa: E402
 from util.track.tracking import Moment, Sighting, Track  # noqa: E402

@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.machine import cpu_name  # noqa: E402
 from tests.servers import free_port  # noqa: E402
-from util.cli import InputError, Parser, at_least, run  # noqa: E402
+from util.cli import Parser, at_least, run  # noqa: E402
+from util.errors import InputError  # noqa: E402
 from util.outputs.pictures import VideoWriter  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 from util.source.video import open_video  # noqa: E402

@@ -41,7 +41,8 @@ import fastmcd  # noqa: E402
 from tests import servers, test_evaluate  # noqa: E402
 from tests.results import ResultsWriter  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
-from util.cli import InputError, Parser, run  # noqa: E402
+from util.cli import Parser, run  # noqa: E402
+from util.errors import InputError  # noqa: E402
 from util.outputs.results import read_results  # noqa: E402
 from util.score import evaluate  # noqa: E402
 from util.source.video import open_video  # noqa: E402

@@ -13,7 +13,7 @@ import pytest
 
 from tests.clips import squares
 from tests.scripts import ROOT, load_script, run_script
-from util.cli import InputError
+from util.errors import InputError
 from util.watch import batch, on_ray
 
 # Stands in for a main.py: what it does with one clip is said by the clip's name.
@@ -23,7 +23,8 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 import cv2
 from util.watch import batch
-from util.cli import InputError, Parser, add_video_argument, add_video_options, run
+from util.cli import Parser, add_video_argument, add_video_options, run
+from util.errors import InputError
 
 def main():
     parser = Parser()

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from tests.scripts import load_script
-from util.cli import InputError
+from util.errors import InputError
 
 pytest.importorskip("util.packed._xnor", reason="not built")
 bench = load_script("benchmarks/binarization_cost.py")

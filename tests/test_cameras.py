@@ -20,7 +20,7 @@ from tests.scripts import ROOT
 from tests.servers import multipart, serve_stream
 from tests.test_live import needs_native, wait_until
 from tests.test_settings import CLASSES
-from util.cli import InputError
+from util.errors import InputError
 from util.watch import cameras
 from util.watch.__main__ import parse_args
 from util.watch.settings import load_cameras, load_settings

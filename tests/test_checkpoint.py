@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from util.binop import binarize, centre_and_clamp, to_codes
-from util.cli import InputError
+from util.errors import InputError
 from util.layers import BinConv2d
 from util.train import checkpoint
 

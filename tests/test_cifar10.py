@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script, run_script
 from util.binop import BinOp
-from util.cli import InputError
+from util.errors import InputError
 from util.train import checkpoint
 
 main = load_script("CIFAR_10/main.py")

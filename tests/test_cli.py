@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.scripts import ROOT
-from util.cli import InputError, Parser, add_common_arguments, label_of, printable, quiet, read_text, reading
+from util.cli import Parser, add_common_arguments, label_of
+from util.errors import InputError, printable, quiet, read_text, reading
 
 
 @pytest.fixture
@@ -77,7 +78,8 @@ def test_bad_flags_end_in_one_line(parser, arguments, words):
 
 
 def run_program(body, **options):
-    program = f"import errno, os, signal, sys, time\nfrom util.cli import InputError, run\ndef main():\n    {body}\nrun(main)"
+    imports = "import errno, os, signal, sys, time\nfrom util.cli import run\nfrom util.errors import InputError"
+    program = f"{imports}\ndef main():\n    {body}\nrun(main)"
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=30, **options)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from util.binop import BinOp
-from util.cli import InputError
+from util.errors import InputError
 from util.layers import BinConv2d, PositiveBatchNorm2d, anneal_sign, freeze_batch_norm
 from util.train import cpu_ops
 

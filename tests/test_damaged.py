@@ -11,7 +11,7 @@ import pytest
 
 from tests.scripts import ROOT
 from tests.servers import number_of, numbered, stdin_of, video_bytes
-from util.cli import InputError
+from util.errors import InputError
 from util.source import stream
 from util.source.images import read_bgr
 from util.source.video import open_video
@@ -152,7 +152,7 @@ SEEDS = [("mp4", "libx264", True), ("mp4", "libx264", False), ("matroska", "libx
          ("flv", "flv", True)]  # fmt: skip
 PROGRAM = """
 import collections, pathlib, sys
-from util.cli import InputError
+from util.errors import InputError
 from util.source.video import open_video
 
 ends = collections.Counter()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from util.cli import InputError
+from util.errors import InputError
 from util.train import data
 
 CLASSES = ["cat", "dog"]

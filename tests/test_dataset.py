@@ -12,7 +12,7 @@ import pytest
 
 from tests.scripts import ROOT, load_script
 from util import packed
-from util.cli import InputError
+from util.errors import InputError
 from util.outputs import dataset
 from util.train import own
 from util.watch.__main__ import main as watch

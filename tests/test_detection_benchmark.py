@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.scripts import load_script
-from util.cli import InputError
+from util.errors import InputError
 from util.score.scenes import Mover, Scene, camera_path, texture
 
 WIDTH, HEIGHT, FRAMES = 128, 96, 30

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.test_settings import CLASSES
-from util.cli import InputError
+from util.errors import InputError
 from util.watch.drawing import Drawing
 from util.watch.pipeline import Pipeline
 from util.watch.settings import load_settings

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.scripts import ROOT, run_script
-from util.cli import InputError
+from util.errors import InputError
 from util.score import evaluate
 from util.score.scenes import Frame, Mover, Scene, TrueBox, camera_path, digit_sprite, texture
 from util.score.truth import read_truth, write_truth

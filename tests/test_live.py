@@ -32,7 +32,7 @@ from tests.servers import (
     video_bytes,
 )
 from util import watch
-from util.cli import InputError
+from util.errors import InputError
 from util.files import stoppable, uninterrupted
 from util.source import live
 from util.source.video import open_video

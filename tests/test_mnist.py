@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script, run_script
 from util.binop import BinOp
-from util.cli import InputError
 from util.crops import prepare
 from util.digits import to_mnist
+from util.errors import InputError
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture
 from util.train.predict import TorchNetwork
 

@@ -16,7 +16,8 @@ import pytest
 from tests.scripts import ROOT
 from tests.servers import free_port
 from tests.test_webhook import wait_for
-from util.cli import InputError, Parser, add_video_argument, add_video_options
+from util.cli import Parser, add_video_argument, add_video_options
+from util.errors import InputError
 from util.outputs import mqtt
 from util.outputs.mqtt import Mqtt
 

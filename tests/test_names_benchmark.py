@@ -5,7 +5,7 @@ import pytest
 
 from tests.networks import RedOrGrey
 from tests.scripts import load_script
-from util.cli import InputError
+from util.errors import InputError
 from util.score.scenes import Mover, Scene, camera_path, texture
 from util.score.truth import write_truth
 from util.track.tracking import Sighting

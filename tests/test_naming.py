@@ -11,7 +11,7 @@ import pytest
 from tests.networks import RedOrGrey
 from tests.results import ResultsWriter
 from util import watch
-from util.cli import InputError
+from util.errors import InputError
 from util.watch import naming
 
 

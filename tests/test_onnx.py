@@ -9,7 +9,7 @@ import torch
 
 from tests.scripts import ROOT, load_script
 from util.binop import BinOp
-from util.cli import InputError
+from util.errors import InputError
 from util.packed.onnx import export
 from util.spec import Spec
 from util.train import checkpoint, data

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from util.cli import InputError
+from util.errors import InputError
 from util.files import GrowingFile
 from util.outputs.report import Report
 from util.outputs.results import DetectionFiles, read_results

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.scripts import load_script
 from util import packed
-from util.cli import InputError
 from util.crops import prepare
+from util.errors import InputError
 from util.train import augment, checkpoint, curve, data, head, own
 from util.train.predict import TorchNetwork
 

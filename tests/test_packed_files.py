@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.scripts import ROOT, run_script
 from util import packed as xnor
-from util.cli import InputError
+from util.errors import InputError
 from util.packed import file
 from util.packed.freeze import freeze
 from util.packed.run import PackedNetwork

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.scripts import ROOT
-from util.cli import InputError
+from util.errors import InputError
 from util.outputs import pictures
 from util.outputs.pictures import MOST_THUMBNAILS, PALETTE, VideoWriter, annotate, colour_of, contact_sheet
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script, run_script
-from util.cli import InputError
+from util.errors import InputError
 from util.train import checkpoint, steps
 from util.train.run import Files, Run
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.scripts import load_script
-from util.cli import InputError
+from util.errors import InputError
 from util.train import checkpoint
 
 download = load_script("PyTorch_CIFAR10/cifar10_download.py")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.scripts import load_script
-from util.cli import InputError
+from util.errors import InputError
 
 networks = load_script("PyTorch_CIFAR10/cifar10_download.py").networks
 

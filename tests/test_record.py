@@ -21,7 +21,8 @@ import pytest
 from tests.scripts import ROOT
 from tests.servers import multipart, number_of, numbered, serve_stream, video_bytes
 from tests.test_live import needs_native, rtsp_server, wait_until, watching
-from util.cli import InputError, Keep, keep_of
+from util.cli import Keep, keep_of
+from util.errors import InputError
 from util.outputs import ledger as ledgers
 from util.outputs import record
 from util.outputs.ledger import NAME, Ledger

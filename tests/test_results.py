@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.results import ResultsWriter
-from util.cli import InputError
 from util.crops import cut_out
+from util.errors import InputError
 from util.outputs.results import read_results
 
 HEADER = "frame,object,x,y,width,height,score,crop\n"

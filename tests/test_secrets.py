@@ -12,7 +12,7 @@ from tests.clips import squares
 from tests.scripts import ROOT
 from tests.servers import serve_directory
 from tests.test_webhook import server
-from util.cli import discreet, shown
+from util.errors import discreet, shown
 from util.watch import batch
 
 LENET = ROOT / "MNIST" / "models" / "LeNet_5.xnor"

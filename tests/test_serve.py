@@ -16,7 +16,8 @@ import pytest
 from tests.browser import browser, needs_chromium
 from tests.servers import numbered
 from tests.test_live import wait_until
-from util.cli import InputError, serve_address
+from util.cli import serve_address
+from util.errors import InputError
 from util.serve import page as page_module
 from util.serve import server as server_module
 from util.serve.page import Page, Trails, draw

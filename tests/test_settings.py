@@ -8,7 +8,7 @@ import pytest
 
 from tests.scripts import ROOT
 from util import packed
-from util.cli import InputError
+from util.errors import InputError
 from util.track.zones import make_zones
 from util.watch.settings import NUMBERS, OTHERS, load_settings, preset_names, save_drawing
 

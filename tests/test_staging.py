@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.scripts import ROOT, load_script
-from util.cli import InputError
+from util.errors import InputError
 from util.files import atomic_write, uninterrupted
 from util.outputs import staging
 from util.outputs.staging import MANIFEST, Staging, adopted, recorded

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.servers import number_of, numbered, reading_threads, serve_directory, start_program, stdin_of, video_bytes
-from util.cli import InputError
+from util.errors import InputError
 from util.source import stream
 from util.source.video import open_video
 

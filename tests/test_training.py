@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script
 from tests.test_cifar10 import write_images
-from util.cli import InputError
+from util.errors import InputError
 from util.train import checkpoint, data, steps
 from util.train.recipe import Recipe
 from util.train.run import Files, Run

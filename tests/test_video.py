@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from util.cli import InputError
+from util.errors import InputError
 from util.source.images import list_images, read_bgr
 from util.source.video import open_video
 

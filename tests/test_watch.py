@@ -17,7 +17,8 @@ from tests.test_events import check
 from tests.test_mqtt import broker, events, free_port, last, listener, needs_mosquitto
 from tests.test_webhook import server
 from util import watch
-from util.cli import InputError, time_of
+from util.cli import time_of
+from util.errors import InputError
 from util.watch import pipeline
 
 

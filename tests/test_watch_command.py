@@ -10,7 +10,7 @@ from tests.clips import squares
 from tests.networks import RedOrGrey
 from tests.scripts import ROOT, load_script
 from util import packed
-from util.cli import InputError
+from util.errors import InputError
 from util.watch import batch, watch
 from util.watch.__main__ import main, parse_args
 

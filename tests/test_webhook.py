@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.servers import running
-from util.cli import InputError, Parser, add_video_argument, add_video_options
+from util.cli import Parser, add_video_argument, add_video_options
+from util.errors import InputError
 from util.outputs import webhook
 from util.outputs.webhook import Webhook
 from util.watch.batch import without_secrets

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from util.cli import InputError
+from util.errors import InputError
 from util.spec import Spec
 from util.train import augment, steps, wild
 

@@ -25,7 +25,8 @@ if __name__ == "__main__":
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from util.cli import InputError, Parser, at_least, read_text, reading, run  # noqa: E402
+from util.cli import Parser, at_least, run  # noqa: E402
+from util.errors import InputError, read_text, reading  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.outputs.pictures import encode_png  # noqa: E402
 from util.outputs.results import TABLE, Detection, read_results, read_rows, with_crops  # noqa: E402

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.cli import InputError, printable
+from util.errors import InputError, printable
 from util.files import GrowingFile
 from util.outputs.pictures import encode_jpeg, encode_png, shrunk
 from util.outputs.sink import Sink, Timings

@@ -15,7 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.cli import InputError, Keep, read_text
+from util.cli import Keep
+from util.errors import InputError, read_text
 from util.files import GrowingFile, atomic_write, create, refuse_special
 
 NAME = "recordings.txt"

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from tqdm import tqdm
 
-from util.cli import InputError, printable
+from util.errors import InputError, printable
 from util.outputs.webhook import FIRST_WAIT, LAST, LONGEST_WAIT, QUEUE, credentials
 from util.track.tracking import UNKNOWN
 

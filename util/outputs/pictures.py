@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from util.cli import InputError, quiet
+from util.errors import InputError, quiet
 from util.files import atomic_write, create, refuse_special, temporary_name, write_all
 from util.track.tracking import UNKNOWN
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.cli import InputError
 from util.crops import cut_out, moving
+from util.errors import InputError
 from util.files import GrowingFile
 from util.outputs.pictures import CONTACT_SHEET, encode_png
 from util.outputs.sink import Sink

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from util.cli import InputError
+from util.errors import InputError
 from util.files import GrowingFile
 from util.outputs.debug import DebugView
 from util.outputs.events import ChangeLines, Events, read_crop

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from util.cli import InputError
+from util.errors import InputError
 from util.files import GrowingFile, atomic_write, create, refuse_special, uninterrupted, write_all
 
 MANIFEST = "manifest.txt"

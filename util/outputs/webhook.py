@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from tqdm import tqdm
 
-from util.cli import printable
+from util.errors import printable
 
 QUEUE = 1000  # events that wait at most
 TIMEOUT = 10.0  # seconds that a server may take for each step of an answer

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from util.cli import InputError
+from util.errors import InputError
 from util.files import atomic_write
 from util.packed.run import PackedNetwork, Shape, Step
 from util.spec import Spec

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from util.cli import InputError
+from util.errors import InputError
 from util.files import atomic_write
 from util.packed.trace import Affine, Convolution, NotAChainError, Pool, Rectifier, Shortcut, chain, pieces_of
 from util.spec import Spec

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from util.cli import InputError
+from util.errors import InputError
 from util.spec import Spec
 
 try:

@@ -13,7 +13,8 @@ TRUTH is a folder in the layout of CDnet, DAVIS or MOTChallenge, a gt.txt or a C
 Two folders of which each holds a folder for every clip, by the same names, are as many pairs. More numbers than the table shows are
 in the JSON.
 """
-from util.cli import InputError, Parser, guard, printable, read_text, reading, run
+from util.cli import Parser, guard, run
+from util.errors import InputError, printable, read_text, reading
 
 if __name__ == "__main__":
     guard()  # Ctrl-C while the rest loads

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from util.cli import InputError
+from util.errors import InputError
 from util.track.tracking import UNKNOWN
 
 STATIC, SHADOW, OUTSIDE, UNCLEAR, MOVING = 0, 50, 85, 170, 255  # CDnet's levels of a true mask

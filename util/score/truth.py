@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from util.cli import InputError, read_text, reading
+from util.errors import InputError, read_text, reading
 from util.score.metrics import MOVING, OUTSIDE, UNCLEAR, Boxes, components
 from util.source.images import list_images, read_bgr, write_image
 

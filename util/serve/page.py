@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from aiohttp import web
 
-from util.cli import InputError, printable
+from util.errors import InputError, printable
 from util.outputs.events import rfc_3339
 from util.outputs.pictures import colour_of, draw_tracks, encode_jpeg
 from util.outputs.sink import Sink, Timings

@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from tqdm import tqdm
 
-from util.cli import InputError, is_loopback
+from util.cli import is_loopback
+from util.errors import InputError
 
 CLIENTS = 64  # connections at a time; more are closed at once
 TIMEOUT = 30.0  # seconds that a connection may take from one complete answer to the end of the next

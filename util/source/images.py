@@ -12,7 +12,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from util.cli import InputError, quiet  # noqa: E402
+from util.errors import InputError, quiet  # noqa: E402
 from util.files import IMAGE_SUFFIXES  # noqa: E402
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

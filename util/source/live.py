@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from util.cli import InputError
+from util.errors import InputError
 from util.source.stream import Lost
 
 NEWEST = 4  # frames that wait at most: 0.16 s at 25 a second, enough for what comes in bursts

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm import tqdm
 
-from util.cli import InputError, discreet
+from util.errors import InputError, discreet
 from util.source.ahead import spare_cores
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from util.cli import InputError, printable, shown
+from util.errors import InputError, printable, shown
 from util.files import IMAGE_SUFFIXES
 from util.source import stream
 from util.source.ahead import ahead, spare_cores

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.cli import InputError, reading
+from util.errors import InputError, reading
 from util.source.images import read_bgr
 
 Zone = str | Sequence[Sequence[Sequence[float]]]  # an image file (white: inside), or polygons of x, y in pixels

@@ -10,7 +10,7 @@ from torch import nn
 
 from util import packed
 from util.binop import from_codes, latent_names, to_codes
-from util.cli import InputError
+from util.errors import InputError
 from util.files import atomic_write
 from util.spec import Spec
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from util.cli import InputError
+from util.errors import InputError
 from util.layers import BinConv2d, PositiveBatchNorm2d, next_momentum
 
 try:

@@ -8,7 +8,7 @@ from PIL import Image
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from util.cli import InputError, reading
+from util.errors import InputError, reading
 from util.files import IMAGE_SUFFIXES
 from util.spec import OTHER, check_classes
 

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from util import packed
-from util.cli import InputError, printable, reading
 from util.crops import prepare
+from util.errors import InputError, printable, reading
 from util.files import IMAGE_SUFFIXES
 from util.packed.freeze import freeze
 from util.spec import OTHER, Network, Spec

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from util import packed
 from util.binop import BinOp
-from util.cli import InputError
+from util.errors import InputError
 from util.packed.freeze import NotAChainError, freeze, freeze_layers
 from util.packed.onnx import export
 from util.spec import Network, Spec

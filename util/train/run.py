@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 from tqdm import tqdm
 
-from util.cli import InputError
+from util.errors import InputError
 from util.files import stoppable
 from util.spec import Spec
 from util.train import checkpoint, curve

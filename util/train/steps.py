@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from util.cli import InputError, quiet
+from util.errors import InputError, quiet
 from util.train import checkpoint
 from util.train.cpu_ops import cpu_has
 from util.train.recipe import Recipe

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from util.cli import InputError
+from util.errors import InputError
 from util.spec import Spec
 from util.train import augment
 from util.train.steps import distillation_losses

@@ -9,7 +9,8 @@ python3 -m util.watch is the command. run() is what --video, --fastMCD and --mul
 from collections.abc import Iterator
 from pathlib import Path
 
-from util.cli import InputError, label_of
+from util.cli import label_of
+from util.errors import InputError
 from util.spec import Network
 from util.track.tracking import Moment
 

@@ -4,7 +4,8 @@
     python3 -m util.watch CLIP... --save OUT --jobs 4          many clips: several, a 'pattern*', a directory of them
     python3 -m util.watch --cameras FILE --save OUT --serve 8000   several cameras, a process for each, and one page for all
 """
-from util.cli import InputError, Parser, add_label_argument, add_video_argument, add_video_options, at_least, guard, run
+from util.cli import Parser, add_label_argument, add_video_argument, add_video_options, at_least, guard, run
+from util.errors import InputError
 
 if __name__ == "__main__":
     guard()  # Ctrl-C while the rest loads

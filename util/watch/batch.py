@@ -20,7 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from util.cli import InputError, discreet, shown
+from util.errors import InputError, discreet, shown
 from util.files import atomic_write
 from util.outputs.results import TABLE
 from util.outputs.staging import MANIFEST, SUMMARY

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from util.cli import InputError, printable
+from util.errors import InputError, printable
 from util.files import stoppable
 from util.spec import Network
 from util.watch.batch import common_arguments, reason_of

@@ -1,7 +1,7 @@
 """Zones and lines that somebody draws on the live page: checked, saved as settings, and in use from the next frame on."""
 from pathlib import Path
 
-from util.cli import InputError
+from util.errors import InputError
 from util.watch.settings import NAME_FORM, is_name, load_settings, preset_names, save_drawing
 
 

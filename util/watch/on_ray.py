@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from util.cli import InputError
+from util.errors import InputError
 from util.watch.jobs import PATIENCE_S, Outcome, work
 
 

@@ -14,8 +14,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import fastmcd
-from util.cli import InputError, Keep, printable
+from util.cli import Keep
 from util.crops import cut_out, prepare
+from util.errors import InputError, printable
 from util.files import stoppable
 from util.outputs.events import Changes
 from util.outputs.sink import Sinks

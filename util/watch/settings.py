@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from util.cli import InputError, read_text, reading
+from util.errors import InputError, read_text, reading
 from util.files import atomic_write
 
 PRESETS = Path(__file__).with_name("presets.toml")
