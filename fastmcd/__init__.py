@@ -154,5 +154,5 @@ class Detector:
 
 
 def grey(bgr: np.ndarray) -> np.ndarray:
-    """uint8 (H, W), the grey image of uint8 (H, W, 3) blue, green, red: the bytes that the fastMCD program works on."""
+    """uint8 (H, W), the grey image of uint8 (H, W, 3) blue, green, red: what the camera's motion and the background are found by."""
     return _fastmcd.grey(bgr)

@@ -135,10 +135,8 @@ void run(const Options& options) {
         throw Failure(source.name + ": " + error.what());
     }
     fastmcd::Results results(options.input, options.out, options.frames);
-    std::vector<std::uint8_t> grey(std::size_t(size.area()));
     const auto detect = [&](const cv::Mat& frame) {
-        fastmcd::grey_from_bgr(frame.data, std::ptrdiff_t(frame.step), frame.cols, frame.rows, grey.data());
-        return detector->detect({grey.data(), frame.cols, frame.rows, frame.cols});
+        return detector->detect_bgr({frame.data, frame.cols, frame.rows, std::ptrdiff_t(frame.step)});
     };
     for (std::size_t i = ahead.first().size(); --i > 0;) detect(ahead.first()[i]);
     detector->turn();
