@@ -167,7 +167,7 @@ private:
 };
 
 // Names of the CPU levels that this processor can run, best first. A detector takes the first, or the one that the
-// environment variable FASTMCD_LEVEL names (std::invalid_argument if it is none of them).
+// environment variable FASTMCD_LEVEL names when it is constructed (std::invalid_argument if it is none of them).
 std::vector<std::string> levels();
 
 // grey = (77 R + 150 G + 29 B + 128) / 256 for rows of blue, green, red bytes `stride` apart; grey rows are contiguous.

@@ -64,6 +64,9 @@ struct Pyramid {
 
     std::vector<Plane> levels;
     int base = 0;
+
+private:
+    const Kernels* kernels_ = &kernels();  // a pointer: pyramids are swapped
 };
 
 }  // namespace fastmcd
