@@ -279,15 +279,16 @@ std::span<const Object> Regions::operator()(Plane& mask, const Grid<std::int32_t
         objects_.push_back(object);
     }
     tracks_.assign(regions_.begin(), regions_.end());
-    forget_unreported();
-    clean(mask);
     std::sort(objects_.begin(), objects_.end(), [](const Object& a, const Object& b) {
         const auto key = [](const Object& o) {
             return std::tuple(-o.score, -o.box.width * o.box.height, o.box.y, o.box.x, o.box.width);
         };
         return key(a) < key(b);
     });
-    return last();
+    if (objects_.size() > std::size_t(params_.max_objects)) objects_.erase(objects_.begin() + params_.max_objects, objects_.end());
+    forget_unreported();
+    clean(mask);
+    return objects_;
 }
 
 std::size_t Regions::bytes() const {

@@ -26,7 +26,7 @@ public:
     std::span<const Object> operator()(Plane& mask, const Grid<std::int32_t>& marks, const Homography& h, bool steady,
                                        std::span<const PointMotion> points);
 
-    std::span<const Object> last() const { return {objects_.data(), std::min(objects_.size(), std::size_t(params_.max_objects))}; }
+    std::span<const Object> last() const { return objects_; }
 
     std::size_t bytes() const;
 

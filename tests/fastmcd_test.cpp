@@ -237,6 +237,30 @@ void what_rests_is_no_object() {
     CHECK(look(regions, {rests, rests}) == 0 && look(regions, {moves}) == 1 && look(regions, {rests, rests}) == 1);
 }
 
+// Cells that moved as a whole, in rectangles of cells, and the pixels' mask of them.
+struct Marked {
+    Plane mask;
+    Grid<std::int32_t> marks;
+    Marked(int width, int height, const std::vector<Box>& boxes) : mask(width, height), marks(cells(width), cells(height)) {
+        for (const Box& box : boxes)
+            for (int y = box.y; y < box.y + box.height; ++y)
+                for (int x = box.x; x < box.x + box.width; ++x) {
+                    marks.row(y)[x] = 40 << 16 | kAllMoved;
+                    for (int k = 0; k < kCell; ++k) std::fill_n(mask.row(y * kCell + k) + x * kCell, kCell, std::uint8_t(255));
+                }
+    }
+};
+
+void the_mask_shows_what_is_reported() {
+    Params params;
+    params.min_score = 0, params.max_objects = 1;
+    Regions regions(320, 240, params);
+    Marked seen(320, 240, {{5, 5, 10, 10}, {40, 30, 20, 20}});
+    const auto objects = regions(seen.mask, seen.marks, kIdentity, false, {});
+    CHECK(objects.size() == 1 && objects[0].box.x == 160 && regions.last().size() == 1);
+    CHECK(seen.mask.row(160)[200] == 255 && seen.mask.row(40)[40] == 0);
+}
+
 void implausible_homographies_are_refused() {
     const double nan = std::numeric_limits<double>::quiet_NaN();
     CHECK(plausible(kIdentity, 320, 240) && plausible(similarity(320, 240, 5, 1.2, 20, 9), 320, 240));
@@ -615,6 +639,7 @@ int main() {
     finds_a_known_motion();
     points_tell_what_moves();
     what_rests_is_no_object();
+    the_mask_shows_what_is_reported();
     implausible_homographies_are_refused();
     model_moves_with_the_camera();
     levels_agree();
