@@ -151,19 +151,25 @@ void Regions::keep(int labels) {
     regions_.assign(all_.begin() + 1, std::min(end, all_.begin() + 1 + std::ptrdiff_t(regions_.capacity())));
 }
 
-// Boxes that overlap are fragments of one object.
+// Boxes that overlap are fragments of one object. One that has grown may overlap any other, so all are looked at again, from the next
+// one around: twice as many rounds as there are regions at most.
 void Regions::merge() {
     const auto area = [](const Region& r) { return double(r.right - r.left) * (r.bottom - r.top); };
+    const auto overlap = [&](const Region& a, const Region& b) {
+        const int width = std::min(a.right, b.right) - std::max(a.left, b.left);
+        const int height = std::min(a.bottom, b.bottom) - std::max(a.top, b.top);
+        return width > 0 && height > 0 && double(width) * height >= kOverlap * std::min(area(a), area(b));
+    };
     for (std::size_t i = 0; i < regions_.size(); ++i)
-        for (std::size_t j = i + 1; j < regions_.size(); ++j) {
+        for (std::size_t away = 1; away < regions_.size(); ++away) {
+            const std::size_t j = (i + away) % regions_.size();
             Region &a = regions_[i], &b = regions_[j];
-            const int width = std::min(a.right, b.right) - std::max(a.left, b.left);
-            const int height = std::min(a.bottom, b.bottom) - std::max(a.top, b.top);
-            if (width <= 0 || height <= 0 || double(width) * height < kOverlap * std::min(area(a), area(b))) continue;
+            if (!overlap(a, b)) continue;
             a = {std::min(a.left, b.left), std::min(a.top, b.top), std::max(a.right, b.right),
                  std::max(a.bottom, b.bottom), a.pixels + b.pixels, a.contrast + b.contrast, 1, 0};
             regions_.erase(regions_.begin() + std::ptrdiff_t(j));
-            j = i;  // a has grown: look at all after it again
+            if (j < i) --i;
+            away = 0;
         }
 }
 

@@ -261,6 +261,18 @@ void the_mask_shows_what_is_reported() {
     CHECK(seen.mask.row(160)[200] == 255 && seen.mask.row(40)[40] == 0);
 }
 
+// Two angles whose boxes overlap; their joint box overlaps that of a square, which is looked at before them.
+void a_box_that_has_grown_reaches_those_before_it() {
+    Params params;
+    params.min_score = params.min_area = params.closing = 0;
+    Regions regions(320, 240, params);
+    Marked seen(320, 240, {{0, 0, 20, 20}, {37, 4, 4, 31}, {20, 31, 21, 4}, {10, 24, 4, 17}, {10, 37, 20, 4}});
+    const auto objects = regions(seen.mask, seen.marks, kIdentity, false, {});
+    CHECK(objects.size() == 1 && iou(objects[0].box, {0, 0, 164, 164}) == 1);
+    Marked apart(320, 240, {{0, 0, 20, 20}, {37, 4, 4, 31}, {20, 31, 21, 4}});
+    CHECK(regions(apart.mask, apart.marks, kIdentity, false, {}).size() == 2);
+}
+
 void implausible_homographies_are_refused() {
     const double nan = std::numeric_limits<double>::quiet_NaN();
     CHECK(plausible(kIdentity, 320, 240) && plausible(similarity(320, 240, 5, 1.2, 20, 9), 320, 240));
@@ -640,6 +652,7 @@ int main() {
     points_tell_what_moves();
     what_rests_is_no_object();
     the_mask_shows_what_is_reported();
+    a_box_that_has_grown_reaches_those_before_it();
     implausible_homographies_are_refused();
     model_moves_with_the_camera();
     levels_agree();
