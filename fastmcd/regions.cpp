@@ -106,7 +106,7 @@ void Regions::add(Region& region, const Run& run, const Grid<std::int32_t>& mark
 int Regions::collect(const Bits& bits, std::vector<Run>& runs, const Grid<std::int32_t>& marks,
                      std::vector<Region>& regions) {
     const int labels = label_runs(bits, runs);
-    for (int label = 1; label <= labels; ++label) regions[label] = {width_, height_, 0, 0, 0, 0, 1, 0};
+    for (int label = 1; label <= labels; ++label) regions[label] = {width_, height_, 0, 0, 0, 1, 0};
     for (Run& run : runs) add(regions[run.label = root(run.label)], run, marks);
     return labels;
 }
@@ -122,18 +122,14 @@ int Regions::split(int labels, const Grid<std::int32_t>& marks) {
         while (runs_[whole].row < core.row || runs_[whole].end <= core.first) ++whole;
         parts_[core.label].whole = runs_[whole].label;
     }
-    int end = labels + 1;
-    for (int label = 1; label <= labels; ++label) {
-        std::int64_t most = 1;
-        for (int i = 1; i <= parts; ++i)
-            if (parts_[i].whole == label) most = std::max(most, parts_[i].pixels);
-        const int first = end;
-        for (int i = 1; i <= parts; ++i)
-            if (parts_[i].whole == label && double(parts_[i].pixels) >= kEqual * double(most)) all_[end++] = parts_[i];
-        if (end - first < 2) end = first;
-        else all_[label].split = true;
-    }
-    return end - 1;
+    const auto begin = parts_.begin() + 1, end = begin + parts;
+    for (auto part = begin; part != end; ++part) all_[part->whole].largest = std::max(all_[part->whole].largest, part->pixels);
+    const auto equal = [&](const Region& part) { return part.pixels >= kEqual * all_[part.whole].largest; };
+    for (auto part = begin; part != end; ++part) all_[part->whole].equals += equal(*part);
+    int last = labels;
+    for (auto part = begin; part != end; ++part)
+        if (equal(*part) && all_[part->whole].split()) all_[++last] = *part;
+    return last;
 }
 
 void Regions::keep(int labels) {
@@ -143,7 +139,7 @@ void Regions::keep(int labels) {
     for (const Run& run : runs_)
         if (too_small(all_[run.label])) on_.clear(run.row, run.first, run.end);
     // the largest come first and are kept, as many as there is room for
-    const auto end = std::remove_if(all_.begin() + 1, all_.begin() + 1 + labels, [&](const Region& r) { return r.split || too_small(r); });
+    const auto end = std::remove_if(all_.begin() + 1, all_.begin() + 1 + labels, [&](const Region& r) { return r.split() || too_small(r); });
     std::sort(all_.begin() + 1, end, [](const Region& a, const Region& b) {
         const auto key = [](const Region& r) { return std::tuple(-r.pixels, r.top, r.left, r.bottom, r.right); };
         return key(a) < key(b);
@@ -166,7 +162,7 @@ void Regions::merge() {
             Region &a = regions_[i], &b = regions_[j];
             if (!overlap(a, b)) continue;
             a = {std::min(a.left, b.left), std::min(a.top, b.top), std::max(a.right, b.right),
-                 std::max(a.bottom, b.bottom), a.pixels + b.pixels, a.contrast + b.contrast, 1, 0};
+                 std::max(a.bottom, b.bottom), a.pixels + b.pixels, 1, a.contrast + b.contrast};
             regions_.erase(regions_.begin() + std::ptrdiff_t(j));
             if (j < i) --i;
             away = 0;

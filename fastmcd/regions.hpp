@@ -33,11 +33,13 @@ public:
 private:
     struct Region {
         int left, top, right, bottom;  // right and bottom are one past the end
-        std::int64_t pixels, contrast;  // moving pixels; their cells' contrast, summed over them
+        int pixels;                    // that move
         int age;                       // frames seen
-        int whole;                     // of a part: the region that it belongs to
+        std::int64_t contrast;         // of the cells of these pixels, summed over them
+        int whole = 0;                 // of a part: the region that it belongs to
+        int largest = 1, equals = 0;   // pixels of its largest part; parts that are of about that size
         bool moved = false;            // an object of frames before, which may stop now
-        bool split = false;
+        bool split() const { return equals >= 2; }
     };
 
     struct Run {  // of cells that are on, in a row

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <limits>
 #include <random>
@@ -271,6 +272,34 @@ void a_box_that_has_grown_reaches_those_before_it() {
     CHECK(objects.size() == 1 && iou(objects[0].box, {0, 0, 164, 164}) == 1);
     Marked apart(320, 240, {{0, 0, 20, 20}, {37, 4, 4, 31}, {20, 31, 21, 4}});
     CHECK(regions(apart.mask, apart.marks, kIdentity, false, {}).size() == 2);
+}
+
+// Seconds of this thread's work. Sanitizers make it many times as slow: nothing is timed then.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kTimed = false;
+#else
+constexpr bool kTimed = true;
+#endif
+
+double seconds_of(const std::function<void()>& work) {
+    const std::clock_t start = std::clock();
+    work();
+    return double(std::clock() - start) / CLOCKS_PER_SEC;
+}
+
+// The largest frame full of specks, all of which may be objects.
+void many_regions_take_no_longer_than_few() {
+    constexpr int kWidth = 4096, kHeight = 2160;
+    Params params;
+    params.min_score = params.min_area = params.closing = 0;
+    Regions regions(kWidth, kHeight, params);
+    std::vector<Box> specks;
+    for (int y = 0; y + 3 <= cells(kHeight); y += 4)
+        for (int x = 0; x + 3 <= cells(kWidth); x += 4) specks.push_back({x, y, 3, 3});
+    Marked seen(kWidth, kHeight, specks);
+    const double seconds = seconds_of([&] { regions(seen.mask, seen.marks, kIdentity, true, {}); });
+    CHECK(!kTimed || seconds < 0.5);
+    CHECK(regions.last().size() == 64);
 }
 
 void implausible_homographies_are_refused() {
@@ -653,6 +682,7 @@ int main() {
     what_rests_is_no_object();
     the_mask_shows_what_is_reported();
     a_box_that_has_grown_reaches_those_before_it();
+    many_regions_take_no_longer_than_few();
     implausible_homographies_are_refused();
     model_moves_with_the_camera();
     levels_agree();
