@@ -82,7 +82,7 @@ double corner_shift(const Homography& h, int width, int height) {
     double shift = 0;
     for (const Point p : corners(width, height)) {
         const Point q = project(h, p);
-        shift = std::max(shift, std::sqrt((q.x - p.x) * (q.x - p.x) + (q.y - p.y) * (q.y - p.y)));
+        shift = std::max(shift, length({q.x - p.x, q.y - p.y}));
     }
     return shift;
 }

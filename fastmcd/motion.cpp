@@ -4,8 +4,6 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "pan.hpp"
-
 namespace fastmcd {
 namespace {
 
@@ -49,7 +47,8 @@ MotionEstimator::MotionEstimator(int width, int height, const Params& params)
 
 MotionEstimator::MotionEstimator(const Pyramid& shape, int width, int height, const Params& params)
     : points_(params.points), tolerance_(params.tolerance), min_inliers_(params.min_inliers),
-      ransac_(width, height, kVotes * params.points), find_epipole_(width, height, params.points, params.tolerance * double(1 << shape.base)) {
+      ransac_(width, height, kVotes * params.points), find_pan_(shape.levels.back().width, shape.levels.back().height),
+      find_epipole_(width, height, params.points, params.tolerance * double(1 << shape.base)) {
     const Plane& image = shape.levels[shape.base];
     base_ = shape.base;
     block_columns_ = image.width / kBlock, block_rows_ = image.height / kBlock;
@@ -198,20 +197,21 @@ Motion MotionEstimator::follow(const Pyramid& current, const Pyramid& previous, 
     }
     descend(current, previous, found_);
     motion = arrive(current, previous, found_);
-    if (motion.known) return motion;
-    return pan(current, previous, likely);
+    return motion.known ? motion : pan(current, previous, likely, motion);
 }
 
 // The camera turns so fast that points are lost: they start again from where the coarsest pictures fit. If they still do not agree, being
 // blurred, but the pictures fit where the last motion leads to, that is where the camera looks.
-Motion MotionEstimator::pan(const Pyramid& current, const Pyramid& previous, const Homography& likely) {
-    const Shift shift = best_translation(current.levels.back(), previous.levels.back());
-    descend(current, previous, found_, shift);
-    Motion motion = arrive(current, previous, found_);
+Motion MotionEstimator::pan(const Pyramid& current, const Pyramid& previous, const Homography& likely, Motion motion) {
     const double shrink = double(1 << (current.levels.size() - 1));
     const Point middle{current.levels[0].width / 2.0, current.levels[0].height / 2.0}, from = project(likely, middle);
-    const double x = (from.x - middle.x) / shrink, y = (from.y - middle.y) / shrink;
-    const bool goes_on = std::hypot(x, y) >= kLeastPan && std::hypot(double(shift.x) - x, double(shift.y) - y) <= kMostChange;
+    const Point way{(from.x - middle.x) / shrink, (from.y - middle.y) / shrink};
+    const bool pans = length(way) >= kLeastPan;
+    if (int(found_.size()) < kMinPoints && !pans) return motion;  // the pictures alone would not be believed
+    const Shift shift = find_pan_(current.levels.back().view(), previous.levels.back().view());
+    descend(current, previous, found_, shift);
+    motion = arrive(current, previous, found_);
+    const bool goes_on = pans && length({double(shift.x) - way.x, double(shift.y) - way.y}) <= kMostChange;
     if (!motion.known && goes_on) {
         motion.homography = {1, 0, shrink * double(shift.x), 0, 1, shrink * double(shift.y), 0, 0, 1};
         motion.known = true;
@@ -275,7 +275,7 @@ std::vector<TrackedPoint> MotionEstimator::tracked() const {
         if (!tracked_[i]) continue;
         const Point at = full_size(found_[i], scale), to = project(fitted_, at);
         const Point from = came_from(found_[i], shifts_[i], scale);
-        const double off = std::hypot(to.x - from.x, to.y - from.y);
+        const double off = length({to.x - from.x, to.y - from.y});
         out.push_back({at.x, at.y, from.x, from.y, fits_ && off <= tolerance_ * scale});
     }
     return out;
@@ -284,7 +284,7 @@ std::vector<TrackedPoint> MotionEstimator::tracked() const {
 std::size_t MotionEstimator::bytes() const {
     return (tensors_.size() + texture_.size()) * sizeof(float) + (found_.capacity() + guides_.capacity() + scaled_.size()) * sizeof(Pixel) +
            (shifts_.capacity() + good_.capacity()) * sizeof(Shift) + tracked_.size() + ransac_.bytes() +
-           find_epipole_.bytes() + told_.capacity() * sizeof(PointMotion);
+           find_pan_.bytes() + find_epipole_.bytes() + told_.capacity() * sizeof(PointMotion);
 }
 
 }  // namespace fastmcd

@@ -128,6 +128,19 @@ bool throws(const std::function<void()>& action, const std::string& words) {
     return false;
 }
 
+// Seconds of this thread's work. Sanitizers make it many times as slow: nothing is timed then.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kTimed = false;
+#else
+constexpr bool kTimed = true;
+#endif
+
+double seconds_of(const std::function<void()>& work) {
+    const std::clock_t start = std::clock();
+    work();
+    return double(std::clock() - start) / CLOCKS_PER_SEC;
+}
+
 void any_size_and_content() {
     std::mt19937 random(1);
     for (const auto& [width, height] : {std::pair{32, 32}, {33, 47}, {61, 32}, {32, 199}, {321, 241}, {514, 33}}) {
@@ -177,6 +190,29 @@ void finds_a_known_motion() {
             }
         }
     }
+}
+
+// Long thin images are searched by their halves, and as exactly as others.
+void a_pan_is_found_in_images_of_any_shape() {
+    for (const auto& [width, height, x, y] : {std::tuple{53, 30, 14, -5}, {64, 64, -20, 13}, {512, 47, 151, -6}, {22, 400, 3, 120}}) {
+        const Shift found = PanFinder(width, height)(seen(width, height, shift(x, y)).view(), seen(width, height, kIdentity).view());
+        CHECK(found.x == float(x) && found.y == float(y));
+    }
+    PanFinder find(512, 47);
+    const Frame one = seen(512, 47, kIdentity), other = seen(512, 47, shift(9000, 0));
+    const double seconds = seconds_of([&] { find(one.view(), other.view()); });
+    CHECK(!kTimed || seconds < 0.02);
+}
+
+void a_frame_without_points_is_not_searched_for_a_pan() {
+    Pyramid black(1024, 1024);
+    black.levels[0] = copy_of(Frame(1024, 1024).view());
+    black.build();
+    MotionEstimator estimate(1024, 1024, {});
+    const double seconds = seconds_of([&] {
+        for (int i = 0; i < 100; ++i) CHECK(estimate(black, black).known);
+    });
+    CHECK(!kTimed || seconds < 0.1);
 }
 
 // A textured patch that goes its own way in front of a moving camera; one that goes on along the background's way may just be nearer.
@@ -272,19 +308,6 @@ void a_box_that_has_grown_reaches_those_before_it() {
     CHECK(objects.size() == 1 && iou(objects[0].box, {0, 0, 164, 164}) == 1);
     Marked apart(320, 240, {{0, 0, 20, 20}, {37, 4, 4, 31}, {20, 31, 21, 4}});
     CHECK(regions(apart.mask, apart.marks, kIdentity, false, {}).size() == 2);
-}
-
-// Seconds of this thread's work. Sanitizers make it many times as slow: nothing is timed then.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kTimed = false;
-#else
-constexpr bool kTimed = true;
-#endif
-
-double seconds_of(const std::function<void()>& work) {
-    const std::clock_t start = std::clock();
-    work();
-    return double(std::clock() - start) / CLOCKS_PER_SEC;
 }
 
 // The largest frame full of specks, all of which may be objects.
@@ -678,6 +701,8 @@ int main() {
     any_size_and_content();
     rows_at_any_stride();
     finds_a_known_motion();
+    a_pan_is_found_in_images_of_any_shape();
+    a_frame_without_points_is_not_searched_for_a_pan();
     points_tell_what_moves();
     what_rests_is_no_object();
     the_mask_shows_what_is_reported();
