@@ -47,7 +47,7 @@ class Result:
     crops: np.ndarray  # int32 (N, 4), the same with context, for a classifier
     scores: np.ndarray  # float32 (N,), 0..1: estimated share of true boxes (IoU >= 0.5) among boxes like it
     mask: np.ndarray  # uint8 (H, W), 0 or 255
-    homography: np.ndarray  # float64 (3, 3), takes current pixel coordinates to the previous frame's
+    homography: np.ndarray  # float64 (3, 3), maps current pixel coordinates to the reference frame, see Motion in fastmcd.hpp
     motion_known: bool  # False on the first frame, at scene cuts, in blur and without texture: only a fast turn has objects then
     points: int  # tracked for the homography
     inliers: int  # explained by it
@@ -74,12 +74,12 @@ class Points:
     """The points by which the camera's motion was found."""
 
     current: np.ndarray  # float32 (N, 2), x and y in the last frame
-    previous: np.ndarray  # float32 (N, 2), in the frame that the homography leads to
+    previous: np.ndarray  # float32 (N, 2), in the reference frame
     inlier: np.ndarray  # bool (N,), whether that motion explains it
 
 
 class Detector:
-    """A detector for frames of width x height (32x32 to 4096x2160, either way up), fed frame by frame.
+    """A detector for frames of width x height (sides of 32 to 4096 px, at most 4096x2160 pixels in all), fed frame by frame.
 
     Keywords are the names in PARAMS. Raises ValueError for a size or value out of range, TypeError for an unknown name.
     Threads may share a detector: it takes one call at a time. Detectors share nothing.

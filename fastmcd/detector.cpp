@@ -26,8 +26,8 @@ std::string size(int width, int height) { return std::to_string(width) + "x" + s
 Params checked(int width, int height, Params params) {
     const auto [shorter, longer] = std::minmax(width, height);
     if (shorter < kMinSide || longer > kMaxSide || std::int64_t(shorter) * longer > kMaxArea)
-        throw std::invalid_argument("frame size is " + size(width, height) + ", must be from " + size(kMinSide, kMinSide) + " to " +
-                                    size(kMaxSide, kMaxArea / kMaxSide) + ", either way up");
+        throw std::invalid_argument("frame size is " + size(width, height) + ", sides must be " + std::to_string(kMinSide) + " to " +
+                                    std::to_string(kMaxSide) + " px, and " + size(kMaxSide, kMaxArea / kMaxSide) + " pixels in all at most");
     for (const Parameter& parameter : parameters()) parameter.set(params, parameter.get(params));
     return params;
 }

@@ -64,10 +64,11 @@ struct Object {
 };
 
 // The camera's. Frames of unknown motion are passed over, four in a row at most; then all is learned anew. Such a frame has no
-// objects; or those of the one before, if the camera turned fast then: by more than a tenth of the frame. So the frame
-// that the homography leads to is the one before, or the last before those.
+// objects; or those of the one before, if the camera turned fast then: by more than a tenth of the frame.
 struct Motion {
-    std::array<double, 9> homography;  // row-major, takes current pixel coordinates to the previous frame's
+    // Row-major. Maps current pixel coordinates to the reference frame: the last frame of known motion or, while the camera stands
+    // still, the one in which it came to rest. So it is the identity as long as the camera rests.
+    std::array<double, 9> homography;
     bool known;                        // false: scene cut, blur or too little texture; homography is then the identity
     int points, inliers;               // points tracked, and those that the homography explains
 };
@@ -86,7 +87,7 @@ struct Result {
 // A look inside, for tuning. Copies, made when asked for.
 struct TrackedPoint {
     double x, y;            // px, in the last frame
-    double from_x, from_y;  // in the frame that the homography leads to
+    double from_x, from_y;  // in the reference frame, see Motion
     bool inlier;            // the camera's motion explains it
 };
 
@@ -101,7 +102,7 @@ struct Params {
     // Camera motion. Large frames are tracked on a level of the pyramid that is at most 512 pixels wide and high.
     int points = 192;               // 32..1000: most points tracked. More: steadier, slower
     double tolerance = 1.0;         // 0.2..5 px of the tracked level: how far an inlier may be off. Less: lost sooner
-    double min_inliers = 0.3;       // 0.1..0.9: share of points that must agree, else motion is unknown. More: safer
+    double min_inliers = 0.3;       // 0.25..0.9: share of points that must agree, else motion is unknown. More: safer
     // Background model.
     double max_age = 250;           // 2..1000 frames of memory: what stops is background after so many. More: ghosts too
     double match = 1;               // 0.5..20 variances: a cell this near its background teaches it. More: absorbs more
@@ -140,7 +141,8 @@ std::span<const Parameter> parameters();
 
 class Detector {
 public:
-    // Frames of width x height, 32x32 to 4096x2160, either way up. std::invalid_argument if out of range. Allocates all there ever is.
+    // Frames of width x height: each 32 to 4096 px, and at most 4096x2160 pixels in all. std::invalid_argument if out of range.
+    // Allocates all there ever is.
     Detector(int width, int height, const Params& params = {});
     ~Detector();
     Detector(Detector&&) noexcept;

@@ -1,5 +1,6 @@
 // The detector in C++: sizes, contents, known motions, made scenes, bad arguments. Run by ctest.
 #include <algorithm>
+#include <cfenv>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -636,6 +637,21 @@ void colours_are_told_from_what_is_around() {
     CHECK(line[150] < -0.3f);
 }
 
+// What is no longer seen decays to nothing, not into denormal numbers.
+void forgotten_colours_are_none() {
+    const int columns = 80, rows = 60;
+    Grid<float> evidence(columns, rows), belief(columns, rows), uncovered(columns, rows);
+    evidence.fill(1), belief.fill(1);
+    Colours colours(columns, rows);
+    colours.look(Frame(columns * kCell, rows * kCell, 90).view());
+    colours.learn(evidence, belief, uncovered);
+    evidence.fill(0), belief.fill(0);
+    for (int t = 0; t < 1100; ++t) colours.learn(evidence, belief, uncovered);
+    std::feclearexcept(FE_UNDERFLOW);
+    colours.learn(evidence, belief, uncovered);
+    CHECK(!std::fetestexcept(FE_UNDERFLOW));
+}
+
 void what_is_still_is_a_ghost_if_its_background_is_young() {
     const int columns = 40;
     const Grid<float> nothing(columns, 1);
@@ -679,11 +695,13 @@ void what_moved_goes_on_moving() {
 void bad_arguments_throw() {
     CHECK(throws([] { Detector(31, 240); }, "31x240"));
     CHECK(throws([] { Detector(4097, 240); }, "4097x240"));
-    CHECK(throws([] { Detector(2976, 2976); }, "2976x2976"));
+    CHECK(throws([] { Detector(2976, 2976); }, "2976x2976, sides must be 32 to 4096 px, and 4096x2160 pixels in all at most"));
+    CHECK(Detector(2974, 2974).bytes() < std::size_t(30) * 2974 * 2974);
     CHECK(Detector(2160, 4096).bytes() < std::size_t(30) * 4096 * 2160);
     CHECK(throws([] { Detector(320, -1); }, "320x-1"));
     CHECK(throws([] { Params p; p.threshold = 0; Detector(320, 240, p); }, "threshold is 0"));
     CHECK(throws([] { Params p; p.match = std::nan(""); Detector(320, 240, p); }, "match is nan"));
+    CHECK(throws([] { Params p; p.min_inliers = 0.2; Detector(320, 240, p); }, "min_inliers is 0.2, must be a number from 0.25"));
     CHECK(throws([] { Params p; p.points = 5; Detector(320, 240, p); }, "points is 5"));
     CHECK(throws([] { Params p; parameters()[0].set(p, 99.5); }, "whole"));
     const Frame frame(64, 48);
@@ -723,6 +741,7 @@ int main() {
     what_is_left_behind_is_told_apart();
     what_moves_unteaches_its_background();
     colours_are_told_from_what_is_around();
+    forgotten_colours_are_none();
     what_is_still_is_a_ghost_if_its_background_is_young();
     a_vague_background_says_little();
     what_moved_goes_on_moving();
