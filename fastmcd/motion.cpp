@@ -21,10 +21,6 @@ constexpr double kAlong = 0.8;         // cosine of the angle to the way of what
 constexpr double kLeastWay = 0.5;      // px that the background must have gone for that
 constexpr double kMaxChanged = 0.25;   // share of pixels, for a still frame without enough texture
 
-bool holds_window(const Plane& image, int x, int y) {  // one pixel wider: for gradients and interpolation
-    return x > kRadius && y > kRadius && x + kRadius + 1 < image.width && y + kRadius + 1 < image.height;
-}
-
 Point full_size(Pixel p, double scale) {  // centre of a reduced pixel
     return {(p.x + 0.5) * scale - 0.5, (p.y + 0.5) * scale - 0.5};
 }
@@ -80,7 +76,7 @@ void MotionEstimator::find_points(const Plane& image) {
     found_.clear();
     for (int row = 0; row < lattice_rows_; ++row)
         for (int column = 0; column < lattice_columns_; ++column) best_of(column, row);
-    std::erase_if(found_, [&](Pixel p) { return !holds_window(image, p.x, p.y); });
+    std::erase_if(found_, [&](Pixel p) { return !holds_window(image.width, image.height, p.x, p.y); });
 }
 
 void MotionEstimator::best_of(int column, int row) {

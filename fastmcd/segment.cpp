@@ -54,13 +54,12 @@ void Segmenter::reset() {
 // Rousso and Peleg 1994). A ghost has not, what moves has, wherever it is not flat.
 void Segmenter::compare(const Model& model, int frames, float weight, bool first) {
     const std::size_t which = std::size_t((frames_ - frames) % kFar);
-    const Homography& h = ways_[which];
     const Grid<float>& means = model.means();
     for (int y = 0; y < rows_; ++y) {
         Past row{means.row(y - 1), means.row(y), means.row(y + 1), past_[which].row(0), means.pitch(), columns_, rows_, {},
                  light_[which].gain, light_[which].offset, disorder_, weight, first, rest_.row(y),
                  moved_[which].row(0), moved_[which].row(y), frames == kFar ? uncovered_.row(y) : nullptr, frames == kNear && frames_ >= kFar ? stays().row(y) : nullptr};
-        for (int k = 0; k < 3; ++k) row.h[3 * k] = float(h[3 * k]), row.h[3 * k + 1] = float(h[3 * k + 1] * y + h[3 * k + 2]);
+        at_row(ways_[which], y, row.h);
         disorder_sum_ += kernels_.segment.compare(row, &disorder_cells_);
     }
 }

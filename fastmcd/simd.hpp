@@ -24,6 +24,11 @@
 
 #define ALWAYS inline __attribute__((always_inline))
 
+// What a file defines for its level: OF_LEVEL(image_kernels_) is image_kernels_avx2, say.
+#define JOINED(a, b) a##b
+#define NAMED(a, b) JOINED(a, b)
+#define OF_LEVEL(name) NAMED(name, FASTMCD_LEVEL)
+
 namespace fastmcd {
 namespace {
 

@@ -432,12 +432,10 @@ double spin(int rounds) {
 
 }  // namespace
 
-#define NAME2(a, b) a##b
-#define NAME(a, b) NAME2(a, b)
 #define TEXT2(a) #a
 #define TEXT(a) TEXT2(a)
-extern const Kernels NAME(kernels_, FASTMCD_LEVEL);
-const Kernels NAME(kernels_, FASTMCD_LEVEL) = {
+extern const Kernels OF_LEVEL(kernels_);
+const Kernels OF_LEVEL(kernels_) = {
     TEXT(FASTMCD_LEVEL), kWordBytes, kLoadBytes,    kLanes, kFloats, depth_of, pack, binary,
     real_sums,           pool,       bfloat16_bits, spin};
 
