@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -24,7 +25,7 @@ public:
         for (int word = from / 64; word < words_; ++word) {
             std::uint64_t v = on ? row(y)[word] : ~row(y)[word];
             if (word == from / 64) v &= ~std::uint64_t(0) << (from % 64);
-            if (v) return std::min(columns_, 64 * word + __builtin_ctzll(v));
+            if (v) return std::min(columns_, 64 * word + std::countr_zero(v));
         }
         return columns_;
     }

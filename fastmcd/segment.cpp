@@ -37,7 +37,7 @@ constexpr float kLearned = 25;       // frames: age of a background that what re
 Segmenter::Segmenter(int columns, int rows)
     : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), uncovered_(rest_), evidence_(rest_), right_(rest_), down_(rest_),
       horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes),
-      past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), epipoles_(kFar), light_(kFar),
+      past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), light_(kFar), epipoles_(kFar),
       patch_columns_((columns - 1) / kPatch + 1), patch_rows_((rows - 1) / kPatch + 1), near_(std::size_t(patch_columns_) * patch_rows_) {
     group_.reserve(near_.size());
     reset();

@@ -52,15 +52,15 @@ private:
     std::vector<float> line_, room_;
     std::vector<Grid<float>> past_;   // means of the cells of the last frames
     std::vector<Grid<float>> moved_;  // and belief in their motion
-    std::vector<Homography> ways_;   // from the current frame's cells to theirs
-    std::vector<Epipole> epipoles_;  // of the last kFar frames
-    std::vector<Exposure> light_;      // and from their grey levels to the current ones
+    std::vector<Homography> ways_;    // from the current frame's cells to theirs
+    std::vector<Exposure> light_;     // and from their grey levels to the current ones
+    std::vector<Epipole> epipoles_;   // of the last frames
     int patch_columns_, patch_rows_;
     std::vector<std::uint8_t> near_;   // of each patch: 1 if it seems to stand nearer than the rest, 2 once it was looked at
     std::vector<int> group_;           // patches of these that touch
     std::int64_t frames_ = 0;        // in a row
     float disorder_, edge_;
-    std::int64_t disorder_sum_ = 0, edge_sum_ = 0;
+    std::int64_t disorder_sum_ = 0;
     int disorder_cells_ = 0;
 };
 

@@ -13,13 +13,13 @@ namespace {
 
 constexpr std::uint16_t kNever = 65535;  // no count is as large
 
+}  // namespace
+
 void check_entries(std::size_t found, std::size_t expected, const char* name) {
     if (found != expected)
         throw std::invalid_argument(std::string(name) + " has " + std::to_string(found) + " entries, expected " +
                                     std::to_string(expected));
 }
-
-}  // namespace
 
 std::string text(const Shape& s) {
     return std::to_string(s.channels) + " channels of " + std::to_string(s.width) + "x" + std::to_string(s.height);
