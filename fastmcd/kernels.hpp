@@ -142,11 +142,14 @@ struct Weighing {  // of a row of cells
     float *stays, *out;  // stays: from 0 or 1 to evidence
 };
 
+inline constexpr int kSteps = 16;     // in which sums count, so that they are whole numbers and the same in any order
+inline constexpr int kMostSquare = 9;  // a cell's squared difference over its expected variance counts this much at most
+
 struct SegmentKernels {
-    // Adds each cell's logarithm of how much likelier rest is than motion. Returns the sum of 16 * min(9, squared difference over the
-    // variance that is expected at rest) and the number of cells that it was taken over.
+    // Adds each cell's logarithm of how much likelier rest is than motion. Returns the sum of kSteps * min(kMostSquare, squared
+    // difference over the variance that is expected at rest) and the number of cells that it was taken over.
     std::int64_t (*compare)(const Past& row, int* cells);
-    // How strongly a cell is tied to its right-hand and lower neighbours; returns the sum of 16 * |difference| of both.
+    // How strongly a cell is tied to its right-hand and lower neighbours; returns the sum of kSteps * |difference| of both.
     int (*tie)(const float* here, const float* below, int columns, float scale, float* right, float* down);
     void (*weigh)(const Weighing& row);
     // Messages along `count` (at most kLanes) rows, from both sides: out = what the left and right tell each cell.

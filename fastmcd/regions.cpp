@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kMinDensity = 32;    // of the 144 pixels of 3x3 cells
 constexpr int kOpening = 1;       // radius, cells
+constexpr int kSpare = 4;          // regions per object that may be reported: some merge, some are not sure
 constexpr double kEqual = 0.35;    // of several parts in one region, those of this share of the largest are objects too
 constexpr int kFewestPoints = 2;   // that tell whether a region rests
 constexpr double kOverlap = 0.25;  // share of the smaller of two boxes that makes them one object, or the same one
@@ -35,14 +36,14 @@ int radius_in_cells(int width, int height, double closing) {
 
 Regions::Regions(int width, int height, const Params& params)
     : params_(params), width_(width), height_(height), columns_(cells(width)), rows_(cells(height)),
-      closing_(radius_in_cells(width, height, params.closing)), on_(columns_, rows_), cores_(on_), inner_(on_) {
+      closing_(radius_in_cells(width, height, params.closing)),
+      most_regions_(std::size_t(kSpare * params.max_objects)), on_(columns_, rows_), cores_(on_), inner_(on_) {
     const std::size_t runs = std::size_t(columns_ / 2 + 1) * rows_;  // at most
     for (auto* v : {&runs_, &core_runs_}) v->reserve(runs);
     parents_.resize(runs + 1);
     for (auto* v : {&all_, &parts_}) v->resize(2 * runs + 1);
-    regions_.reserve(4 * params.max_objects);
-    tracks_.reserve(4 * params.max_objects);
-    objects_.reserve(4 * params.max_objects);
+    for (auto* v : {&regions_, &tracks_}) v->reserve(most_regions_);
+    objects_.reserve(most_regions_);
 }
 
 // A cell is on if enough of it and of its surroundings moved. Then gaps up to two closing radii are bridged (grow and
@@ -138,13 +139,13 @@ void Regions::keep(int labels) {
     };
     for (const Run& run : runs_)
         if (too_small(all_[run.label])) on_.clear(run.row, run.first, run.end);
-    // the largest come first and are kept, as many as there is room for
+    // the largest come first and are kept
     const auto end = std::remove_if(all_.begin() + 1, all_.begin() + 1 + labels, [&](const Region& r) { return r.split() || too_small(r); });
     std::sort(all_.begin() + 1, end, [](const Region& a, const Region& b) {
         const auto key = [](const Region& r) { return std::tuple(-r.pixels, r.top, r.left, r.bottom, r.right); };
         return key(a) < key(b);
     });
-    regions_.assign(all_.begin() + 1, std::min(end, all_.begin() + 1 + std::ptrdiff_t(regions_.capacity())));
+    regions_.assign(all_.begin() + 1, std::min(end, all_.begin() + 1 + std::ptrdiff_t(most_regions_)));
 }
 
 // Boxes that overlap are fragments of one object. One that has grown may overlap any other, so all are looked at again, from the next

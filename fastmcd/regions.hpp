@@ -1,7 +1,7 @@
 // From the raw mask to objects: clean-up on the grid of cells, connected components, merging, scores, crops.
 #pragma once
 
-#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -65,6 +65,7 @@ private:
     const Kernels& kernels_ = kernels();
     Params params_;
     int width_, height_, columns_, rows_, closing_;
+    std::size_t most_regions_;  // looked at in a frame, the largest
     Bits on_, cores_, inner_;
     std::vector<Run> runs_, core_runs_;
     std::vector<int> parents_;

@@ -13,6 +13,7 @@ constexpr float kNearWeight = 0.5f;  // what moves slowly is seen in the far one
 constexpr int kSettled = 4;          // frames, before colours are asked
 constexpr float kTypical = 0.6f;      // mean of min(9, squared difference over its variance) at rest: 1 for a Gaussian, which leaves no margin
 constexpr float kMostDisorder = 16;
+constexpr float kFollow = 0.3f;      // share of the way that the expected disorder goes from frame to frame
 constexpr float kLeastEdge = 2;      // grey levels
 constexpr float kEdge = 2;           // times the mean difference of neighbours: a difference that cuts their tie to a quarter
 constexpr int kRounds = 1;
@@ -36,7 +37,7 @@ constexpr float kLearned = 25;       // frames: age of a background that what re
 
 Segmenter::Segmenter(int columns, int rows)
     : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), uncovered_(rest_), evidence_(rest_), right_(rest_), down_(rest_),
-      horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes),
+      horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes), no_colours_(columns + kLanes),
       past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), light_(kFar), epipoles_(kFar),
       patch_columns_((columns - 1) / kPatch + 1), patch_rows_((rows - 1) / kPatch + 1), near_(std::size_t(patch_columns_) * patch_rows_) {
     group_.reserve(near_.size());
@@ -70,13 +71,15 @@ void Segmenter::find_ties(const Model& model) {
     std::int64_t sum = 0;
     for (int y = 0; y < rows_; ++y)
         sum += kernels_.segment.tie(model.means().row(y), model.means().row(y + 1), columns_, scale, right_.row(y), down_.row(y));
-    edge_ = std::max(kLeastEdge, kEdge * float(sum) / (32.0f * float(columns_) * float(rows_)));
+    edge_ = std::max(kLeastEdge, kEdge * float(sum) / (2 * kSteps * float(columns_) * float(rows_)));
 }
 
 void Segmenter::weigh(const Model& model) {
-    static const std::vector<float> nothing(4096 / kCell + 2 * kLanes);
-    for (int y = 0; y < rows_; ++y)
-        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), model.plane(0, 1).row(y), rest_.row(y), uncovered_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, stays().row(y), evidence_.row(y)});
+    for (int y = 0; y < rows_; ++y) {
+        const float* colours = frames_ >= kSettled ? colours_.row(y) : no_colours_.data();
+        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), model.plane(0, 1).row(y), rest_.row(y), uncovered_.row(y),
+                                colours, columns_, stays().row(y), evidence_.row(y)});
+    }
 }
 
 bool Segmenter::inside_then(int left, int top, Point way) const {
@@ -244,15 +247,15 @@ void Segmenter::operator()(const Model& model, const Epipole& epipole, std::span
     spread();
     colours_.learn(evidence_, belief_, uncovered_);
     if (disorder_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most
-        const float found = float(disorder_sum_) / (16.0f * float(disorder_cells_));
-        disorder_ = std::clamp(disorder_ * (1 + 0.3f * (found / kTypical - 1)), 1.0f, kMostDisorder);
+        const float found = float(disorder_sum_) / (kSteps * float(disorder_cells_));
+        disorder_ = std::clamp(disorder_ * (1 + kFollow * (found / kTypical - 1)), 1.0f, kMostDisorder);
     }
     past_[frames_ % kFar] = model.means(), moved_[frames_ % kFar] = belief_, ways_[frames_ % kFar] = kIdentity, light_[frames_ % kFar] = {};
     ++frames_;
 }
 
 std::size_t Segmenter::bytes() const {
-    return (8 + past_.size() + moved_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size()) * sizeof(float) +
+    return (8 + past_.size() + moved_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size() + no_colours_.size()) * sizeof(float) +
            near_.size() + group_.capacity() * sizeof(int);
 }
 

@@ -49,7 +49,7 @@ private:
     int columns_, rows_;
     Colours colours_;
     Grid<float> rest_, uncovered_, evidence_, right_, down_, horizontal_, vertical_, belief_;
-    std::vector<float> line_, room_;
+    std::vector<float> line_, room_, no_colours_;  // the last one: a row of zeros
     std::vector<Grid<float>> past_;   // means of the cells of the last frames
     std::vector<Grid<float>> moved_;  // and belief in their motion
     std::vector<Homography> ways_;    // from the current frame's cells to theirs

@@ -49,7 +49,7 @@ std::int64_t compare(const Past& row, int* cells) {
         if (row.uncovered) store(row.uncovered + column, select(then & (load<Floats>(row.out + column) >= 0), lesser(told, Floats{}), Floats{}));
         if (row.stays) store(row.stays + column, select(then & (load<Floats>(row.moved_here + column) > 0), spread(1), Floats{}));
         store(row.out + column, row.first ? told : load<Floats>(row.out + column) + told);
-        sum += inside & whole(16 * lesser(square / s0, spread(9)));
+        sum += inside & whole(kSteps * lesser(square / s0, spread(kMostSquare)));
         count -= inside;
     }
     std::int64_t total = 0;
@@ -67,7 +67,7 @@ int tie(const float* here, const float* below, int columns, float scale, float* 
             const Floats d = load<Floats>(out == right ? here + column + 1 : below + column) - v;
             const Floats q = 1 / (1 + d * d * scale);
             store(out + column, q * q);
-            sum += inside & whole(16 * greater(d, -d));
+            sum += inside & whole(kSteps * greater(d, -d));
         }
     }
     int total = 0;
