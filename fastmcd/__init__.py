@@ -100,10 +100,11 @@ class Detector:
         return Result(**self._detector.detect(frame))
 
     def rehearse(self, frames: Sequence[np.ndarray]) -> None:
-        """Nothing; sees a clip's first frames backwards, so that even the first has objects. They are detected after that as any others."""
-        for frame in frames[:0:-1]:
-            self.detect(frame)
-        self._detector.turn()
+        """Nothing; sees a clip's first frames, in their order, backwards, so that even the first has objects.
+
+        They are detected after that as any others. All grey or all of colours, as `detect` takes them, which raises the same errors.
+        """
+        self._detector.rehearse(list(frames))
 
     def rehearsed(
         self, items: Iterable[Item], frame_of: Callable[[Item], np.ndarray] = lambda item: item,

@@ -141,6 +141,15 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     return {objects, s.mask.view(), {kIdentity, false, 0, 0}};
 }
 
+template <class Frame>
+void Detector::rehearse_any(std::span<const Frame> first) {
+    for (std::size_t i = first.size(); i-- > 1;) feed(first[i], nullptr);
+    turn();
+}
+
+void Detector::rehearse(std::span<const Image> first) { rehearse_any(first); }
+void Detector::rehearse(std::span<const Colour> first) { rehearse_any(first); }
+
 std::vector<TrackedPoint> Detector::tracked() const {
     return state_->compared ? state_->estimate_motion.tracked() : std::vector<TrackedPoint>();
 }

@@ -14,8 +14,8 @@
 // Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
 //
 // Same frames in, same bits out, on every CPU and with any number of threads. A detector belongs to one thread at a time; different detectors
-// share nothing. The first objects come with the second or third frame, and six frames after a scene cut. With the first frame they
-// come to who feeds the next dozen frames before it, backwards, and then calls turn().
+// share nothing. The first objects come with the second or third frame, and six frames after a scene cut. They come with the first
+// frame after rehearse(), which looks at a clip's first dozen frames backwards.
 #pragma once
 
 #include <array>
@@ -29,7 +29,8 @@
 
 namespace fastmcd {
 
-// A view of one byte per pixel; rows lie `stride` bytes apart (stride >= width; a view owns nothing).
+// A view of one byte per pixel; it owns nothing. Rows lie `stride` bytes apart, at least as many as a row has; a negative stride does for
+// images whose last row comes first in memory: data is then where the first row is, at the end.
 struct Image {
     const std::uint8_t* data;
     int width, height;
@@ -120,7 +121,7 @@ struct Params {
     double crop_context = 0.1;      // 0..1: margin on each side of a crop, as a share of the box's width or height there
     double crop_aspect = 2;         // 1..100: longer side of a crop over its shorter one at most; 1 makes squares
     int min_crop = 32;              // 1..1024 px: shortest side of a crop (less only where the frame is smaller)
-    // Start. Whoever feeds the frames reads it, the detector does not: see Detector::turn.
+    // Start. Whoever feeds the frames reads it, the detector does not: see Detector::rehearse.
     int rehearsal = 12;             // 0..100 first frames of a clip that are seen backwards before. More: begins later
     // Speed.
     int threads = 1;                // 1..16: share the rows of large frames, small ones use fewer. They do not outlive fork()
@@ -149,21 +150,26 @@ public:
     Detector& operator=(Detector&&) noexcept;
 
     // Feeds the next frame. std::invalid_argument if its size is another one. Timings are taken only if asked for.
-    Result detect(Image grey, Timings* timings = nullptr);
-    Result detect_bgr(Colour frame, Timings* timings = nullptr);  // registers what grey_from_bgr makes of it; grey is colour of equal parts
+    [[nodiscard]] Result detect(Image grey, Timings* timings = nullptr);
+    [[nodiscard]] Result detect_bgr(Colour frame, Timings* timings = nullptr);  // registers what grey_from_bgr makes of it; grey is colour of equal parts
 
     std::vector<TrackedPoint> tracked() const;  // by the last frame; empty if that was the first
     Background background() const;              // as the last frame left it
 
-    // Time turns. Fed so far were a clip's first frames but the very first, backwards; that one comes next, and finds its background known.
-    // Its motion is given as unknown, as no frame is before it. Forgets everything if the motion was unknown at last: a cut lay between.
-    void turn();
+    // Before a clip's first frame: looks at its first frames, in their order, backwards and without the very first. All of them are to be
+    // fed after that, and the first finds its background known. Its motion is given as unknown, as no frame is before it. Forgets
+    // everything if the motion was unknown at last: a cut lay between. std::invalid_argument if a frame's size is another one.
+    void rehearse(std::span<const Image> first);
+    void rehearse(std::span<const Colour> first);
     void reset();               // forget everything: the next frame is the first
     std::size_t bytes() const;  // memory held: below 30 per pixel, plus at most 256 KiB
 
 private:
     template <class Frame>
     Result feed(const Frame& frame, Timings* timings);
+    template <class Frame>
+    void rehearse_any(std::span<const Frame> first);
+    void turn();  // from backwards to forwards
     struct State;
     std::unique_ptr<State> state_;
 };
