@@ -126,7 +126,7 @@ struct Past {  // a row of cells, and how it lies in an earlier frame
     int columns, rows;
     float h[9];       // from cells to the earlier frame's, at this row
     float gain, offset;  // of its grey levels since
-    float disorder;   // variance of the differences at rest, as a multiple of what is expected of it
+    float noise_scale;  // variance of the differences at rest, as a multiple of what is expected of it
     float weight;
     bool first;  // of the frames compared with: out is written, not added to
     float* out;

@@ -14,7 +14,7 @@ constexpr float kSpread = 0.5f;  // share of the spread of means that enters a m
 // e^-x for x >= 0 by the first terms of its series and four squarings, within 1e-6. The C library's differs in the last
 // bit between CPUs.
 ALWAYS Floats exp_minus(Floats x) {
-    const Floats y = lesser(x, spread(80)) * (1.0f / 16);
+    const Floats y = lesser(x, broadcast(80)) * (1.0f / 16);
     Floats sum = 1 + y * (1.0f / 7);
     for (int k = 6; k >= 1; --k) sum = 1 + y * (1.0f / float(k)) * sum;
     Floats e = 1 / sum;
@@ -46,8 +46,8 @@ ALWAYS void mix(const Warp& row, int mode, const Places& places, const Floats we
     }
     const Ints has_age = places.inside & (age >= kNoAge);
     store(row.to.of[3 * mode] + column, mean);
-    store(row.to.of[3 * mode + 1] + column, greater(variance, spread(constants.min_variance)));
-    store(row.to.of[3 * mode + 2] + column, select(has_age, lesser(age, spread(constants.max_age)), Floats{}));
+    store(row.to.of[3 * mode + 1] + column, greater(variance, broadcast(constants.min_variance)));
+    store(row.to.of[3 * mode + 2] + column, select(has_age, lesser(age, broadcast(constants.max_age)), Floats{}));
 }
 
 void warp(const Warp& row) {
@@ -92,8 +92,8 @@ ALWAYS Mode blend(const ModelConstants& constants, const Mode& m, Floats mean, F
     out.mean = select(m.age < 1, mean, keep * m.mean + (1 - keep) * mean);
     const Floats up = high - out.mean, down = out.mean - low, worst = greater(up * up, down * down);
     const Floats blended = keep * m.variance + (1 - keep) * lesser(worst, kGrowth * m.variance);
-    out.variance = select(m.age == 0, greater(worst, spread(constants.initial_variance)), blended);
-    out.variance = greater(out.variance, spread(constants.min_variance));
+    out.variance = select(m.age == 0, greater(worst, broadcast(constants.initial_variance)), blended);
+    out.variance = greater(out.variance, broadcast(constants.min_variance));
     out.age = lesser(m.age + 1, oldest);
     return out;
 }
@@ -104,7 +104,7 @@ ALWAYS Floats teach(const ModelConstants& constants, Mode& apparent, Mode& candi
     const Ints fresh = (apparent.age == 0) & (candidate.age == 0), swapped = candidate.age > apparent.age;
     const Mode older = select(swapped, candidate, apparent);
     candidate = select(swapped, apparent, candidate);
-    candidate.age = select(swapped, lesser(candidate.age, spread(constants.max_age * kLoser)), candidate.age);
+    candidate.age = select(swapped, lesser(candidate.age, broadcast(constants.max_age * kLoser)), candidate.age);
     const auto matches = [&](const Mode& m) {
         const Floats d = mean - m.mean;
         return d * d < constants.match * m.variance;
@@ -112,13 +112,13 @@ ALWAYS Floats teach(const ModelConstants& constants, Mode& apparent, Mode& candi
     const Ints first = fresh | matches(older);
     candidate.age = select(first | matches(candidate), candidate.age, Floats{});
     // one frame more for the candidate: or else a background of full age could never be replaced
-    const Floats oldest = select(first, spread(constants.max_age), spread(constants.max_age + 1));
+    const Floats oldest = select(first, broadcast(constants.max_age), broadcast(constants.max_age + 1));
     const Mode taught = blend(constants, select(first, older, candidate), mean, low, high, oldest);
     apparent = select(first, taught, older);
     candidate = select(first, candidate, taught);
     candidate.mean = select(fresh, mean, candidate.mean);
-    candidate.variance = select(fresh, spread(constants.initial_variance), candidate.variance);
-    return select(older.age > 1, root(constants.threshold * older.variance), spread(255));
+    candidate.variance = select(fresh, broadcast(constants.initial_variance), candidate.variance);
+    return select(older.age > 1, root(constants.threshold * older.variance), broadcast(255));
 }
 
 ALWAYS Bytes in_each_byte(Ints v) {  // of 0..255
@@ -130,7 +130,7 @@ ALWAYS Bytes in_each_byte(Ints v) {  // of 0..255
 ALWAYS Ints mark(const Learning& row, int column, Floats mean, Floats tolerance) {
     const Floats bottom = greater(mean - tolerance, Floats{});
     const Ints cut = whole(bottom), low = cut - (real(cut) < bottom);  // rounded up
-    const Ints high = whole(lesser(mean + tolerance, spread(255)));
+    const Ints high = whole(lesser(mean + tolerance, broadcast(255)));
     const Bytes lows = in_each_byte(low), highs = in_each_byte(high);
     const std::uint8_t* p = row.pixels + column * kCell;
     std::uint8_t* out = row.mask + column * kCell;
@@ -151,7 +151,7 @@ ALWAYS Ints mark(const Learning& row, int column, Floats mean, Floats tolerance)
 }
 
 void learn(const Learning& row) {
-    const Floats light = spread(row.light), zero{}, white = spread(255);
+    const Floats light = broadcast(row.light), zero{}, white = broadcast(255);
     for (int column = 0; column < row.columns; column += kFloats) {
         const std::uint8_t* p = row.pixels + column * kCell;
         Bytes lows = load<Bytes>(p), highs = lows;

@@ -25,7 +25,7 @@ Point full_size(Pixel p, double scale) {  // centre of a reduced pixel
     return {(p.x + 0.5) * scale - 0.5, (p.y + 0.5) * scale - 0.5};
 }
 
-Point came_from(Pixel p, Shift shift, double scale) {  // where full_size(p, scale) was
+Point source_position(Pixel p, Shift shift, double scale) {  // where full_size(p, scale) was
     const Point at = full_size(p, scale);
     return {at.x + scale * double(shift.x), at.y + scale * double(shift.y)};
 }
@@ -144,7 +144,7 @@ void MotionEstimator::vote(const std::vector<Pixel>& points, double scale, const
     int match = 0;
     for (std::size_t i = 0; i < points.size() && match < ransac_.size(); ++i) {
         if (!tracked_[i]) continue;
-        const Point from = came_from(points[i], shifts_[i], scale);
+        const Point from = source_position(points[i], shifts_[i], scale);
         const int x = int(from.x), y = int(from.y);
         const bool inside = x >= 0 && y >= 0 && x < moved.width && y < moved.height;
         ransac_.repeat(match++, inside && !moved.row(y)[x] ? kVotes - 1 : 0);
@@ -158,7 +158,7 @@ Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, 
     ransac_.clear();
     for (std::size_t i = 0; i < points.size(); ++i) {
         if (!tracked_[i]) continue;
-        ransac_.add(full_size(points[i], scale), came_from(points[i], shifts_[i], scale));
+        ransac_.add(full_size(points[i], scale), source_position(points[i], shifts_[i], scale));
     }
     if (moved_) vote(points, scale, *moved_);
     Motion motion{kIdentity, false, ransac_.size(), 0};
@@ -221,7 +221,7 @@ void MotionEstimator::look_for_epipole(const Motion& motion) {
     for (std::size_t i = 0; i < found_.size() && motion.homography != kIdentity; ++i) {
         if (!tracked_[i]) continue;
         const Point at = full_size(found_[i], scale);
-        find_epipole_.add(at, project(motion.homography, at), came_from(found_[i], shifts_[i], scale));
+        find_epipole_.add(at, project(motion.homography, at), source_position(found_[i], shifts_[i], scale));
     }
     epipole_ = find_epipole_();
 }
@@ -233,7 +233,7 @@ void MotionEstimator::tell_points(const Motion& motion) {
     told_.clear();
     for (std::size_t i = 0; i < found_.size() && motion.known; ++i) {
         if (!tracked_[i]) continue;
-        const Point at = full_size(found_[i], scale), to = project(motion.homography, at), from = came_from(found_[i], shifts_[i], scale);
+        const Point at = full_size(found_[i], scale), to = project(motion.homography, at), from = source_position(found_[i], shifts_[i], scale);
         const Point off{from.x - to.x, from.y - to.y};
         const double size = length(off);
         const auto along = [&](Point way, double least) {
@@ -270,7 +270,7 @@ std::vector<TrackedPoint> MotionEstimator::tracked() const {
     for (std::size_t i = 0; i < found_.size(); ++i) {
         if (!tracked_[i]) continue;
         const Point at = full_size(found_[i], scale), to = project(fitted_, at);
-        const Point from = came_from(found_[i], shifts_[i], scale);
+        const Point from = source_position(found_[i], shifts_[i], scale);
         const double off = length({to.x - from.x, to.y - from.y});
         out.push_back({at.x, at.y, from.x, from.y, fits_ && off <= tolerance_ * scale});
     }

@@ -46,15 +46,15 @@ Regions::Regions(int width, int height, const Params& params)
     objects_.reserve(most_regions_);
 }
 
-// A cell is on if enough of it and of its surroundings moved. Then gaps up to two closing radii are bridged (grow and
-// shrink back) and bridges of one or two cells are broken (shrink and grow back).
+// A cell is on if enough of it and of its surroundings moved. Then gaps up to two closing radii are bridged by a
+// closing, and bridges of one or two cells broken by an opening; the two erosions in between are one.
 void Regions::find_cells(const Grid<std::int32_t>& marks) {
     for (int y = 0; y < rows_; ++y)
         kernels_.model.seeds(marks.row(y - 1), marks.row(y), marks.row(y + 1), columns_, kUnlike, kMinDensity, on_.row(y));
     cores_ = on_;
-    on_.grow(closing_);
-    on_.shrink(closing_ + kOpening);
-    on_.grow(kOpening);
+    on_.dilate(closing_);
+    on_.erode(closing_ + kOpening);
+    on_.dilate(kOpening);
 }
 
 int Regions::root(int label) {
@@ -115,8 +115,8 @@ int Regions::collect(const Bits& bits, std::vector<Run>& runs, const Grid<std::i
 // Objects side by side that only the closing has joined come apart again, if they are of similar size. (Under a moving
 // camera the mask is too ragged for that: measured, box recall 0.82 to 0.10 on a swan.)
 int Regions::split(int labels, const Grid<std::int32_t>& marks) {
-    cores_.shrink(kOpening);
-    cores_.grow(kOpening);
+    cores_.erode(kOpening);
+    cores_.dilate(kOpening);
     const int parts = collect(cores_, core_runs_, marks, parts_);
     std::size_t whole = 0;
     for (const Run& core : core_runs_) {  // both are in the order of rows and columns

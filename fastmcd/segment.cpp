@@ -12,8 +12,8 @@ constexpr int kNear = 1, kFar = 4;   // frames back that are compared with
 constexpr float kNearWeight = 0.5f;  // what moves slowly is seen in the far one only
 constexpr int kSettled = 4;          // frames, before colours are asked
 constexpr float kTypical = 0.6f;      // mean of min(9, squared difference over its variance) at rest: 1 for a Gaussian, which leaves no margin
-constexpr float kMostDisorder = 16;
-constexpr float kFollow = 0.3f;      // share of the way that the expected disorder goes from frame to frame
+constexpr float kMostNoise = 16;
+constexpr float kFollow = 0.3f;      // share of the way that the noise scale goes from frame to frame
 constexpr float kLeastEdge = 2;      // grey levels
 constexpr float kEdge = 2;           // times the mean difference of neighbours: a difference that cuts their tie to a quarter
 constexpr int kRounds = 1;
@@ -45,7 +45,7 @@ Segmenter::Segmenter(int columns, int rows)
 }
 
 void Segmenter::reset() {
-    frames_ = 0, disorder_ = 1, edge_ = 8;
+    frames_ = 0, noise_scale_ = 1, edge_ = 8;
     uncovered_.fill(0);
     std::fill(epipoles_.begin(), epipoles_.end(), Epipole{});
     colours_.reset();
@@ -58,15 +58,15 @@ void Segmenter::compare(const Model& model, int frames, float weight, bool first
     const Grid<float>& means = model.means();
     for (int y = 0; y < rows_; ++y) {
         Past row{means.row(y - 1), means.row(y), means.row(y + 1), past_[which].row(0), means.pitch(), columns_, rows_, {},
-                 light_[which].gain, light_[which].offset, disorder_, weight, first, rest_.row(y),
+                 light_[which].gain, light_[which].offset, noise_scale_, weight, first, rest_.row(y),
                  moved_[which].row(0), moved_[which].row(y), frames == kFar ? uncovered_.row(y) : nullptr, frames == kNear && frames_ >= kFar ? stays().row(y) : nullptr};
         at_row(ways_[which], y, row.h);
-        disorder_sum_ += kernels_.segment.compare(row, &disorder_cells_);
+        noise_sum_ += kernels_.segment.compare(row, &noise_cells_);
     }
 }
 
 // Neighbours are tied the more the less they differ, in terms of what neighbours in this picture differ by.
-void Segmenter::find_ties(const Model& model) {
+void Segmenter::smoothness_weights(const Model& model) {
     const float scale = 1 / (edge_ * edge_);
     std::int64_t sum = 0;
     for (int y = 0; y < rows_; ++y)
@@ -74,7 +74,7 @@ void Segmenter::find_ties(const Model& model) {
     edge_ = std::max(kLeastEdge, kEdge * float(sum) / (2 * kSteps * float(columns_) * float(rows_)));
 }
 
-void Segmenter::weigh(const Model& model) {
+void Segmenter::unary_evidence(const Model& model) {
     for (int y = 0; y < rows_; ++y) {
         const float* colours = frames_ >= kSettled ? colours_.row(y) : no_colours_.data();
         kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), model.plane(0, 1).row(y), rest_.row(y), uncovered_.row(y),
@@ -182,7 +182,7 @@ void Segmenter::discount_parallax(const Model& model) {
 
 // A tracked point tells more surely than grey levels do: hardly one that goes with the background lies on what moves. It tells of what
 // looks like it, or a point beside a small object would speak for the object. What has stopped before a known background stays an object.
-void Segmenter::ask(const Model& model, std::span<const PointMotion> points) {
+void Segmenter::add_point_evidence(const Model& model, std::span<const PointMotion> points) {
     const Grid<float>& means = model.means();
     const auto stopped = [&](int x, int y) { return moved(model.marks().row(y)[x]) >= kUnlike && model.plane(0, 2).row(y)[x] > kLearned; };
     for (const PointMotion& point : points) {
@@ -198,7 +198,7 @@ void Segmenter::ask(const Model& model, std::span<const PointMotion> points) {
 }
 
 // What moved a frame ago goes on, where nothing else can tell: not even what seems to stand nearer has a say in that.
-void Segmenter::insist() {
+void Segmenter::add_temporal_prior() {
     for (int y = 0; y < rows_; ++y) {
         const float* stays = this->stays().row(y);
         float* evidence = evidence_.row(y);
@@ -209,7 +209,7 @@ void Segmenter::insist() {
 // The likeliest labels of all cells together, if neighbours that are tied had rather agree: an Ising model, by min-sum messages along
 // rows and columns by turns (belief propagation, Tappen and Freeman 2003). For two labels a message is a number: all that a cell has
 // heard and seen, at most as much as the tie carries.
-void Segmenter::spread() {
+void Segmenter::pass_messages() {
     vertical_.fill(0);
     for (int round = 0; round < kRounds; ++round) {
         for (int y = 0; y < rows_; y += kLanes)
@@ -234,21 +234,21 @@ void Segmenter::operator()(const Model& model, const Epipole& epipole, std::span
     for (Homography& way : ways_) way = product(way, model.to_last_cells());
     const Exposure change = model.exposure();
     for (Exposure& light : light_) light = {light.gain * change.gain, light.offset * change.gain + change.offset};
-    disorder_sum_ = 0, disorder_cells_ = 0;
+    noise_sum_ = 0, noise_cells_ = 0;
     if (frames_ < kFar) stays().fill(0);
     if (frames_ >= kNear) compare(model, kNear, kNearWeight, true);
     else rest_.fill(0);
     if (frames_ >= kFar) compare(model, kFar, 1, false);
-    find_ties(model);
-    weigh(model);
+    smoothness_weights(model);
+    unary_evidence(model);
     if (frames_ >= kFar) discount_parallax(model);
-    ask(model, points);
-    insist();
-    spread();
+    add_point_evidence(model, points);
+    add_temporal_prior();
+    pass_messages();
     colours_.learn(evidence_, belief_, uncovered_);
-    if (disorder_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most
-        const float found = float(disorder_sum_) / (kSteps * float(disorder_cells_));
-        disorder_ = std::clamp(disorder_ * (1 + kFollow * (found / kTypical - 1)), 1.0f, kMostDisorder);
+    if (noise_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most
+        const float found = float(noise_sum_) / (kSteps * float(noise_cells_));
+        noise_scale_ = std::clamp(noise_scale_ * (1 + kFollow * (found / kTypical - 1)), 1.0f, kMostNoise);
     }
     past_[frames_ % kFar] = model.means(), moved_[frames_ % kFar] = belief_, ways_[frames_ % kFar] = kIdentity, light_[frames_ % kFar] = {};
     ++frames_;

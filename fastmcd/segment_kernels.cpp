@@ -38,18 +38,18 @@ std::int64_t compare(const Past& row, int* cells) {
         const Floats gx = load<Floats>(row.here + column + 1) - load<Floats>(row.here + column - 1);
         const Floats gy = load<Floats>(row.below + column) - load<Floats>(row.above + column);
         const Floats edge = (gx * gx + gy * gy) * 0.25f, square = d * d;
-        const Floats rest = kNoise * kNoise + kMisplaced * kMisplaced * edge, s0 = row.disorder * rest;
+        const Floats rest = kNoise * kNoise + kMisplaced * kMisplaced * edge, s0 = row.noise_scale * rest;
         const Floats s1 = s0 + edge + kNoise * kNoise, ratio = s1 / s0;
         const Floats half_ln = 1.5f * (ratio * ratio - 1) / (ratio * ratio + 4 * ratio + 1);
         const Floats llr = half_ln - 0.5f * square * (1 / s0 - 1 / s1);
-        const Floats told = select(inside, row.weight * clamp(llr, spread(-kMoving), spread(kAtRest)), Floats{});
+        const Floats told = select(inside, row.weight * clamp(llr, broadcast(-kMoving), broadcast(kAtRest)), Floats{});
         const Ints nearest = whole(places.v + 0.5f) * int(row.pitch) + whole(places.u + 0.5f);
         const Floats belief = bits(nearest != lanes() + nearest[0]) ? gather(row.moved, nearest) : load<Floats>(row.moved + nearest[0]);
         const Ints then = inside & (belief > 0);
         if (row.uncovered) store(row.uncovered + column, select(then & (load<Floats>(row.out + column) >= 0), lesser(told, Floats{}), Floats{}));
-        if (row.stays) store(row.stays + column, select(then & (load<Floats>(row.moved_here + column) > 0), spread(1), Floats{}));
+        if (row.stays) store(row.stays + column, select(then & (load<Floats>(row.moved_here + column) > 0), broadcast(1), Floats{}));
         store(row.out + column, row.first ? told : load<Floats>(row.out + column) + told);
-        sum += inside & whole(kSteps * lesser(square / s0, spread(kMostSquare)));
+        sum += inside & whole(kSteps * lesser(square / s0, broadcast(kMostSquare)));
         count -= inside;
     }
     std::int64_t total = 0;
@@ -83,10 +83,10 @@ void weigh(const Weighing& row) {
         const Floats rest = load<Floats>(row.rest + column) - select(hue < 0, load<Floats>(row.uncovered + column), Floats{});
         const Ints known = age > 1;
         const Floats doubt = kTrusted / (kTrusted + age), no_ghost = age / (age + kNoGhost);
-        const Floats differs = n * select(rest >= 0, kStill * no_ghost, spread(kForeground));
+        const Floats differs = n * select(rest >= 0, kStill * no_ghost, broadcast(kForeground));
         // a vague background fits much; but of what is there no more, it is the better witness
-        const Floats sharp = lesser(kVague / load<Floats>(row.variance + column), spread(1));
-        const Floats sure = select(load<Floats>(row.uncovered + column) < 0, spread(1), sharp);
+        const Floats sharp = lesser(kVague / load<Floats>(row.variance + column), broadcast(1));
+        const Floats sure = select(load<Floats>(row.uncovered + column) < 0, broadcast(1), sharp);
         const Floats seen = select(unlike, differs, (n - 1) * kBackground * (1 - doubt) * sure);
         store(row.stays + column, select(~unlike & (hue >= 0), kStays * (1 - sharp) * load<Floats>(row.stays + column), Floats{}));
         const Floats still = select((rest >= 0) | unlike, rest, doubt * rest);

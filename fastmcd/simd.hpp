@@ -60,7 +60,7 @@ ALWAYS V greater(V a, V b) {
     return a < b ? b : a;
 }
 
-ALWAYS Floats spread(float v) { return v - Floats{}; }                    // not 0 + v, which is another number for -0
+ALWAYS Floats broadcast(float v) { return v - Floats{}; }                    // not 0 + v, which is another number for -0
 ALWAYS Ints whole(Floats v) { return __builtin_convertvector(v, Ints); }  // towards zero
 ALWAYS Floats real(Ints v) { return __builtin_convertvector(v, Floats); }
 
