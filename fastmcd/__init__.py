@@ -150,7 +150,7 @@ class Detector:
         self._detector.reset()
 
     def bytes(self) -> int:
-        """Memory held, in bytes: below 30 per pixel, plus at most 256 KiB."""
+        """Memory held, in bytes; by default parameters below 30 per pixel from 320x240 up, and 50 per pixel and 256 KiB at any size."""
         return self._detector.bytes()
 
 

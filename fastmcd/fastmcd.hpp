@@ -162,7 +162,7 @@ public:
     void rehearse(std::span<const Image> first);
     void rehearse(std::span<const Colour> first);
     void reset();               // forget everything: the next frame is the first
-    std::size_t bytes() const;  // memory held: below 30 per pixel, plus at most 256 KiB
+    std::size_t bytes() const;  // memory held; by default parameters below 30 per pixel from 320x240 up, 50 and 256 KiB at any size
 
 private:
     template <class Frame>

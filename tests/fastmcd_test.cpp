@@ -154,8 +154,9 @@ void any_size_and_content() {
             check_sane(detector.detect(frame.view()), width, height);
         }
     }
-    Detector largest(4096, 2160);
-    CHECK(largest.bytes() < std::size_t(30) * 4096 * 2160);
+    CHECK(Detector(4096, 2160).bytes() < std::size_t(30) * 4096 * 2160);
+    for (const auto& [width, height] : {std::pair{32, 4096}, {33, 697}, {65, 4088}, {4096, 32}, {320, 32}})
+        CHECK(Detector(width, height).bytes() < 50 * std::size_t(width) * height + 262144);
 }
 
 void rows_at_any_stride() {
