@@ -47,7 +47,7 @@ class Result:
     crops: np.ndarray  # int32 (N, 4), the same with context, for a classifier
     scores: np.ndarray  # float32 (N,), 0..1: estimated share of true boxes (IoU >= 0.5) among boxes like it
     mask: np.ndarray  # uint8 (H, W), 0 or 255
-    homography: np.ndarray  # float64 (3, 3), takes current pixel coordinates to the previous frame's
+    homography: np.ndarray  # float64 (3, 3), maps current pixel coordinates to the reference frame, see Motion in fastmcd.hpp
     motion_known: bool  # False on the first frame, at scene cuts, in blur and without texture: only a fast turn has objects then
     points: int  # tracked for the homography
     inliers: int  # explained by it
@@ -74,12 +74,12 @@ class Points:
     """The points by which the camera's motion was found."""
 
     current: np.ndarray  # float32 (N, 2), x and y in the last frame
-    previous: np.ndarray  # float32 (N, 2), in the frame that the homography leads to
+    previous: np.ndarray  # float32 (N, 2), in the reference frame
     inlier: np.ndarray  # bool (N,), whether that motion explains it
 
 
 class Detector:
-    """A detector for frames of width x height (32x32 to 4096x2160, either way up), fed frame by frame.
+    """A detector for frames of width x height (sides of 32 to 4096 px, at most 4096x2160 pixels in all), fed frame by frame.
 
     Keywords are the names in PARAMS. Raises ValueError for a size or value out of range, TypeError for an unknown name.
     Threads may share a detector: it takes one call at a time. Detectors share nothing.
@@ -100,13 +100,12 @@ class Detector:
         return Result(**self._detector.detect(frame))
 
     def rehearse(self, frames: Sequence[np.ndarray]) -> None:
-        """Warm the detector up on a clip's first frames, last to first, so that even the first frame has objects. Returns None.
+        """Warm the detector up on a clip's first frames, in their order, of which it sees the last first. Returns None.
 
-        They are detected after that as any others.
+        Even the first frame has objects then. The frames are detected after that as any others: all grey or all of colours, as `detect`
+        takes them, which raises the same errors.
         """
-        for frame in frames[:0:-1]:
-            self.detect(frame)
-        self._detector.turn()
+        self._detector.rehearse(list(frames))
 
     def rehearsed(
         self, items: Iterable[Item], frame_of: Callable[[Item], np.ndarray] = lambda item: item,
@@ -152,10 +151,10 @@ class Detector:
         self._detector.reset()
 
     def bytes(self) -> int:
-        """Return the memory held, in bytes: below 30 per pixel, plus at most 256 KiB."""
+        """Return the memory held, in bytes; by default parameters below 30 per pixel from 320x240 up, and 50 per pixel and 256 KiB at any size."""
         return self._detector.bytes()
 
 
 def grey(bgr: np.ndarray) -> np.ndarray:
-    """Return uint8 (H, W), the grey image of uint8 (H, W, 3) blue, green, red: the bytes that the fastMCD program works on."""
+    """Return uint8 (H, W), the grey image of uint8 (H, W, 3) blue, green, red: what finds the camera's motion and the background."""
     return _fastmcd.grey(bgr)

@@ -1,7 +1,8 @@
-// A grid of bits, and its growing and shrinking by squares.
+// A grid of bits, and its dilation and erosion by squares.
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -24,7 +25,7 @@ public:
         for (int word = from / 64; word < words_; ++word) {
             std::uint64_t v = on ? row(y)[word] : ~row(y)[word];
             if (word == from / 64) v &= ~std::uint64_t(0) << (from % 64);
-            if (v) return std::min(columns_, 64 * word + __builtin_ctzll(v));
+            if (v) return std::min(columns_, 64 * word + std::countr_zero(v));
         }
         return columns_;
     }
@@ -33,8 +34,8 @@ public:
         for (int x = first; x < end; ++x) row(y)[x / 64] &= ~(std::uint64_t(1) << (x % 64));
     }
 
-    void grow(int radius) {  // what is within the radius of an on bit is on
-        for (int y = 0; y < rows_; ++y) grow_row(row(y), radius);
+    void dilate(int radius) {  // what is within the radius of an on bit is on
+        for (int y = 0; y < rows_; ++y) dilate_row(row(y), radius);
         // n rows are joined by ever longer steps; downwards first, then upwards
         for (int done = 0; done < radius;) {
             const int step = std::min(done + 1, radius - done);
@@ -48,9 +49,9 @@ public:
         }
     }
 
-    void shrink(int radius) {  // what is off grows; beyond the edges all is on
+    void erode(int radius) {  // what is off is dilated; beyond the edges all is on
         flip();
-        grow(radius);
+        dilate(radius);
         flip();
     }
 
@@ -66,7 +67,7 @@ private:
         }
     }
 
-    void grow_row(std::uint64_t* bits, int radius) {
+    void dilate_row(std::uint64_t* bits, int radius) {
         for (int done = 0; done < radius;) {
             const int step = std::min({done + 1, radius - done, 63});
             std::uint64_t before = 0;

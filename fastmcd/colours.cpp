@@ -9,6 +9,7 @@ constexpr int kBits = 4;              // of each of blue, green and red
 constexpr int kBins = 1 << 3 * kBits;
 constexpr float kKept = 0.9f;         // of the histograms from frame to frame
 constexpr float kSure = 0.6f;         // evidence of a cell that teaches what moves
+constexpr float kNone = 1e-20f;       // cells; less is none: it would decay into slow denormal numbers
 constexpr float kFewest = 50;         // cells, before the histogram of what moves is asked
 constexpr float kPrior = 0.02f;       // share of all of a colour's cells that both histograms are given
 constexpr int kTiles = 16;            // along the frame's longer side
@@ -84,7 +85,7 @@ void Colours::weigh_tiles(const Grid<float>& evidence, const Grid<float>& belief
 void Colours::learn(const Grid<float>& evidence, const Grid<float>& belief, const Grid<float>& uncovered) {
     weigh_tiles(evidence, belief, uncovered);
     for (auto* v : {&moving_, &still_})
-        for (float& count : *v) count *= kKept;
+        for (float& count : *v) count = count < kNone ? 0 : count * kKept;
     for (int y = 0; y < rows_; ++y) {
         const float *e = evidence.row(y), *b = belief.row(y), *u = uncovered.row(y), *weight = &weight_[std::size_t(y / tile_) * tile_columns_];
         const std::uint16_t* colour = colour_.row(y);

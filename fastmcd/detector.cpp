@@ -26,8 +26,8 @@ std::string size(int width, int height) { return std::to_string(width) + "x" + s
 Params checked(int width, int height, Params params) {
     const auto [shorter, longer] = std::minmax(width, height);
     if (shorter < kMinSide || longer > kMaxSide || std::int64_t(shorter) * longer > kMaxArea)
-        throw std::invalid_argument("frame size is " + size(width, height) + ", must be from " + size(kMinSide, kMinSide) + " to " +
-                                    size(kMaxSide, kMaxArea / kMaxSide) + ", either way up");
+        throw std::invalid_argument("frame size is " + size(width, height) + ", sides must be " + std::to_string(kMinSide) + " to " +
+                                    std::to_string(kMaxSide) + " px, and " + size(kMaxSide, kMaxArea / kMaxSide) + " pixels in all at most");
     for (const Parameter& parameter : parameters()) parameter.set(params, parameter.get(params));
     return params;
 }
@@ -140,6 +140,15 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
     s.last = kIdentity;  // the next one goes the other way
     return {objects, s.mask.view(), {kIdentity, false, 0, 0}};
 }
+
+template <class Frame>
+void Detector::rehearse_any(std::span<const Frame> first) {
+    for (std::size_t i = first.size(); i-- > 1;) feed(first[i], nullptr);
+    turn();
+}
+
+void Detector::rehearse(std::span<const Image> first) { rehearse_any(first); }
+void Detector::rehearse(std::span<const Colour> first) { rehearse_any(first); }
 
 std::vector<TrackedPoint> Detector::tracked() const {
     return state_->compared ? state_->estimate_motion.tracked() : std::vector<TrackedPoint>();

@@ -14,8 +14,8 @@
 // Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
 //
 // Same frames in, same bits out, on every CPU and with any number of threads. A detector belongs to one thread at a time; different detectors
-// share nothing. The first objects come with the second or third frame, and six frames after a scene cut. With the first frame they
-// come to who feeds the next dozen frames before it, backwards, and then calls turn().
+// share nothing. The first objects come with the second or third frame, and six frames after a scene cut. They come with the first
+// frame after rehearse(), which looks at a clip's first dozen frames backwards.
 #pragma once
 
 #include <array>
@@ -29,7 +29,8 @@
 
 namespace fastmcd {
 
-// A view of one byte per pixel; rows lie `stride` bytes apart (stride >= width; a view owns nothing).
+// A view of one byte per pixel; it owns nothing. Rows lie `stride` bytes apart, at least as many as a row has; a negative stride does for
+// images whose last row comes first in memory: data is then where the first row is, at the end.
 struct Image {
     const std::uint8_t* data;
     int width, height;
@@ -64,10 +65,11 @@ struct Object {
 };
 
 // The camera's. Frames of unknown motion are passed over, four in a row at most; then all is learned anew. Such a frame has no
-// objects; or those of the one before, if the camera turned fast then: by more than a tenth of the frame. So the frame
-// that the homography leads to is the one before, or the last before those.
+// objects; or those of the one before, if the camera turned fast then: by more than a tenth of the frame.
 struct Motion {
-    std::array<double, 9> homography;  // row-major, takes current pixel coordinates to the previous frame's
+    // Row-major. Maps current pixel coordinates to the reference frame: the last frame of known motion or, while the camera stands
+    // still, the one in which it came to rest. So it is the identity as long as the camera rests.
+    std::array<double, 9> homography;
     bool known;                        // false: scene cut, blur or too little texture; homography is then the identity
     int points, inliers;               // points tracked, and those that the homography explains
 };
@@ -86,7 +88,7 @@ struct Result {
 // A look inside, for tuning. Copies, made when asked for.
 struct TrackedPoint {
     double x, y;            // px, in the last frame
-    double from_x, from_y;  // in the frame that the homography leads to
+    double from_x, from_y;  // in the reference frame, see Motion
     bool inlier;            // the camera's motion explains it
 };
 
@@ -101,7 +103,7 @@ struct Params {
     // Camera motion. Large frames are tracked on a level of the pyramid that is at most 512 pixels wide and high.
     int points = 192;               // 32..1000: most points tracked. More: steadier, slower
     double tolerance = 1.0;         // 0.2..5 px of the tracked level: how far an inlier may be off. Less: lost sooner
-    double min_inliers = 0.3;       // 0.1..0.9: share of points that must agree, else motion is unknown. More: safer
+    double min_inliers = 0.3;       // 0.25..0.9: share of points that must agree, else motion is unknown. More: safer
     // Background model.
     double max_age = 250;           // 2..1000 frames of memory: what stops is background after so many. More: ghosts too
     double match = 1;               // 0.5..20 variances: a cell this near its background teaches it. More: absorbs more
@@ -119,7 +121,7 @@ struct Params {
     double crop_context = 0.1;      // 0..1: margin on each side of a crop, as a share of the box's width or height there
     double crop_aspect = 2;         // 1..100: longer side of a crop over its shorter one at most; 1 makes squares
     int min_crop = 32;              // 1..1024 px: shortest side of a crop (less only where the frame is smaller)
-    // Start. Whoever feeds the frames reads it, the detector does not: see Detector::turn.
+    // Start. Whoever feeds the frames reads it, the detector does not: see Detector::rehearse.
     int rehearsal = 12;             // 0..100 first frames of a clip that are seen backwards before. More: begins later
     // Speed.
     int threads = 1;                // 1..16: share the rows of large frames, small ones use fewer. They do not outlive fork()
@@ -140,34 +142,40 @@ std::span<const Parameter> parameters();
 
 class Detector {
 public:
-    // Frames of width x height, 32x32 to 4096x2160, either way up. std::invalid_argument if out of range. Allocates all there ever is.
+    // Frames of width x height: each 32 to 4096 px, and at most 4096x2160 pixels in all. std::invalid_argument if out of range.
+    // Allocates all there ever is.
     Detector(int width, int height, const Params& params = {});
     ~Detector();
     Detector(Detector&&) noexcept;
     Detector& operator=(Detector&&) noexcept;
 
     // Feeds the next frame. std::invalid_argument if its size is another one. Timings are taken only if asked for.
-    Result detect(Image grey, Timings* timings = nullptr);
-    Result detect_bgr(Colour frame, Timings* timings = nullptr);  // registers what grey_from_bgr makes of it; grey is colour of equal parts
+    [[nodiscard]] Result detect(Image grey, Timings* timings = nullptr);
+    [[nodiscard]] Result detect_bgr(Colour frame, Timings* timings = nullptr);  // registers what grey_from_bgr makes of it; grey is colour of equal parts
 
     std::vector<TrackedPoint> tracked() const;  // by the last frame; empty if that was the first
     Background background() const;              // as the last frame left it
 
-    // Time turns. Fed so far were a clip's first frames but the very first, backwards; that one comes next, and finds its background known.
-    // Its motion is given as unknown, as no frame is before it. Forgets everything if the motion was unknown at last: a cut lay between.
-    void turn();
+    // Before a clip's first frame: looks at its first frames, in their order, backwards and without the very first. All of them are to be
+    // fed after that, and the first finds its background known. Its motion is given as unknown, as no frame is before it. Forgets
+    // everything if the motion was unknown at last: a cut lay between. std::invalid_argument if a frame's size is another one.
+    void rehearse(std::span<const Image> first);
+    void rehearse(std::span<const Colour> first);
     void reset();               // forget everything: the next frame is the first
-    std::size_t bytes() const;  // memory held: below 30 per pixel, plus at most 256 KiB
+    std::size_t bytes() const;  // memory held; by default parameters below 30 per pixel from 320x240 up, 50 and 256 KiB at any size
 
 private:
     template <class Frame>
     Result feed(const Frame& frame, Timings* timings);
+    template <class Frame>
+    void rehearse_any(std::span<const Frame> first);
+    void turn();  // from backwards to forwards
     struct State;
     std::unique_ptr<State> state_;
 };
 
 // Names of the CPU levels that this processor can run, best first. A detector takes the first, or the one that the
-// environment variable FASTMCD_LEVEL names (std::invalid_argument if it is none of them).
+// environment variable FASTMCD_LEVEL names when it is constructed (std::invalid_argument if it is none of them).
 std::vector<std::string> levels();
 
 // grey = (77 R + 150 G + 29 B + 128) / 256 for rows of blue, green, red bytes `stride` apart; grey rows are contiguous.

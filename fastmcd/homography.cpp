@@ -63,6 +63,10 @@ Homography product(const Homography& a, const Homography& b) {
     return out;
 }
 
+void at_row(const Homography& h, int y, float out[9]) {
+    for (int k = 0; k < 9; k += 3) out[k] = float(h[k]), out[k + 1] = float(h[k + 1] * y + h[k + 2]), out[k + 2] = 0;
+}
+
 bool plausible(const Homography& h, int width, int height) {
     if (!std::all_of(h.begin(), h.end(), [](double v) { return std::isfinite(v); })) return false;
     for (const Point p : corners(width, height)) {
@@ -82,7 +86,7 @@ double corner_shift(const Homography& h, int width, int height) {
     double shift = 0;
     for (const Point p : corners(width, height)) {
         const Point q = project(h, p);
-        shift = std::max(shift, std::sqrt((q.x - p.x) * (q.x - p.x) + (q.y - p.y) * (q.y - p.y)));
+        shift = std::max(shift, length({q.x - p.x, q.y - p.y}));
     }
     return shift;
 }
@@ -107,7 +111,7 @@ void Ransac::repeat(int match, int times) {
 }
 
 MatchArrays Ransac::arrays() {
-    const int padded = (count_ + kLanes - 1) / kLanes * kLanes;
+    const int padded = int(rounded_up(count_, kLanes));
     for (int i = count_; i < padded; ++i) x_[i] = y_[i] = 0, to_x_[i] = to_y_[i] = kNowhere;
     return {x_.data(), y_.data(), to_x_.data(), to_y_.data(), padded};
 }

@@ -23,6 +23,9 @@ inline double length(Point p) { return std::sqrt(p.x * p.x + p.y * p.y); }  // o
 Point project(const Homography& h, Point p);
 Homography product(const Homography& a, const Homography& b);  // first b, then a
 
+// h for the points of a row, whose y is the same: entries 1, 4 and 7 have the row's part of the sums already, 2, 5 and 8 are 0.
+void at_row(const Homography& h, int y, float out[9]);
+
 // True if a camera's motion between two frames of this size may look like that: finite, not mirrored, corners nearer
 // than the frame's longer side, and everywhere scaled by 1/2..2, sheared by less than 2:1 and barely tilted.
 bool plausible(const Homography& h, int width, int height);

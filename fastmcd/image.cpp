@@ -61,12 +61,11 @@ Pyramid::Pyramid(int width, int height) {
 }
 
 void Pyramid::build(Workers& workers) {
-    const Kernels& with = kernels();
     for (std::size_t i = 1; i < levels.size(); ++i) {
         const Plane& source = levels[i - 1];
         (i == 1 ? workers : alone())(levels[i].height, [&](int, int first, int end) {
             for (int y = first; y < end; ++y)
-                with.image.halve(source.row(2 * y), source.row(2 * y + 1), levels[i].width, levels[i].row(y));
+                kernels_->image.halve(source.row(2 * y), source.row(2 * y + 1), levels[i].width, levels[i].row(y));
         });
     }
 }

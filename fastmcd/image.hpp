@@ -11,8 +11,6 @@
 
 namespace fastmcd {
 
-inline std::ptrdiff_t rounded_up(std::ptrdiff_t n, std::ptrdiff_t step) { return (n + step - 1) / step * step; }
-
 // Rows lie a multiple of 64 bytes apart and there is a multiple of four of them, with room around for whole vectors.
 struct Plane {
     int width = 0, height = 0;
@@ -64,6 +62,9 @@ struct Pyramid {
 
     std::vector<Plane> levels;
     int base = 0;
+
+private:
+    const Kernels* kernels_ = &kernels();  // a pointer: pyramids are swapped
 };
 
 }  // namespace fastmcd

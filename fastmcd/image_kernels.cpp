@@ -110,9 +110,7 @@ void halve(const std::uint8_t* a, const std::uint8_t* b, int width, std::uint8_t
 
 }  // namespace
 
-#define NAME2(a, b) a##b
-#define NAME(a, b) NAME2(a, b)
-extern const ImageKernels NAME(image_kernels_, FASTMCD_LEVEL);
-const ImageKernels NAME(image_kernels_, FASTMCD_LEVEL) = {grey, smooth, halve};
+extern const ImageKernels OF_LEVEL(image_kernels_);
+const ImageKernels OF_LEVEL(image_kernels_) = {grey, smooth, halve};
 
 }  // namespace fastmcd

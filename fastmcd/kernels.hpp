@@ -3,8 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
-#include <vector>
+
+// A function that the files of all levels share is inlined: or else the linker might give one level's copy of it to everybody.
+#define SHARED [[gnu::always_inline]] inline
 
 namespace fastmcd {
 
@@ -12,6 +13,8 @@ namespace fastmcd {
 inline constexpr int kSlack = 64;
 inline constexpr int kLanes = 16;  // cells (and matches) that every level handles together: rows of them are padded to this
 inline constexpr int kCell = 4;    // px: side of a cell of the background model
+
+SHARED std::ptrdiff_t rounded_up(std::ptrdiff_t n, std::ptrdiff_t step) { return (n + step - 1) / step * step; }
 
 struct ImageKernels {
     void (*grey)(const std::uint8_t* bgr, int count, std::uint8_t* out);
@@ -31,6 +34,10 @@ struct Shift {
 
 inline constexpr int kRadius = 5;  // px: the tracked window is 11 x 11
 inline constexpr int kBlock = 4;   // px: side of the blocks whose texture is compared
+
+SHARED bool holds_window(int width, int height, int x, int y) {  // one pixel wider: for gradients and interpolation
+    return x > kRadius && y > kRadius && x + kRadius + 1 < width && y + kRadius + 1 < height;
+}
 
 struct Tracking {  // one level of both pyramids
     const std::uint8_t *image, *target;
@@ -73,7 +80,7 @@ struct Warp {
     Planes from, to;  // from: the whole model; to: the row
     std::ptrdiff_t pitch;
     int columns, rows;
-    float h[9];  // from cells to cells; h[1], h[4], h[7] have the row's part of the sums already
+    float h[9];  // from cells to cells, at this row
 };
 
 struct Learning {  // one row of cells
@@ -89,10 +96,10 @@ struct Learning {  // one row of cells
 };
 
 // A cell's marks: pixels that moved (0..16), which columns (4 bits) and rows (4 bits) hold them, |cell - background|.
-inline int moved(std::int32_t mark) { return mark & 255; }
-inline int moved_columns(std::int32_t mark) { return mark >> 8 & 15; }
-inline int moved_rows(std::int32_t mark) { return mark >> 12 & 15; }
-inline int contrast(std::int32_t mark) { return mark >> 16; }
+SHARED int moved(std::int32_t mark) { return mark & 255; }
+SHARED int moved_columns(std::int32_t mark) { return mark >> 8 & 15; }
+SHARED int moved_rows(std::int32_t mark) { return mark >> 12 & 15; }
+SHARED int contrast(std::int32_t mark) { return mark >> 16; }
 
 inline constexpr int kUnlike = 5;          // of a cell's 16 pixels: a one-pixel line, as edges leave it, has 4
 inline constexpr std::int32_t kAllMoved = 0xff10;  // the mark, but for its contrast, of a cell that moved as a whole
@@ -117,9 +124,9 @@ struct Past {  // a row of cells, and how it lies in an earlier frame
     const float* then;                  // those of the earlier frame, all of them, the outermost repeated too
     std::ptrdiff_t pitch;
     int columns, rows;
-    float h[9];       // from cells to the earlier frame's; h[1], h[4], h[7] have the row's part of the sums already
+    float h[9];       // from cells to the earlier frame's, at this row
     float gain, offset;  // of its grey levels since
-    float disorder;   // variance of the differences at rest, as a multiple of what is expected of it
+    float noise_scale;  // variance of the differences at rest, as a multiple of what is expected of it
     float weight;
     bool first;  // of the frames compared with: out is written, not added to
     float* out;
@@ -135,11 +142,14 @@ struct Weighing {  // of a row of cells
     float *stays, *out;  // stays: from 0 or 1 to evidence
 };
 
+inline constexpr int kSteps = 16;     // in which sums count, so that they are whole numbers and the same in any order
+inline constexpr int kMostSquare = 9;  // a cell's squared difference over its expected variance counts this much at most
+
 struct SegmentKernels {
-    // Adds each cell's logarithm of how much likelier rest is than motion. Returns the sum of 16 * min(9, squared difference over the
-    // variance that is expected at rest) and the number of cells that it was taken over.
+    // Adds each cell's logarithm of how much likelier rest is than motion. Returns the sum of kSteps * min(kMostSquare, squared
+    // difference over the variance that is expected at rest) and the number of cells that it was taken over.
     std::int64_t (*compare)(const Past& row, int* cells);
-    // How strongly a cell is tied to its right-hand and lower neighbours; returns the sum of 16 * |difference| of both.
+    // How strongly a cell is tied to its right-hand and lower neighbours; returns the sum of kSteps * |difference| of both.
     int (*tie)(const float* here, const float* below, int columns, float scale, float* right, float* down);
     void (*weigh)(const Weighing& row);
     // Messages along `count` (at most kLanes) rows, from both sides: out = what the left and right tell each cell.

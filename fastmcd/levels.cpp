@@ -5,17 +5,17 @@
 
 namespace fastmcd {
 
-#define FASTMCD_LEVEL(level)                           \
-    extern const ImageKernels image_kernels_##level;   \
-    extern const MotionKernels motion_kernels_##level; \
-    extern const ModelKernels model_kernels_##level;   \
+#define DECLARE_LEVEL(level)                             \
+    extern const ImageKernels image_kernels_##level;     \
+    extern const MotionKernels motion_kernels_##level;   \
+    extern const ModelKernels model_kernels_##level;     \
     extern const SegmentKernels segment_kernels_##level; \
     static const Kernels level{#level, image_kernels_##level, motion_kernels_##level, model_kernels_##level, segment_kernels_##level};
 
-FASTMCD_LEVEL(baseline)
+DECLARE_LEVEL(baseline)
 #if defined(__x86_64__)
-FASTMCD_LEVEL(avx2)
-FASTMCD_LEVEL(avx512)
+DECLARE_LEVEL(avx2)
+DECLARE_LEVEL(avx512)
 #endif
 
 static const Levels<Kernels>& all() {

@@ -135,20 +135,19 @@ void run(const Options& options) {
         throw Failure(source.name + ": " + error.what());
     }
     fastmcd::Results results(options.input, options.out, options.frames);
-    std::vector<std::uint8_t> grey(std::size_t(size.area()));
-    const auto detect = [&](const cv::Mat& frame) {
-        fastmcd::grey_from_bgr(frame.data, std::ptrdiff_t(frame.step), frame.cols, frame.rows, grey.data());
-        return detector->detect({grey.data(), frame.cols, frame.rows, frame.cols});
+    const auto view = [](const cv::Mat& frame) {
+        return fastmcd::Colour{frame.data, frame.cols, frame.rows, std::ptrdiff_t(frame.step)};
     };
-    for (std::size_t i = ahead.first().size(); --i > 0;) detect(ahead.first()[i]);
-    detector->turn();
+    std::vector<fastmcd::Colour> first;
+    for (const cv::Mat& frame : ahead.first()) first.push_back(view(frame));
+    detector->rehearse(first);
     const long total = options.limit && source.count ? std::min(options.limit, source.count)
                                                      : std::max(options.limit, source.count);
     Progress progress(total, options.quiet);
     long frames = 0, objects = 0;
     try {
         for (cv::Mat frame; !interrupted && (!options.limit || frames < options.limit) && ahead.next(frame);) {
-            const fastmcd::Result found = detect(frame);
+            const fastmcd::Result found = detector->detect_bgr(view(frame));
             write_frame(results, ++frames, frame, found, options.frames);
             objects += long(found.objects.size());
             progress.show(frames, objects);

@@ -41,10 +41,7 @@ Planes Model::planes(std::vector<Grid<float>>& modes, int row) {
 Planes Model::arrived(int row, int band) {
     if (cells_ == kIdentity) return planes(modes_, row);
     Warp job{&constants_, planes(modes_, 0), planes(line_, band), marks_.pitch(), columns_, rows_, {}};
-    for (int k = 0; k < 3; ++k) {
-        job.h[3 * k] = float(cells_[3 * k]);
-        job.h[3 * k + 1] = float(cells_[3 * k + 1] * row + cells_[3 * k + 2]);
-    }
+    at_row(cells_, row, job.h);
     kernels_.model.warp(job);
     return job.to;
 }

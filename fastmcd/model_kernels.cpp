@@ -1,5 +1,6 @@
 // The background model: a row of cells at a time, a cell per lane. What each step means is told in model.cpp.
 #include "kernels.hpp"
+#include "places.hpp"
 #include "simd.hpp"
 
 namespace fastmcd {
@@ -10,12 +11,10 @@ constexpr float kGrowth = 2;     // most that one frame's deviations count, as a
 constexpr float kLoser = 0.5f;   // share of the full age that a background keeps at most when it is replaced
 constexpr float kSpread = 0.5f;  // share of the spread of means that enters a mix's variance
 
-ALWAYS Floats select(Ints mask, Floats a, Floats b) { return mask ? a : b; }
-
 // e^-x for x >= 0 by the first terms of its series and four squarings, within 1e-6. The C library's differs in the last
 // bit between CPUs.
 ALWAYS Floats exp_minus(Floats x) {
-    const Floats y = lesser(x, spread(80)) * (1.0f / 16);
+    const Floats y = lesser(x, broadcast(80)) * (1.0f / 16);
     Floats sum = 1 + y * (1.0f / 7);
     for (int k = 6; k >= 1; --k) sum = 1 + y * (1.0f / float(k)) * sum;
     Floats e = 1 / sum;
@@ -23,22 +22,13 @@ ALWAYS Floats exp_minus(Floats x) {
     return e;
 }
 
-struct Corners {  // of the four cells around a place
-    Ints index;   // of the first
-    Floats weight[4];
-};
-
-// The mixes of mean, variance and age. Side by side in memory, as they are but where a row or column is skipped, the
-// cells are loaded; else they are gathered.
+// The mixes of mean, variance and age.
 template <bool kSideBySide>
-ALWAYS void mix(const Warp& row, int mode, const Corners& c, Ints inside, int column) {
+ALWAYS void mix(const Warp& row, int mode, const Places& places, const Floats weight[4], int column) {
     const std::ptrdiff_t offset[4] = {0, 1, row.pitch, row.pitch + 1};
-    const auto corner = [&](int plane, int k) {
-        const float* p = row.from.of[3 * mode + plane] + offset[k];
-        return kSideBySide ? load<Floats>(p + c.index[0]) : gather(p, c.index);
-    };
+    const auto corner = [&](int plane, int k) { return values_at<kSideBySide>(row.from.of[3 * mode + plane] + offset[k], places); };
     const auto mixed = [&](const Floats v[4]) {
-        return c.weight[0] * v[0] + c.weight[1] * v[1] + c.weight[2] * v[2] + c.weight[3] * v[3];
+        return weight[0] * v[0] + weight[1] * v[1] + weight[2] * v[2] + weight[3] * v[3];
     };
     Floats means[4], variances[4], ages[4];
     for (int k = 0; k < 4; ++k) means[k] = corner(0, k), variances[k] = corner(1, k), ages[k] = corner(2, k);
@@ -46,7 +36,7 @@ ALWAYS void mix(const Warp& row, int mode, const Corners& c, Ints inside, int co
     Floats variance = mixed(variances), age = mixed(ages);
     for (int k = 0; k < 4; ++k) {
         const Floats d = mean - means[k];
-        variance += kSpread * c.weight[k] * d * d;
+        variance += kSpread * weight[k] * d * d;
     }
     const ModelConstants& constants = *row.constants;
     const Ints decaying = variance > constants.decay_variance;
@@ -54,27 +44,19 @@ ALWAYS void mix(const Warp& row, int mode, const Corners& c, Ints inside, int co
         const Floats kept = age * exp_minus(constants.decay_rate * greater(variance - constants.decay_variance, Floats{}));
         age = select(decaying, kept, age);
     }
-    const Ints has_age = inside & (age >= kNoAge);
+    const Ints has_age = places.inside & (age >= kNoAge);
     store(row.to.of[3 * mode] + column, mean);
-    store(row.to.of[3 * mode + 1] + column, greater(variance, spread(constants.min_variance)));
-    store(row.to.of[3 * mode + 2] + column, select(has_age, lesser(age, spread(constants.max_age)), Floats{}));
+    store(row.to.of[3 * mode + 1] + column, greater(variance, broadcast(constants.min_variance)));
+    store(row.to.of[3 * mode + 2] + column, select(has_age, lesser(age, broadcast(constants.max_age)), Floats{}));
 }
 
 void warp(const Warp& row) {
-    const Floats last_u = spread(float(row.columns - 1)), last_v = spread(float(row.rows - 1));
     for (int column = 0; column < row.columns; column += kFloats) {
-        const Floats x = real(lanes() + column);
-        const Floats scale = 1 / (row.h[6] * x + row.h[7]);
-        Floats u = (row.h[0] * x + row.h[1]) * scale, v = (row.h[3] * x + row.h[4]) * scale;
-        const Ints inside = (u >= 0) & (v >= 0) & (u <= last_u) & (v <= last_v);
-        u = select(inside, u, Floats{}), v = select(inside, v, Floats{});
-        const Ints left = whole(u), top = whole(v);
-        const Floats tu = u - real(left), tv = v - real(top);
-        const Corners c{top * int(row.pitch) + left, {(1 - tu) * (1 - tv), tu * (1 - tv), (1 - tu) * tv, tu * tv}};
-        const bool side_by_side = !bits(c.index != lanes() + c.index[0]);
+        const Places places = places_of(row.h, column, row.columns, row.rows, row.pitch);
+        const Floats tu = places.tu, tv = places.tv, weight[4] = {(1 - tu) * (1 - tv), tu * (1 - tv), (1 - tu) * tv, tu * tv};
         for (int mode = 0; mode < 2; ++mode) {
-            if (side_by_side) mix<true>(row, mode, c, inside, column);
-            else mix<false>(row, mode, c, inside, column);
+            if (places.side_by_side) mix<true>(row, mode, places, weight, column);
+            else mix<false>(row, mode, places, weight, column);
         }
     }
 }
@@ -110,8 +92,8 @@ ALWAYS Mode blend(const ModelConstants& constants, const Mode& m, Floats mean, F
     out.mean = select(m.age < 1, mean, keep * m.mean + (1 - keep) * mean);
     const Floats up = high - out.mean, down = out.mean - low, worst = greater(up * up, down * down);
     const Floats blended = keep * m.variance + (1 - keep) * lesser(worst, kGrowth * m.variance);
-    out.variance = select(m.age == 0, greater(worst, spread(constants.initial_variance)), blended);
-    out.variance = greater(out.variance, spread(constants.min_variance));
+    out.variance = select(m.age == 0, greater(worst, broadcast(constants.initial_variance)), blended);
+    out.variance = greater(out.variance, broadcast(constants.min_variance));
     out.age = lesser(m.age + 1, oldest);
     return out;
 }
@@ -122,7 +104,7 @@ ALWAYS Floats teach(const ModelConstants& constants, Mode& apparent, Mode& candi
     const Ints fresh = (apparent.age == 0) & (candidate.age == 0), swapped = candidate.age > apparent.age;
     const Mode older = select(swapped, candidate, apparent);
     candidate = select(swapped, apparent, candidate);
-    candidate.age = select(swapped, lesser(candidate.age, spread(constants.max_age * kLoser)), candidate.age);
+    candidate.age = select(swapped, lesser(candidate.age, broadcast(constants.max_age * kLoser)), candidate.age);
     const auto matches = [&](const Mode& m) {
         const Floats d = mean - m.mean;
         return d * d < constants.match * m.variance;
@@ -130,13 +112,13 @@ ALWAYS Floats teach(const ModelConstants& constants, Mode& apparent, Mode& candi
     const Ints first = fresh | matches(older);
     candidate.age = select(first | matches(candidate), candidate.age, Floats{});
     // one frame more for the candidate: or else a background of full age could never be replaced
-    const Floats oldest = select(first, spread(constants.max_age), spread(constants.max_age + 1));
+    const Floats oldest = select(first, broadcast(constants.max_age), broadcast(constants.max_age + 1));
     const Mode taught = blend(constants, select(first, older, candidate), mean, low, high, oldest);
     apparent = select(first, taught, older);
     candidate = select(first, candidate, taught);
     candidate.mean = select(fresh, mean, candidate.mean);
-    candidate.variance = select(fresh, spread(constants.initial_variance), candidate.variance);
-    return select(older.age > 1, root(constants.threshold * older.variance), spread(255));
+    candidate.variance = select(fresh, broadcast(constants.initial_variance), candidate.variance);
+    return select(older.age > 1, root(constants.threshold * older.variance), broadcast(255));
 }
 
 ALWAYS Bytes in_each_byte(Ints v) {  // of 0..255
@@ -148,7 +130,7 @@ ALWAYS Bytes in_each_byte(Ints v) {  // of 0..255
 ALWAYS Ints mark(const Learning& row, int column, Floats mean, Floats tolerance) {
     const Floats bottom = greater(mean - tolerance, Floats{});
     const Ints cut = whole(bottom), low = cut - (real(cut) < bottom);  // rounded up
-    const Ints high = whole(lesser(mean + tolerance, spread(255)));
+    const Ints high = whole(lesser(mean + tolerance, broadcast(255)));
     const Bytes lows = in_each_byte(low), highs = in_each_byte(high);
     const std::uint8_t* p = row.pixels + column * kCell;
     std::uint8_t* out = row.mask + column * kCell;
@@ -169,7 +151,7 @@ ALWAYS Ints mark(const Learning& row, int column, Floats mean, Floats tolerance)
 }
 
 void learn(const Learning& row) {
-    const Floats light = spread(row.light), zero{}, white = spread(255);
+    const Floats light = broadcast(row.light), zero{}, white = broadcast(255);
     for (int column = 0; column < row.columns; column += kFloats) {
         const std::uint8_t* p = row.pixels + column * kCell;
         Bytes lows = load<Bytes>(p), highs = lows;
@@ -240,9 +222,7 @@ void seeds(const std::int32_t* above, const std::int32_t* here, const std::int32
 
 }  // namespace
 
-#define NAME2(a, b) a##b
-#define NAME(a, b) NAME2(a, b)
-extern const ModelKernels NAME(model_kernels_, FASTMCD_LEVEL);
-const ModelKernels NAME(model_kernels_, FASTMCD_LEVEL) = {warp, means, learn, light, seeds};
+extern const ModelKernels OF_LEVEL(model_kernels_);
+const ModelKernels OF_LEVEL(model_kernels_) = {warp, means, learn, light, seeds};
 
 }  // namespace fastmcd

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "pan.hpp"
-
 namespace fastmcd {
 namespace {
 
@@ -14,7 +12,7 @@ constexpr int kMinPoints = 10;
 constexpr int kVotes = 3;              // of a point that did not move before
 constexpr double kLeastPan = 2;        // px of the coarsest level, from frame to frame
 constexpr double kMostChange = 3;      // px there by which a pan goes on differently
-constexpr int kGuides = 32;            // points
+constexpr int kGuides = 32;            // points, at least; up to 63
 constexpr double kEnough = 0.6;        // share of points that must agree, or they are looked for more thoroughly
 constexpr double kExact = 0.3;         // px of the base level: a movement that would matter to the model
 constexpr double kAsGood = 0.8;        // rest explains this share of what the best homography does: the camera is still
@@ -23,15 +21,11 @@ constexpr double kAlong = 0.8;         // cosine of the angle to the way of what
 constexpr double kLeastWay = 0.5;      // px that the background must have gone for that
 constexpr double kMaxChanged = 0.25;   // share of pixels, for a still frame without enough texture
 
-bool holds_window(const Plane& image, int x, int y) {  // one pixel wider: for gradients and interpolation
-    return x > kRadius && y > kRadius && x + kRadius + 1 < image.width && y + kRadius + 1 < image.height;
-}
-
 Point full_size(Pixel p, double scale) {  // centre of a reduced pixel
     return {(p.x + 0.5) * scale - 0.5, (p.y + 0.5) * scale - 0.5};
 }
 
-Point came_from(Pixel p, Shift shift, double scale) {  // where full_size(p, scale) was
+Point source_position(Pixel p, Shift shift, double scale) {  // where full_size(p, scale) was
     const Point at = full_size(p, scale);
     return {at.x + scale * double(shift.x), at.y + scale * double(shift.y)};
 }
@@ -49,7 +43,8 @@ MotionEstimator::MotionEstimator(int width, int height, const Params& params)
 
 MotionEstimator::MotionEstimator(const Pyramid& shape, int width, int height, const Params& params)
     : points_(params.points), tolerance_(params.tolerance), min_inliers_(params.min_inliers),
-      ransac_(width, height, kVotes * params.points), find_epipole_(width, height, params.points, params.tolerance * double(1 << shape.base)) {
+      ransac_(width, height, kVotes * params.points), find_pan_(shape.levels.back().width, shape.levels.back().height),
+      find_epipole_(width, height, params.points, params.tolerance * double(1 << shape.base)) {
     const Plane& image = shape.levels[shape.base];
     base_ = shape.base;
     block_columns_ = image.width / kBlock, block_rows_ = image.height / kBlock;
@@ -81,7 +76,7 @@ void MotionEstimator::find_points(const Plane& image) {
     found_.clear();
     for (int row = 0; row < lattice_rows_; ++row)
         for (int column = 0; column < lattice_columns_; ++column) best_of(column, row);
-    std::erase_if(found_, [&](Pixel p) { return !holds_window(image, p.x, p.y); });
+    std::erase_if(found_, [&](Pixel p) { return !holds_window(image.width, image.height, p.x, p.y); });
 }
 
 void MotionEstimator::best_of(int column, int row) {
@@ -149,7 +144,7 @@ void MotionEstimator::vote(const std::vector<Pixel>& points, double scale, const
     int match = 0;
     for (std::size_t i = 0; i < points.size() && match < ransac_.size(); ++i) {
         if (!tracked_[i]) continue;
-        const Point from = came_from(points[i], shifts_[i], scale);
+        const Point from = source_position(points[i], shifts_[i], scale);
         const int x = int(from.x), y = int(from.y);
         const bool inside = x >= 0 && y >= 0 && x < moved.width && y < moved.height;
         ransac_.repeat(match++, inside && !moved.row(y)[x] ? kVotes - 1 : 0);
@@ -163,7 +158,7 @@ Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, 
     ransac_.clear();
     for (std::size_t i = 0; i < points.size(); ++i) {
         if (!tracked_[i]) continue;
-        ransac_.add(full_size(points[i], scale), came_from(points[i], shifts_[i], scale));
+        ransac_.add(full_size(points[i], scale), source_position(points[i], shifts_[i], scale));
     }
     if (moved_) vote(points, scale, *moved_);
     Motion motion{kIdentity, false, ransac_.size(), 0};
@@ -198,20 +193,21 @@ Motion MotionEstimator::follow(const Pyramid& current, const Pyramid& previous, 
     }
     descend(current, previous, found_);
     motion = arrive(current, previous, found_);
-    if (motion.known) return motion;
-    return pan(current, previous, likely);
+    return motion.known ? motion : pan(current, previous, likely, motion);
 }
 
 // The camera turns so fast that points are lost: they start again from where the coarsest pictures fit. If they still do not agree, being
 // blurred, but the pictures fit where the last motion leads to, that is where the camera looks.
-Motion MotionEstimator::pan(const Pyramid& current, const Pyramid& previous, const Homography& likely) {
-    const Shift shift = best_translation(current.levels.back(), previous.levels.back());
-    descend(current, previous, found_, shift);
-    Motion motion = arrive(current, previous, found_);
+Motion MotionEstimator::pan(const Pyramid& current, const Pyramid& previous, const Homography& likely, Motion motion) {
     const double shrink = double(1 << (current.levels.size() - 1));
     const Point middle{current.levels[0].width / 2.0, current.levels[0].height / 2.0}, from = project(likely, middle);
-    const double x = (from.x - middle.x) / shrink, y = (from.y - middle.y) / shrink;
-    const bool goes_on = std::hypot(x, y) >= kLeastPan && std::hypot(double(shift.x) - x, double(shift.y) - y) <= kMostChange;
+    const Point way{(from.x - middle.x) / shrink, (from.y - middle.y) / shrink};
+    const bool pans = length(way) >= kLeastPan;
+    if (int(found_.size()) < kMinPoints && !pans) return motion;  // the pictures alone would not be believed
+    const Shift shift = find_pan_(current.levels.back().view(), previous.levels.back().view());
+    descend(current, previous, found_, shift);
+    motion = arrive(current, previous, found_);
+    const bool goes_on = pans && length({double(shift.x) - way.x, double(shift.y) - way.y}) <= kMostChange;
     if (!motion.known && goes_on) {
         motion.homography = {1, 0, shrink * double(shift.x), 0, 1, shrink * double(shift.y), 0, 0, 1};
         motion.known = true;
@@ -225,7 +221,7 @@ void MotionEstimator::look_for_epipole(const Motion& motion) {
     for (std::size_t i = 0; i < found_.size() && motion.homography != kIdentity; ++i) {
         if (!tracked_[i]) continue;
         const Point at = full_size(found_[i], scale);
-        find_epipole_.add(at, project(motion.homography, at), came_from(found_[i], shifts_[i], scale));
+        find_epipole_.add(at, project(motion.homography, at), source_position(found_[i], shifts_[i], scale));
     }
     epipole_ = find_epipole_();
 }
@@ -237,7 +233,7 @@ void MotionEstimator::tell_points(const Motion& motion) {
     told_.clear();
     for (std::size_t i = 0; i < found_.size() && motion.known; ++i) {
         if (!tracked_[i]) continue;
-        const Point at = full_size(found_[i], scale), to = project(motion.homography, at), from = came_from(found_[i], shifts_[i], scale);
+        const Point at = full_size(found_[i], scale), to = project(motion.homography, at), from = source_position(found_[i], shifts_[i], scale);
         const Point off{from.x - to.x, from.y - to.y};
         const double size = length(off);
         const auto along = [&](Point way, double least) {
@@ -274,8 +270,8 @@ std::vector<TrackedPoint> MotionEstimator::tracked() const {
     for (std::size_t i = 0; i < found_.size(); ++i) {
         if (!tracked_[i]) continue;
         const Point at = full_size(found_[i], scale), to = project(fitted_, at);
-        const Point from = came_from(found_[i], shifts_[i], scale);
-        const double off = std::hypot(to.x - from.x, to.y - from.y);
+        const Point from = source_position(found_[i], shifts_[i], scale);
+        const double off = length({to.x - from.x, to.y - from.y});
         out.push_back({at.x, at.y, from.x, from.y, fits_ && off <= tolerance_ * scale});
     }
     return out;
@@ -284,7 +280,7 @@ std::vector<TrackedPoint> MotionEstimator::tracked() const {
 std::size_t MotionEstimator::bytes() const {
     return (tensors_.size() + texture_.size()) * sizeof(float) + (found_.capacity() + guides_.capacity() + scaled_.size()) * sizeof(Pixel) +
            (shifts_.capacity() + good_.capacity()) * sizeof(Shift) + tracked_.size() + ransac_.bytes() +
-           find_epipole_.bytes() + told_.capacity() * sizeof(PointMotion);
+           find_pan_.bytes() + find_epipole_.bytes() + told_.capacity() * sizeof(PointMotion);
 }
 
 }  // namespace fastmcd

@@ -8,6 +8,7 @@
 #include "fastmcd.hpp"
 #include "homography.hpp"
 #include "image.hpp"
+#include "pan.hpp"
 
 namespace fastmcd {
 
@@ -44,7 +45,7 @@ private:
     void start_from(const Homography& h, double scale, const std::vector<Pixel>& points);
     void vote(const std::vector<Pixel>& points, double scale, const Plane& moved);
     MotionEstimator(const Pyramid& shape, int width, int height, const Params& params);
-    Motion pan(const Pyramid& current, const Pyramid& previous, const Homography& likely);
+    Motion pan(const Pyramid& current, const Pyramid& previous, const Homography& likely, Motion motion);
     Motion arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
     Motion follow(const Pyramid& current, const Pyramid& previous, const Homography& likely);
     void look_for_epipole(const Motion& motion);
@@ -68,6 +69,7 @@ private:
     Ransac ransac_;
     Homography fitted_ = kIdentity;  // of the last call, before rest may have been preferred
     bool fits_ = false;              // false: none was found
+    PanFinder find_pan_;
     EpipoleFinder find_epipole_;
     Epipole epipole_;
     std::vector<PointMotion> told_;

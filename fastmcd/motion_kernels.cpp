@@ -163,10 +163,6 @@ ALWAYS float residual(const Signed difference[kSide], int sum) {  // mean absolu
     return float(total(deviation)) / (kScale * kArea);
 }
 
-ALWAYS bool holds_window(const Tracking& level, int x, int y) {  // one pixel wider: for gradients and interpolation
-    return x > kRadius && y > kRadius && x + kRadius + 1 < level.width && y + kRadius + 1 < level.height;
-}
-
 // From the given shift on. A constant difference in brightness is left out of account: with gradients about their mean
 // it takes no part.
 ALWAYS bool refine(const Tracking& level, const Window& w, Pixel at, Shift& shift) {
@@ -179,7 +175,7 @@ ALWAYS bool refine(const Tracking& level, const Window& w, Pixel at, Shift& shif
         const float x = float(at.x) + s.x, y = float(at.y) + s.y;
         if (!(x > kRadius && y > kRadius && x < float(level.width) && y < float(level.height))) return false;
         const int ix = int(x), iy = int(y);
-        if (!holds_window(level, ix, iy)) return false;
+        if (!holds_window(level.width, level.height, ix, iy)) return false;
         fit = compare(w, level.target + (iy - kRadius) * level.stride + ix - kRadius, level.stride,
                       int((x - float(ix)) * 128 + 0.5f), int((y - float(iy)) * 128 + 0.5f), difference);
         const float cx = float(fit.bx) - float(fit.sum) * float(w.sum_x) / kArea;
@@ -198,7 +194,7 @@ void track(const Tracking& level, const Pixel* points, int count, Shift* shifts,
     for (int i = 0; i < count; ++i) {
         const Pixel p = points[i];
         tracked[i] = 0;
-        if (!holds_window(level, p.x, p.y)) continue;
+        if (!holds_window(level.width, level.height, p.x, p.y)) continue;
         Window window;
         open(window, level.image + (p.y - kRadius) * level.stride + p.x - kRadius, level.stride);
         tracked[i] = refine(level, window, p, shifts[i]);
@@ -259,9 +255,7 @@ void sums(const MatchArrays& matches, const float h[9], float tolerance, double 
 
 }  // namespace
 
-#define NAME2(a, b) a##b
-#define NAME(a, b) NAME2(a, b)
-extern const MotionKernels NAME(motion_kernels_, FASTMCD_LEVEL);
-const MotionKernels NAME(motion_kernels_, FASTMCD_LEVEL) = {tensors, texture, track, count, sums};
+extern const MotionKernels OF_LEVEL(motion_kernels_);
+const MotionKernels OF_LEVEL(motion_kernels_) = {tensors, texture, track, count, sums};
 
 }  // namespace fastmcd

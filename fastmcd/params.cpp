@@ -11,7 +11,7 @@ using P = Params;
 constexpr Parameter kParameters[] = {
     {"points", "most points tracked to find the camera's motion", 32, 1000, &P::points},
     {"tolerance", "px (of the tracked level) that a point may deviate from the camera's motion", 0.2, 5, &P::tolerance},
-    {"min_inliers", "share of points that must agree, else the camera's motion is unknown", 0.1, 0.9, &P::min_inliers},
+    {"min_inliers", "share of points that must agree, else the camera's motion is unknown", 0.25, 0.9, &P::min_inliers},
     {"max_age", "frames of memory: what stops becomes background after so many; ghosts last as long", 2, 1000, &P::max_age},
     {"match", "variances within which a cell updates its background", 0.5, 20, &P::match},
     {"threshold", "variances beyond which a pixel is foreground", 1, 50, &P::threshold},

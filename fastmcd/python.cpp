@@ -114,6 +114,16 @@ nb::dict detect(Shared& self, const Array& frame) {
     return out;
 }
 
+// A list of frames that are all grey, or all of colours.
+template <class Array>
+void rehearse(Shared& self, const std::vector<Array>& frames) {
+    std::vector<decltype(view(frames[0]))> first;
+    for (const Array& frame : frames) first.push_back(view(frame));
+    const auto lock = self.lock();
+    nb::gil_scoped_release release;
+    self.detector.rehearse(first);
+}
+
 nb::tuple background(Shared& self) {  // mean, variance, age
     const auto lock = self.lock();
     Background b = self.detector.background();
@@ -180,7 +190,8 @@ NB_MODULE(_fastmcd, m) {
         .def("detect", &detect<Pixels>, "frame"_a.noconvert())
         .def("background", &background)
         .def("tracked", &tracked)
-        .def("turn", [](Shared& self) { const auto lock = self.lock(); self.detector.turn(); })
+        .def("rehearse", &rehearse<Grey>, "frames"_a.noconvert())
+        .def("rehearse", &rehearse<Pixels>, "frames"_a.noconvert())
         .def("reset", [](Shared& self) { const auto lock = self.lock(); self.detector.reset(); })
         .def("bytes", [](Shared& self) { const auto lock = self.lock(); return self.detector.bytes(); });
     m.def("parameters", &parameter_table);

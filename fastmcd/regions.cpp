@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kMinDensity = 32;    // of the 144 pixels of 3x3 cells
 constexpr int kOpening = 1;       // radius, cells
+constexpr int kSpare = 4;          // regions per object that may be reported: some merge, some are not sure
 constexpr double kEqual = 0.35;    // of several parts in one region, those of this share of the largest are objects too
 constexpr int kFewestPoints = 2;   // that tell whether a region rests
 constexpr double kOverlap = 0.25;  // share of the smaller of two boxes that makes them one object, or the same one
@@ -35,25 +36,25 @@ int radius_in_cells(int width, int height, double closing) {
 
 Regions::Regions(int width, int height, const Params& params)
     : params_(params), width_(width), height_(height), columns_(cells(width)), rows_(cells(height)),
-      closing_(radius_in_cells(width, height, params.closing)), on_(columns_, rows_), cores_(on_), inner_(on_) {
+      closing_(radius_in_cells(width, height, params.closing)),
+      most_regions_(std::size_t(kSpare * params.max_objects)), on_(columns_, rows_), cores_(on_), inner_(on_) {
     const std::size_t runs = std::size_t(columns_ / 2 + 1) * rows_;  // at most
     for (auto* v : {&runs_, &core_runs_}) v->reserve(runs);
     parents_.resize(runs + 1);
     for (auto* v : {&all_, &parts_}) v->resize(2 * runs + 1);
-    regions_.reserve(4 * params.max_objects);
-    tracks_.reserve(4 * params.max_objects);
-    objects_.reserve(4 * params.max_objects);
+    for (auto* v : {&regions_, &tracks_}) v->reserve(most_regions_);
+    objects_.reserve(most_regions_);
 }
 
-// A cell is on if enough of it and of its surroundings moved. Then gaps up to two closing radii are bridged (grow and
-// shrink back) and bridges of one or two cells are broken (shrink and grow back).
+// A cell is on if enough of it and of its surroundings moved. Then gaps up to two closing radii are bridged by a
+// closing, and bridges of one or two cells broken by an opening; the two erosions in between are one.
 void Regions::find_cells(const Grid<std::int32_t>& marks) {
     for (int y = 0; y < rows_; ++y)
         kernels_.model.seeds(marks.row(y - 1), marks.row(y), marks.row(y + 1), columns_, kUnlike, kMinDensity, on_.row(y));
     cores_ = on_;
-    on_.grow(closing_);
-    on_.shrink(closing_ + kOpening);
-    on_.grow(kOpening);
+    on_.dilate(closing_);
+    on_.erode(closing_ + kOpening);
+    on_.dilate(kOpening);
 }
 
 int Regions::root(int label) {
@@ -106,7 +107,7 @@ void Regions::add(Region& region, const Run& run, const Grid<std::int32_t>& mark
 int Regions::collect(const Bits& bits, std::vector<Run>& runs, const Grid<std::int32_t>& marks,
                      std::vector<Region>& regions) {
     const int labels = label_runs(bits, runs);
-    for (int label = 1; label <= labels; ++label) regions[label] = {width_, height_, 0, 0, 0, 0, 1, 0};
+    for (int label = 1; label <= labels; ++label) regions[label] = {width_, height_, 0, 0, 0, 1, 0};
     for (Run& run : runs) add(regions[run.label = root(run.label)], run, marks);
     return labels;
 }
@@ -114,26 +115,22 @@ int Regions::collect(const Bits& bits, std::vector<Run>& runs, const Grid<std::i
 // Objects side by side that only the closing has joined come apart again, if they are of similar size. (Under a moving
 // camera the mask is too ragged for that: measured, box recall 0.82 to 0.10 on a swan.)
 int Regions::split(int labels, const Grid<std::int32_t>& marks) {
-    cores_.shrink(kOpening);
-    cores_.grow(kOpening);
+    cores_.erode(kOpening);
+    cores_.dilate(kOpening);
     const int parts = collect(cores_, core_runs_, marks, parts_);
     std::size_t whole = 0;
     for (const Run& core : core_runs_) {  // both are in the order of rows and columns
         while (runs_[whole].row < core.row || runs_[whole].end <= core.first) ++whole;
         parts_[core.label].whole = runs_[whole].label;
     }
-    int end = labels + 1;
-    for (int label = 1; label <= labels; ++label) {
-        std::int64_t most = 1;
-        for (int i = 1; i <= parts; ++i)
-            if (parts_[i].whole == label) most = std::max(most, parts_[i].pixels);
-        const int first = end;
-        for (int i = 1; i <= parts; ++i)
-            if (parts_[i].whole == label && double(parts_[i].pixels) >= kEqual * double(most)) all_[end++] = parts_[i];
-        if (end - first < 2) end = first;
-        else all_[label].split = true;
-    }
-    return end - 1;
+    const auto begin = parts_.begin() + 1, end = begin + parts;
+    for (auto part = begin; part != end; ++part) all_[part->whole].largest = std::max(all_[part->whole].largest, part->pixels);
+    const auto equal = [&](const Region& part) { return part.pixels >= kEqual * all_[part.whole].largest; };
+    for (auto part = begin; part != end; ++part) all_[part->whole].equals += equal(*part);
+    int last = labels;
+    for (auto part = begin; part != end; ++part)
+        if (equal(*part) && all_[part->whole].split()) all_[++last] = *part;
+    return last;
 }
 
 void Regions::keep(int labels) {
@@ -142,28 +139,34 @@ void Regions::keep(int labels) {
     };
     for (const Run& run : runs_)
         if (too_small(all_[run.label])) on_.clear(run.row, run.first, run.end);
-    // the largest come first and are kept, as many as there is room for
-    const auto end = std::remove_if(all_.begin() + 1, all_.begin() + 1 + labels, [&](const Region& r) { return r.split || too_small(r); });
+    // the largest come first and are kept
+    const auto end = std::remove_if(all_.begin() + 1, all_.begin() + 1 + labels, [&](const Region& r) { return r.split() || too_small(r); });
     std::sort(all_.begin() + 1, end, [](const Region& a, const Region& b) {
         const auto key = [](const Region& r) { return std::tuple(-r.pixels, r.top, r.left, r.bottom, r.right); };
         return key(a) < key(b);
     });
-    regions_.assign(all_.begin() + 1, std::min(end, all_.begin() + 1 + std::ptrdiff_t(regions_.capacity())));
+    regions_.assign(all_.begin() + 1, std::min(end, all_.begin() + 1 + std::ptrdiff_t(most_regions_)));
 }
 
-// Boxes that overlap are fragments of one object.
+// Boxes that overlap are fragments of one object. One that has grown may overlap any other, so all are looked at again, from the next
+// one around: twice as many rounds as there are regions at most.
 void Regions::merge() {
     const auto area = [](const Region& r) { return double(r.right - r.left) * (r.bottom - r.top); };
+    const auto overlap = [&](const Region& a, const Region& b) {
+        const int width = std::min(a.right, b.right) - std::max(a.left, b.left);
+        const int height = std::min(a.bottom, b.bottom) - std::max(a.top, b.top);
+        return width > 0 && height > 0 && double(width) * height >= kOverlap * std::min(area(a), area(b));
+    };
     for (std::size_t i = 0; i < regions_.size(); ++i)
-        for (std::size_t j = i + 1; j < regions_.size(); ++j) {
+        for (std::size_t away = 1; away < regions_.size(); ++away) {
+            const std::size_t j = (i + away) % regions_.size();
             Region &a = regions_[i], &b = regions_[j];
-            const int width = std::min(a.right, b.right) - std::max(a.left, b.left);
-            const int height = std::min(a.bottom, b.bottom) - std::max(a.top, b.top);
-            if (width <= 0 || height <= 0 || double(width) * height < kOverlap * std::min(area(a), area(b))) continue;
+            if (!overlap(a, b)) continue;
             a = {std::min(a.left, b.left), std::min(a.top, b.top), std::max(a.right, b.right),
-                 std::max(a.bottom, b.bottom), a.pixels + b.pixels, a.contrast + b.contrast, 1, 0};
+                 std::max(a.bottom, b.bottom), a.pixels + b.pixels, 1, a.contrast + b.contrast};
             regions_.erase(regions_.begin() + std::ptrdiff_t(j));
-            j = i;  // a has grown: look at all after it again
+            if (j < i) --i;
+            away = 0;
         }
 }
 
@@ -279,15 +282,16 @@ std::span<const Object> Regions::operator()(Plane& mask, const Grid<std::int32_t
         objects_.push_back(object);
     }
     tracks_.assign(regions_.begin(), regions_.end());
-    forget_unreported();
-    clean(mask);
     std::sort(objects_.begin(), objects_.end(), [](const Object& a, const Object& b) {
         const auto key = [](const Object& o) {
             return std::tuple(-o.score, -o.box.width * o.box.height, o.box.y, o.box.x, o.box.width);
         };
         return key(a) < key(b);
     });
-    return last();
+    if (objects_.size() > std::size_t(params_.max_objects)) objects_.erase(objects_.begin() + params_.max_objects, objects_.end());
+    forget_unreported();
+    clean(mask);
+    return objects_;
 }
 
 std::size_t Regions::bytes() const {

@@ -1,7 +1,7 @@
 // From the raw mask to objects: clean-up on the grid of cells, connected components, merging, scores, crops.
 #pragma once
 
-#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -26,18 +26,20 @@ public:
     std::span<const Object> operator()(Plane& mask, const Grid<std::int32_t>& marks, const Homography& h, bool steady,
                                        std::span<const PointMotion> points);
 
-    std::span<const Object> last() const { return {objects_.data(), std::min(objects_.size(), std::size_t(params_.max_objects))}; }
+    std::span<const Object> last() const { return objects_; }
 
     std::size_t bytes() const;
 
 private:
     struct Region {
         int left, top, right, bottom;  // right and bottom are one past the end
-        std::int64_t pixels, contrast;  // moving pixels; their cells' contrast, summed over them
+        int pixels;                    // that move
         int age;                       // frames seen
-        int whole;                     // of a part: the region that it belongs to
+        std::int64_t contrast;         // of the cells of these pixels, summed over them
+        int whole = 0;                 // of a part: the region that it belongs to
+        int largest = 1, equals = 0;   // pixels of its largest part; parts that are of about that size
         bool moved = false;            // an object of frames before, which may stop now
-        bool split = false;
+        bool split() const { return equals >= 2; }
     };
 
     struct Run {  // of cells that are on, in a row
@@ -63,6 +65,7 @@ private:
     const Kernels& kernels_ = kernels();
     Params params_;
     int width_, height_, columns_, rows_, closing_;
+    std::size_t most_regions_;  // looked at in a frame, the largest
     Bits on_, cores_, inner_;
     std::vector<Run> runs_, core_runs_;
     std::vector<int> parents_;

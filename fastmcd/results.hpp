@@ -261,7 +261,7 @@ private:
     // Lets OUT.part and OUT change places, in one step where the system has one.
     void exchange() const {
 #ifdef RENAME_EXCHANGE
-        if (renameat2(-100, part_.c_str(), -100, place_.c_str(), RENAME_EXCHANGE) == 0) return;  // -100: AT_FDCWD
+        if (renameat2(AT_FDCWD, part_.c_str(), AT_FDCWD, place_.c_str(), RENAME_EXCHANGE) == 0) return;
 #endif
         fs::rename(place_, beside(".old"));
         fs::rename(part_, place_);

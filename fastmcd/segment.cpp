@@ -12,7 +12,8 @@ constexpr int kNear = 1, kFar = 4;   // frames back that are compared with
 constexpr float kNearWeight = 0.5f;  // what moves slowly is seen in the far one only
 constexpr int kSettled = 4;          // frames, before colours are asked
 constexpr float kTypical = 0.6f;      // mean of min(9, squared difference over its variance) at rest: 1 for a Gaussian, which leaves no margin
-constexpr float kMostDisorder = 16;
+constexpr float kMostNoise = 16;
+constexpr float kFollow = 0.3f;      // share of the way that the noise scale goes from frame to frame
 constexpr float kLeastEdge = 2;      // grey levels
 constexpr float kEdge = 2;           // times the mean difference of neighbours: a difference that cuts their tie to a quarter
 constexpr int kRounds = 1;
@@ -36,15 +37,15 @@ constexpr float kLearned = 25;       // frames: age of a background that what re
 
 Segmenter::Segmenter(int columns, int rows)
     : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), uncovered_(rest_), evidence_(rest_), right_(rest_), down_(rest_),
-      horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes),
-      past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), epipoles_(kFar), light_(kFar),
+      horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes), no_colours_(columns + kLanes),
+      past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), light_(kFar), epipoles_(kFar),
       patch_columns_((columns - 1) / kPatch + 1), patch_rows_((rows - 1) / kPatch + 1), near_(std::size_t(patch_columns_) * patch_rows_) {
     group_.reserve(near_.size());
     reset();
 }
 
 void Segmenter::reset() {
-    frames_ = 0, disorder_ = 1, edge_ = 8;
+    frames_ = 0, noise_scale_ = 1, edge_ = 8;
     uncovered_.fill(0);
     std::fill(epipoles_.begin(), epipoles_.end(), Epipole{});
     colours_.reset();
@@ -54,30 +55,31 @@ void Segmenter::reset() {
 // Rousso and Peleg 1994). A ghost has not, what moves has, wherever it is not flat.
 void Segmenter::compare(const Model& model, int frames, float weight, bool first) {
     const std::size_t which = std::size_t((frames_ - frames) % kFar);
-    const Homography& h = ways_[which];
     const Grid<float>& means = model.means();
     for (int y = 0; y < rows_; ++y) {
         Past row{means.row(y - 1), means.row(y), means.row(y + 1), past_[which].row(0), means.pitch(), columns_, rows_, {},
-                 light_[which].gain, light_[which].offset, disorder_, weight, first, rest_.row(y),
+                 light_[which].gain, light_[which].offset, noise_scale_, weight, first, rest_.row(y),
                  moved_[which].row(0), moved_[which].row(y), frames == kFar ? uncovered_.row(y) : nullptr, frames == kNear && frames_ >= kFar ? stays().row(y) : nullptr};
-        for (int k = 0; k < 3; ++k) row.h[3 * k] = float(h[3 * k]), row.h[3 * k + 1] = float(h[3 * k + 1] * y + h[3 * k + 2]);
-        disorder_sum_ += kernels_.segment.compare(row, &disorder_cells_);
+        at_row(ways_[which], y, row.h);
+        noise_sum_ += kernels_.segment.compare(row, &noise_cells_);
     }
 }
 
 // Neighbours are tied the more the less they differ, in terms of what neighbours in this picture differ by.
-void Segmenter::find_ties(const Model& model) {
+void Segmenter::smoothness_weights(const Model& model) {
     const float scale = 1 / (edge_ * edge_);
     std::int64_t sum = 0;
     for (int y = 0; y < rows_; ++y)
         sum += kernels_.segment.tie(model.means().row(y), model.means().row(y + 1), columns_, scale, right_.row(y), down_.row(y));
-    edge_ = std::max(kLeastEdge, kEdge * float(sum) / (32.0f * float(columns_) * float(rows_)));
+    edge_ = std::max(kLeastEdge, kEdge * float(sum) / (2 * kSteps * float(columns_) * float(rows_)));
 }
 
-void Segmenter::weigh(const Model& model) {
-    static const std::vector<float> nothing(4096 / kCell + 2 * kLanes);
-    for (int y = 0; y < rows_; ++y)
-        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), model.plane(0, 1).row(y), rest_.row(y), uncovered_.row(y), frames_ >= kSettled ? colours_.row(y) : nothing.data(), columns_, stays().row(y), evidence_.row(y)});
+void Segmenter::unary_evidence(const Model& model) {
+    for (int y = 0; y < rows_; ++y) {
+        const float* colours = frames_ >= kSettled ? colours_.row(y) : no_colours_.data();
+        kernels_.segment.weigh({model.marks().row(y), model.plane(0, 2).row(y), model.plane(0, 1).row(y), rest_.row(y), uncovered_.row(y),
+                                colours, columns_, stays().row(y), evidence_.row(y)});
+    }
 }
 
 bool Segmenter::inside_then(int left, int top, Point way) const {
@@ -180,7 +182,7 @@ void Segmenter::discount_parallax(const Model& model) {
 
 // A tracked point tells more surely than grey levels do: hardly one that goes with the background lies on what moves. It tells of what
 // looks like it, or a point beside a small object would speak for the object. What has stopped before a known background stays an object.
-void Segmenter::ask(const Model& model, std::span<const PointMotion> points) {
+void Segmenter::add_point_evidence(const Model& model, std::span<const PointMotion> points) {
     const Grid<float>& means = model.means();
     const auto stopped = [&](int x, int y) { return moved(model.marks().row(y)[x]) >= kUnlike && model.plane(0, 2).row(y)[x] > kLearned; };
     for (const PointMotion& point : points) {
@@ -196,7 +198,7 @@ void Segmenter::ask(const Model& model, std::span<const PointMotion> points) {
 }
 
 // What moved a frame ago goes on, where nothing else can tell: not even what seems to stand nearer has a say in that.
-void Segmenter::insist() {
+void Segmenter::add_temporal_prior() {
     for (int y = 0; y < rows_; ++y) {
         const float* stays = this->stays().row(y);
         float* evidence = evidence_.row(y);
@@ -207,7 +209,7 @@ void Segmenter::insist() {
 // The likeliest labels of all cells together, if neighbours that are tied had rather agree: an Ising model, by min-sum messages along
 // rows and columns by turns (belief propagation, Tappen and Freeman 2003). For two labels a message is a number: all that a cell has
 // heard and seen, at most as much as the tie carries.
-void Segmenter::spread() {
+void Segmenter::pass_messages() {
     vertical_.fill(0);
     for (int round = 0; round < kRounds; ++round) {
         for (int y = 0; y < rows_; y += kLanes)
@@ -232,28 +234,28 @@ void Segmenter::operator()(const Model& model, const Epipole& epipole, std::span
     for (Homography& way : ways_) way = product(way, model.to_last_cells());
     const Exposure change = model.exposure();
     for (Exposure& light : light_) light = {light.gain * change.gain, light.offset * change.gain + change.offset};
-    disorder_sum_ = 0, disorder_cells_ = 0;
+    noise_sum_ = 0, noise_cells_ = 0;
     if (frames_ < kFar) stays().fill(0);
     if (frames_ >= kNear) compare(model, kNear, kNearWeight, true);
     else rest_.fill(0);
     if (frames_ >= kFar) compare(model, kFar, 1, false);
-    find_ties(model);
-    weigh(model);
+    smoothness_weights(model);
+    unary_evidence(model);
     if (frames_ >= kFar) discount_parallax(model);
-    ask(model, points);
-    insist();
-    spread();
+    add_point_evidence(model, points);
+    add_temporal_prior();
+    pass_messages();
     colours_.learn(evidence_, belief_, uncovered_);
-    if (disorder_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most
-        const float found = float(disorder_sum_) / (16.0f * float(disorder_cells_));
-        disorder_ = std::clamp(disorder_ * (1 + 0.3f * (found / kTypical - 1)), 1.0f, kMostDisorder);
+    if (noise_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most
+        const float found = float(noise_sum_) / (kSteps * float(noise_cells_));
+        noise_scale_ = std::clamp(noise_scale_ * (1 + kFollow * (found / kTypical - 1)), 1.0f, kMostNoise);
     }
     past_[frames_ % kFar] = model.means(), moved_[frames_ % kFar] = belief_, ways_[frames_ % kFar] = kIdentity, light_[frames_ % kFar] = {};
     ++frames_;
 }
 
 std::size_t Segmenter::bytes() const {
-    return (8 + past_.size() + moved_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size()) * sizeof(float) +
+    return (8 + past_.size() + moved_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size() + no_colours_.size()) * sizeof(float) +
            near_.size() + group_.capacity() * sizeof(int);
 }
 

@@ -31,8 +31,8 @@ public:
 
 private:
     void compare(const Model& model, int frames, float weight, bool first);
-    void find_ties(const Model& model);
-    void weigh(const Model& model);
+    void smoothness_weights(const Model& model);
+    void unary_evidence(const Model& model);
     float unlike_then(const Model& model, int left, int top, Point way) const;
     bool inside_then(int left, int top, Point way) const;
     Point parallax(Point p) const;
@@ -40,28 +40,28 @@ private:
     std::pair<int, int> corner(int patch) const;
     void find_near(const Model& model);
     void discount_parallax(const Model& model);
-    void ask(const Model& model, std::span<const PointMotion> points);
-    void insist();
-    void spread();
+    void add_point_evidence(const Model& model, std::span<const PointMotion> points);
+    void add_temporal_prior();
+    void pass_messages();
     Grid<float>& stays() { return horizontal_; }  // evidence for motion where something moved a frame ago; lost once messages are sent
 
     const Kernels& kernels_ = kernels();
     int columns_, rows_;
     Colours colours_;
     Grid<float> rest_, uncovered_, evidence_, right_, down_, horizontal_, vertical_, belief_;
-    std::vector<float> line_, room_;
+    std::vector<float> line_, room_, no_colours_;  // the last one: a row of zeros
     std::vector<Grid<float>> past_;   // means of the cells of the last frames
     std::vector<Grid<float>> moved_;  // and belief in their motion
-    std::vector<Homography> ways_;   // from the current frame's cells to theirs
-    std::vector<Epipole> epipoles_;  // of the last kFar frames
-    std::vector<Exposure> light_;      // and from their grey levels to the current ones
+    std::vector<Homography> ways_;    // from the current frame's cells to theirs
+    std::vector<Exposure> light_;     // and from their grey levels to the current ones
+    std::vector<Epipole> epipoles_;   // of the last frames
     int patch_columns_, patch_rows_;
     std::vector<std::uint8_t> near_;   // of each patch: 1 if it seems to stand nearer than the rest, 2 once it was looked at
     std::vector<int> group_;           // patches of these that touch
     std::int64_t frames_ = 0;        // in a row
-    float disorder_, edge_;
-    std::int64_t disorder_sum_ = 0, edge_sum_ = 0;
-    int disorder_cells_ = 0;
+    float noise_scale_, edge_;       // of the differences at rest, see Past; grey levels that cut a tie to a quarter
+    std::int64_t noise_sum_ = 0;
+    int noise_cells_ = 0;
 };
 
 }  // namespace fastmcd

@@ -1,5 +1,6 @@
 // Evidence and messages of the segmentation: a cell per lane. What each step means is told in segment.cpp.
 #include "kernels.hpp"
+#include "places.hpp"
 #include "simd.hpp"
 
 namespace fastmcd {
@@ -18,7 +19,6 @@ constexpr float kStillLeast = 0.8f;    // whatever else tells of rest there
 constexpr float kTrusted = 4;          // frames, at which a background's age makes it half trusted
 constexpr float kNoGhost = 100;        // and at which what is still and unlike it is no likelier a ghost, an object's learned place, than an object
 
-ALWAYS Floats select(Ints mask, Floats a, Floats b) { return mask ? a : b; }
 ALWAYS Floats clamp(Floats v, Floats low, Floats high) { return lesser(greater(v, low), high); }
 
 // The difference d of a cell to where it was is Gaussian: of variance s0 at rest, from noise and misplaced edges, of s1 if what is
@@ -26,37 +26,30 @@ ALWAYS Floats clamp(Floats v, Floats low, Floats high) { return lesser(greater(v
 // rest says little, a textured one much. ln by its Pade approximant.
 std::int64_t compare(const Past& row, int* cells) {
     Ints sum{}, count{};
-    const Floats last_u = spread(float(row.columns - 1)), last_v = spread(float(row.rows - 1));
     for (int column = 0; column < row.columns; column += kFloats) {
-        const Floats x = real(lanes() + column);
-        const Floats scale = 1 / (row.h[6] * x + row.h[7]);
-        Floats u = (row.h[0] * x + row.h[1]) * scale, v = (row.h[3] * x + row.h[4]) * scale;
-        const Ints inside = (u >= 0) & (v >= 0) & (u <= last_u) & (v <= last_v) & (x <= last_u);
-        u = select(inside, u, Floats{}), v = select(inside, v, Floats{});
-        const Ints left = whole(u), top = whole(v);
-        const Floats tu = u - real(left), tv = v - real(top);
-        const Ints index = top * int(row.pitch) + left;
-        const bool side_by_side = !bits(index != lanes() + index[0]);
+        const Places places = places_of(row.h, column, row.columns, row.rows, row.pitch);
+        const Ints inside = places.inside & (places.x < float(row.columns));
         const auto corner = [&](std::ptrdiff_t offset) {
-            return side_by_side ? load<Floats>(row.then + offset + index[0]) : gather(row.then + offset, index);
+            return places.side_by_side ? values_at<true>(row.then + offset, places) : values_at<false>(row.then + offset, places);
         };
-        const Floats upper = corner(0) + tu * (corner(1) - corner(0)), lower = corner(row.pitch) + tu * (corner(row.pitch + 1) - corner(row.pitch));
-        const Floats d = load<Floats>(row.here + column) - (row.gain * (upper + tv * (lower - upper)) + row.offset);
+        const Floats upper = corner(0) + places.tu * (corner(1) - corner(0));
+        const Floats lower = corner(row.pitch) + places.tu * (corner(row.pitch + 1) - corner(row.pitch));
+        const Floats d = load<Floats>(row.here + column) - (row.gain * (upper + places.tv * (lower - upper)) + row.offset);
         const Floats gx = load<Floats>(row.here + column + 1) - load<Floats>(row.here + column - 1);
         const Floats gy = load<Floats>(row.below + column) - load<Floats>(row.above + column);
         const Floats edge = (gx * gx + gy * gy) * 0.25f, square = d * d;
-        const Floats rest = kNoise * kNoise + kMisplaced * kMisplaced * edge, s0 = row.disorder * rest;
+        const Floats rest = kNoise * kNoise + kMisplaced * kMisplaced * edge, s0 = row.noise_scale * rest;
         const Floats s1 = s0 + edge + kNoise * kNoise, ratio = s1 / s0;
         const Floats half_ln = 1.5f * (ratio * ratio - 1) / (ratio * ratio + 4 * ratio + 1);
         const Floats llr = half_ln - 0.5f * square * (1 / s0 - 1 / s1);
-        const Floats told = select(inside, row.weight * clamp(llr, spread(-kMoving), spread(kAtRest)), Floats{});
-        const Ints nearest = whole(v + 0.5f) * int(row.pitch) + whole(u + 0.5f);
+        const Floats told = select(inside, row.weight * clamp(llr, broadcast(-kMoving), broadcast(kAtRest)), Floats{});
+        const Ints nearest = whole(places.v + 0.5f) * int(row.pitch) + whole(places.u + 0.5f);
         const Floats belief = bits(nearest != lanes() + nearest[0]) ? gather(row.moved, nearest) : load<Floats>(row.moved + nearest[0]);
         const Ints then = inside & (belief > 0);
         if (row.uncovered) store(row.uncovered + column, select(then & (load<Floats>(row.out + column) >= 0), lesser(told, Floats{}), Floats{}));
-        if (row.stays) store(row.stays + column, select(then & (load<Floats>(row.moved_here + column) > 0), spread(1), Floats{}));
+        if (row.stays) store(row.stays + column, select(then & (load<Floats>(row.moved_here + column) > 0), broadcast(1), Floats{}));
         store(row.out + column, row.first ? told : load<Floats>(row.out + column) + told);
-        sum += inside & whole(16 * lesser(square / s0, spread(9)));
+        sum += inside & whole(kSteps * lesser(square / s0, broadcast(kMostSquare)));
         count -= inside;
     }
     std::int64_t total = 0;
@@ -65,15 +58,16 @@ std::int64_t compare(const Past& row, int* cells) {
 }
 
 int tie(const float* here, const float* below, int columns, float scale, float* right, float* down) {
+    float* const outs[] = {right, down};
     Ints sum{};
     for (int column = 0; column < columns; column += kFloats) {
         const Floats v = load<Floats>(here + column);
         const Ints inside = lanes() + column < columns;
-        for (float* out : {right, down}) {
+        for (float* out : outs) {
             const Floats d = load<Floats>(out == right ? here + column + 1 : below + column) - v;
             const Floats q = 1 / (1 + d * d * scale);
             store(out + column, q * q);
-            sum += inside & whole(16 * greater(d, -d));
+            sum += inside & whole(kSteps * greater(d, -d));
         }
     }
     int total = 0;
@@ -89,10 +83,10 @@ void weigh(const Weighing& row) {
         const Floats rest = load<Floats>(row.rest + column) - select(hue < 0, load<Floats>(row.uncovered + column), Floats{});
         const Ints known = age > 1;
         const Floats doubt = kTrusted / (kTrusted + age), no_ghost = age / (age + kNoGhost);
-        const Floats differs = n * select(rest >= 0, kStill * no_ghost, spread(kForeground));
+        const Floats differs = n * select(rest >= 0, kStill * no_ghost, broadcast(kForeground));
         // a vague background fits much; but of what is there no more, it is the better witness
-        const Floats sharp = lesser(kVague / load<Floats>(row.variance + column), spread(1));
-        const Floats sure = select(load<Floats>(row.uncovered + column) < 0, spread(1), sharp);
+        const Floats sharp = lesser(kVague / load<Floats>(row.variance + column), broadcast(1));
+        const Floats sure = select(load<Floats>(row.uncovered + column) < 0, broadcast(1), sharp);
         const Floats seen = select(unlike, differs, (n - 1) * kBackground * (1 - doubt) * sure);
         store(row.stays + column, select(~unlike & (hue >= 0), kStays * (1 - sharp) * load<Floats>(row.stays + column), Floats{}));
         const Floats still = select((rest >= 0) | unlike, rest, doubt * rest);
@@ -141,9 +135,7 @@ void along_columns(const float* evidence, const float* horizontal, const float* 
 
 }  // namespace
 
-#define NAME2(a, b) a##b
-#define NAME(a, b) NAME2(a, b)
-extern const SegmentKernels NAME(segment_kernels_, FASTMCD_LEVEL);
-const SegmentKernels NAME(segment_kernels_, FASTMCD_LEVEL) = {compare, tie, weigh, along_rows, along_columns};
+extern const SegmentKernels OF_LEVEL(segment_kernels_);
+const SegmentKernels OF_LEVEL(segment_kernels_) = {compare, tie, weigh, along_rows, along_columns};
 
 }  // namespace fastmcd

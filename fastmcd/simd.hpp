@@ -24,6 +24,11 @@
 
 #define ALWAYS inline __attribute__((always_inline))
 
+// What a file defines for its level: OF_LEVEL(image_kernels_) is image_kernels_avx2, say.
+#define JOINED(a, b) a##b
+#define NAMED(a, b) JOINED(a, b)
+#define OF_LEVEL(name) NAMED(name, FASTMCD_LEVEL)
+
 namespace fastmcd {
 namespace {
 
@@ -55,7 +60,7 @@ ALWAYS V greater(V a, V b) {
     return a < b ? b : a;
 }
 
-ALWAYS Floats spread(float v) { return v - Floats{}; }                    // not 0 + v, which is another number for -0
+ALWAYS Floats broadcast(float v) { return v - Floats{}; }                    // not 0 + v, which is another number for -0
 ALWAYS Ints whole(Floats v) { return __builtin_convertvector(v, Ints); }  // towards zero
 ALWAYS Floats real(Ints v) { return __builtin_convertvector(v, Floats); }
 

@@ -2,7 +2,8 @@
 #pragma once
 
 #include <atomic>
-#include <system_error>
+#include <cstddef>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -13,9 +14,10 @@ namespace fastmcd {
 class Workers {
 public:
     explicit Workers(int count) {  // fewer if the system gives no more
+        threads_.reserve(std::size_t(count - 1));
         try {
             for (int band = 1; band < count; ++band) threads_.emplace_back([this, band] { serve(band); });
-        } catch (const std::system_error&) {}
+        } catch (const std::exception&) {}  // no thread, or no memory for one
     }
     ~Workers() {
         stop_ = true;
@@ -36,10 +38,10 @@ public:
                     (*static_cast<const Work*>(context))(band, first, end);
                 },
                 &work, rows};
-        busy_.store(int(threads_.size()), std::memory_order_relaxed);
+        busy_.store(unsigned(threads_.size()), std::memory_order_relaxed);
         start();
         do_band(0);
-        for (int left; (left = busy_.load(std::memory_order_acquire)) != 0;) wait_while(busy_, left);
+        for (unsigned left; (left = busy_.load(std::memory_order_acquire)) != 0;) wait_while(busy_, left);
     }
 
 private:
@@ -51,7 +53,7 @@ private:
 
     static constexpr int kLooks = 1000;
 
-    static void wait_while(const std::atomic<int>& value, int old) {
+    static void wait_while(const std::atomic<unsigned>& value, unsigned old) {
         for (int i = 0; i < kLooks; ++i) {
             if (value.load(std::memory_order_acquire) != old) return;
 #if defined(__x86_64__)
@@ -67,7 +69,7 @@ private:
     }
 
     void serve(int band) {
-        for (int done = 0;; ++done) {
+        for (unsigned done = 0;; ++done) {
             wait_while(jobs_, done);
             if (stop_) return;
             do_band(band);
@@ -81,8 +83,8 @@ private:
     }
 
     Job job_;
-    std::atomic<int> jobs_ = 0;  // given out so far
-    std::atomic<int> busy_ = 0;  // threads that have not yet done the last one
+    std::atomic<unsigned> jobs_ = 0;  // given out so far; begins again at 0 after 2^32
+    std::atomic<unsigned> busy_ = 0;  // threads that have not yet done the last one
     std::atomic<bool> stop_ = false;
     std::vector<std::thread> threads_;
 };

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <optional>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <thread>
 #include <variant>
@@ -107,14 +108,14 @@ void check_sane(const Result& result, int width, int height) {
 // All that a result says, to be kept and compared.
 struct Copy {
     std::vector<int> numbers;
-    std::vector<float> scores;
+    std::vector<float> scores;  // and what they are made of
     std::vector<std::uint8_t> mask;
     std::array<double, 9> homography;
     explicit Copy(const Result& r) : homography(r.motion.homography) {
         numbers = {r.motion.known, r.motion.points, r.motion.inliers};
         for (const Object& o : r.objects) {
             for (const Box& b : {o.box, o.crop}) numbers.insert(numbers.end(), {b.x, b.y, b.width, b.height});
-            scores.push_back(o.score);
+            scores.insert(scores.end(), {o.score, o.evidence.size, o.evidence.solid, o.evidence.distinct, o.evidence.lasting});
         }
         for (int y = 0; y < r.mask.height; ++y) mask.insert(mask.end(), row(r.mask, y), row(r.mask, y) + r.mask.width);
     }
@@ -159,7 +160,7 @@ void random_round() {
         for (std::size_t i = 0; i < detectors.size(); ++i) {
             Detector& detector = detectors[i];
             if (forget) detector.reset();
-            if (turn) detector.turn();
+            if (turn) detector.rehearse(std::span<const Image>());  // time turns
             const Result result = frame.channels == 3 ? detector.detect_bgr(frame.colour()) : detector.detect(frame.grey());
             check_sane(result, width, height);
             CHECK(detector.bytes() == bytes[i]);

@@ -110,6 +110,20 @@ def test_rehearsal_ends_with_what_is_enough_or_with_the_clip():
     assert not list(fastmcd.Detector(WIDTH, HEIGHT).rehearsed([]))
 
 
+def test_what_is_rehearsed_is_all_grey_or_all_in_colours():
+    frames = [frame for frame, _ in square_scene(6)]
+    colours = [np.dstack([frame] * 3) for frame in frames]
+    grey, colour = fastmcd.Detector(WIDTH, HEIGHT), fastmcd.Detector(WIDTH, HEIGHT)
+    grey.rehearse(frames), colour.rehearse(tuple(colours))
+    assert np.array_equal(grey.detect(frames[0]).mask, colour.detect(colours[0]).mask) and grey.detect(frames[1]).motion_known
+    with pytest.raises(TypeError):
+        grey.rehearse([frames[0], colours[1]])
+    with pytest.raises(TypeError):
+        grey.rehearse([frame.astype(np.float32) for frame in frames])
+    with pytest.raises(ValueError, match="detector was made for"):
+        grey.rehearse([frames[0], frames[1][1:]])
+
+
 def test_an_error_while_rehearsing_comes_after_the_frames_before_it():
     def items():
         yield from (frame for frame, _ in square_scene(3))

@@ -48,13 +48,12 @@ def output(clip, tmp_path_factory):
     return directory
 
 
-def with_python(clip, directory, **params):
-    paths = sorted(clip.iterdir())
-    frames = [cv2.imread(str(path)) for path in paths]
+def with_python(clip, directory, flags=cv2.IMREAD_COLOR, **params):
+    frames = [cv2.imread(str(path), flags) for path in sorted(clip.iterdir())]
     detector = fastmcd.Detector(frames[0].shape[1], frames[0].shape[0], **params)
     with ResultsWriter(directory, keep_frames=True) as results:
-        for number, frame in enumerate(detector.rehearsed(frames, fastmcd.grey), 1):
-            results.add(number, frame, detector.detect(fastmcd.grey(frame)))
+        for number, frame in enumerate(detector.rehearsed(frames), 1):
+            results.add(number, frame, detector.detect(frame))
     return directory
 
 
@@ -70,6 +69,22 @@ def assert_same(one, other):
 def test_program_and_module_write_the_same(clip, output, tmp_path):
     assert len(read_results(output)) >= 12, "the squares move"
     assert_same(output, with_python(clip, tmp_path))
+
+
+@pytest.mark.parametrize(("suffix", "depth"), [("png", np.uint8), ("png", np.uint16), ("jpg", np.uint8)])
+def test_grey_images_are_seen_as_the_module_sees_grey_frames(clip, output, tmp_path, suffix, depth):
+    """Those of 16 bits by their upper 8; and grey tells less than colour does."""
+    (tmp_path / "grey").mkdir()
+    for path in clip.iterdir():
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(depth)
+        cv2.imwrite(str(tmp_path / "grey" / f"{path.stem}.{suffix}"), grey if depth == np.uint8 else grey * 256 + 100)
+    done = run(tmp_path / "grey", tmp_path / "program")
+    assert (done.returncode, done.stderr) == (0, "")
+    with_python(tmp_path / "grey", tmp_path / "python", cv2.IMREAD_GRAYSCALE)
+    for name in [f"masks/{number:06d}.png" for number in range(1, 25)]:
+        assert np.array_equal(*(cv2.imread(str(tmp_path / by / name), cv2.IMREAD_UNCHANGED) for by in ("program", "python")))
+    tables = [(directory / "detections.csv").read_text() for directory in (tmp_path / "program", tmp_path / "python", output)]
+    assert tables[0] == tables[1] != tables[2]
 
 
 def test_parameters_reach_the_detector(clip, output, tmp_path):
@@ -126,7 +141,7 @@ def test_frame_sizes(tmp_path, width, height, fits):
     cv2.imwrite(str(tmp_path / "in" / "1.png"), np.zeros((height, width, 3), np.uint8))
     done = run(tmp_path / "in", tmp_path / "out")
     assert done.returncode == (0 if fits else 2)
-    assert fits or (f"{width}x{height}" in done.stderr and "32x32 to 4096x2160" in done.stderr)
+    assert fits or (f"{width}x{height}" in done.stderr and "32 to 4096 px, and 4096x2160 pixels in all" in done.stderr)
     assert fits or not (tmp_path / "out").exists(), "nothing is made or replaced for a clip that cannot be used"
 
 
@@ -180,14 +195,16 @@ def test_bad_calls_are_one_line_and_exit_code_2(clip, tmp_path):
     assert sorted(path.name for path in clip.iterdir()) == before
 
 
-def test_a_broken_frame_keeps_what_came_before(clip, output, tmp_path):
-    (tmp_path / "in").mkdir()
-    for path in sorted(clip.iterdir())[:12]:
-        data = path.read_bytes()
-        (tmp_path / "in" / path.name).write_bytes(data[:500] if path.name == "010.png" else data)
-    done = run(tmp_path / "in", tmp_path / "out")
+def test_a_broken_frame_keeps_what_came_before(clip, tmp_path):
+    for name, count in (("torn", 12), ("short", 10)):
+        (tmp_path / name).mkdir()
+        for path in sorted(clip.iterdir())[:count]:
+            data = path.read_bytes()
+            (tmp_path / name / path.name).write_bytes(data[:500] if path.name == "010.png" else data)
+    done = run(tmp_path / "torn", tmp_path / "out")
     assert done.returncode == 2 and "010.png cannot be read" in done.stderr
-    assert [d.frame for d in read_results(tmp_path / "out")] == [d.frame for d in read_results(output) if d.frame <= 10]
+    assert run(tmp_path / "short", tmp_path / "other").returncode == 0 and read_results(tmp_path / "out")
+    assert_same(tmp_path / "out", tmp_path / "other")
 
 
 def test_a_full_disk_ends_with_one_line_and_whole_frames(clip, tmp_path):

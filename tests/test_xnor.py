@@ -1,5 +1,7 @@
 """Bit-packed inference: every kernel against torch on +-1, frozen networks against the models they come from."""
 
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -119,6 +121,21 @@ def test_a_frozen_network_computes_what_its_model_does(arch, kernel):
     assert expected.std() > 0.1
     assert torch.equal(run(frozen, x), logits) and frozen.spec is spec
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_threads_that_share_a_network_wait_for_its_run():
+    rng = np.random.default_rng(0)
+    network = _xnor.Network(16, 24, 24, "scalar")
+    for _ in range(3):
+        network.conv(rng.normal(size=(16, 16, 3, 3)).astype(np.float32), np.ones(16, np.float32), np.zeros(16, np.float32), True, 1, 1)
+    images, scores = np.ones((200, 24, 24, 16), np.float32), np.full((200, 24, 24, 16), np.nan, np.float32)
+    running = threading.Thread(target=network.run, args=(images, scores, True))
+    running.start()
+    while np.isnan(scores[0, -1, -1, -1]):  # it has begun
+        time.sleep(0.0001)
+    seen, last = network.seconds, scores[-1, -1, -1, -1]
+    running.join()
+    assert seen == network.seconds and not np.isnan(last)
 
 
 def test_batches_threads_and_kernels_give_the_same_bits():

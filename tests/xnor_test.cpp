@@ -1,10 +1,12 @@
 // Packed networks against plain loops, on every kernel that this processor has. Also run under AddressSanitizer and UBSan.
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <new>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -23,6 +25,17 @@ static int failures = 0;
             ++failures; \
         } \
     } while (false)
+
+// Memory of whole cache lines runs out where a test says so: on other threads than the first.
+static std::atomic<bool> no_memory = false;
+static const std::thread::id first_thread = std::this_thread::get_id();
+void* operator new(std::size_t size, std::align_val_t line) {
+    void* p = nullptr;
+    if ((no_memory && std::this_thread::get_id() != first_thread) || posix_memalign(&p, std::size_t(line), size)) throw std::bad_alloc();
+    return p;
+}
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
 static std::mt19937 generator(1);
 static int draw(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
@@ -320,6 +333,24 @@ static void check_refused(F build, const std::string& words) {
     }
 }
 
+// What a helping thread throws reaches the caller.
+static void test_a_thread_without_memory() {
+    const std::vector<std::uint16_t> x(64);
+    float y[64];
+    const Everywhere on_others = [](const std::function<void()>& work) {
+        for (int t = 0; t < 2; ++t) std::jthread(work).join();
+    };
+    no_memory = true;
+    bool thrown = false;
+    try {
+        binary_conv({1, 1, 1, 1, 0}, {1, 8, 8}, std::vector<std::uint8_t>(1), std::vector<float>(1), std::vector<float>(1), x.data(), 1, y, "", on_others);
+    } catch (const std::bad_alloc&) {
+        thrown = true;
+    }
+    no_memory = false;
+    CHECK(thrown);
+}
+
 static void test_bad_input_is_refused() {
     const std::vector<float> one(1, 1.0f), nine(9, 1.0f);
     const std::vector<std::uint8_t> sign(1, 0);
@@ -345,6 +376,7 @@ static void test_bad_input_is_refused() {
     check_refused(with([&](Network& n) { float x = 0; n.sign(one, one), n.run(&x, 1, &x); }), "floats");
     const int many = 70000;
     check_refused([&] { Network n(many, 1, 1); n.sign(std::vector<float>(many, 1.0f), std::vector<float>(many)); n.binary_conv({1, 1, 1, 1, 0}, std::vector<std::uint8_t>(many), one, one, false); }, "at most 65534");
+    check_refused(with([&](Network& n) { n.max_pool({8, 8, 0}), n.sign(one, one), n.binary_conv({1, 65536, 65536, 1, 32768}, {}, one, one, false); }), "4294967296 taps");
     const auto layer = [&](Conv conv, Shape in, std::size_t weights) {
         return [=] {
             std::uint16_t x[64] = {};
@@ -372,6 +404,7 @@ int main() {
     test_joined_steps();
     test_long_sums();
     test_one_layer();
+    test_a_thread_without_memory();
     test_bad_input_is_refused();
     for (const auto& kernel : kernels()) std::printf("%s ", kernel.c_str());
     std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);

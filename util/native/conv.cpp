@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <limits>
 #include <map>
 #include <tuple>
@@ -12,13 +13,13 @@ namespace {
 
 constexpr std::uint16_t kNever = 65535;  // no count is as large
 
+}  // namespace
+
 void check_entries(std::size_t found, std::size_t expected, const char* name) {
     if (found != expected)
         throw std::invalid_argument(std::string(name) + " has " + std::to_string(found) + " entries, expected " +
                                     std::to_string(expected));
 }
-
-}  // namespace
 
 std::string text(const Shape& s) {
     return std::to_string(s.channels) + " channels of " + std::to_string(s.width) + "x" + std::to_string(s.height);
@@ -49,10 +50,10 @@ Shape shape_after(const Shape& in, int channels, int height, int width, int stri
 BinaryConv::BinaryConv(const Kernels& k, const Conv& conv, const Shape& shape, std::span<const std::uint8_t> negative,
                        const char* step)
     : in(shape), out(shape_after(shape, conv.outputs, conv.height, conv.width, conv.stride, conv.padding, step)) {
+    const std::int64_t all_taps = std::int64_t(conv.height) * conv.width * in.channels;
+    if (all_taps >= kNever)
+        throw std::invalid_argument("binary_conv: " + std::to_string(all_taps) + " taps per output, at most 65534");
     const int taps = conv.height * conv.width, words = up(in.channels, 32) / 32, depth = k.depth(in.channels);
-    if (std::int64_t(taps) * in.channels >= kNever)
-        throw std::invalid_argument("binary_conv: " + std::to_string(std::int64_t(taps) * in.channels) +
-                                    " taps per output, at most 65534");
     check_entries(negative.size(), std::size_t(conv.outputs) * in.channels * taps, "negative");
     std::vector<std::uint32_t> bits(std::size_t(conv.outputs) * taps * words, 0);
     const std::uint8_t* flag = negative.data();
@@ -148,7 +149,9 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
     const auto scales = with_tail(scale, outputs, 0.0f, "scale"), shifts = with_tail(shift, outputs, 0.0f, "shift");
     const std::size_t pixels = std::size_t(in.height) * in.width, results = std::size_t(plan.out.height) * row;
     std::atomic<int> next = 0;  // image: whoever is ready takes it
-    everywhere([&] {
+    std::exception_ptr failure;  // the first; out of another thread it would end the program
+    std::atomic_flag failed;
+    const auto work = [&] {
         Aligned<std::uint8_t> map(pixels * plan.pixel);
         Aligned<std::uint16_t> counts(plan.counts());
         BinaryJob job = plan.job();
@@ -162,7 +165,15 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
             else finish.halves = {y + n * results, outputs, row};
             k.binary(job, finish, 0, plan.groups(), {counts.data(), nullptr, nullptr});
         }
+    };
+    everywhere([&] {
+        try {
+            work();
+        } catch (...) {
+            if (!failed.test_and_set()) failure = std::current_exception();
+        }
     });
+    if (failure) std::rethrow_exception(failure);
 }
 
 template void binary_conv(const Conv&, const Shape&, std::span<const std::uint8_t>, std::span<const float>,

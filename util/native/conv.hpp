@@ -17,6 +17,7 @@ constexpr int kLargest = 1 << 16;  // window or stride
 
 constexpr int up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 std::string text(const Shape&);
+void check_entries(std::size_t found, std::size_t expected, const char* name);
 void check_size(const Shape&);  // throws for a map whose offsets don't fit in 32 bits
 // What a window leaves of a map; throws for one that can't be, or leaves too large a map, before anything is planned
 // for it.
@@ -39,9 +40,7 @@ using Aligned = std::vector<T, LineAllocator<T>>;
 // `values`, of which there must be n, with a tail.
 template <class T>
 Aligned<T> with_tail(std::span<const T> values, std::size_t n, T tail, const char* name) {
-    if (values.size() != n)
-        throw std::invalid_argument(std::string(name) + " has " + std::to_string(values.size()) +
-                                    " entries, expected " + std::to_string(n));
+    check_entries(values.size(), n, name);
     Aligned<T> padded(values.begin(), values.end());
     padded.resize(n + kTail, tail);
     return padded;

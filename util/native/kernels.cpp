@@ -103,7 +103,7 @@ __attribute__((noinline)) void finish_pixel(const Finish& f, int y, int x, float
     float* floats = KEPT != kBitsOnly && f.floats.data ? f.floats.at(y, x) : nullptr;
     std::uint16_t* halves = KEPT == kFloatsOnly && f.halves.data ? f.halves.at(y, x) : nullptr;
     std::uint8_t* bits = KEPT != kFloatsOnly ? f.bits.at(y, x) : nullptr;
-    const Floats floor = spread(f.floor);
+    const Floats floor = broadcast(f.floor);
     const auto vector = [&](int i, int count) __attribute__((always_inline)) {  // returns bits
         Floats v = source(i);
         if (SCALED) {
@@ -311,7 +311,7 @@ ALWAYS void sum_real(Tile<PIXELS, BLOCKS>, const RealJob& job, const float* w, c
     for (int r = 0; r < rows; ++r)
         for (int i = 0; i < length; ++i, w += kFloats)
             for (int p = 0; p < PIXELS; ++p) {
-                const Floats a = spread(input[p][r * pitch + i]);
+                const Floats a = broadcast(input[p][r * pitch + i]);
                 for (int b = 0; b < BLOCKS; ++b) sum[p][b] = fused(a, load<Floats>(w + b * block_size), sum[p][b]);
             }
     for (int p = 0; p < PIXELS; ++p)
@@ -321,7 +321,7 @@ ALWAYS void sum_real(Tile<PIXELS, BLOCKS>, const RealJob& job, const float* w, c
 void real_sums(const RealJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
     const std::size_t block_size = std::size_t(job.rows) * job.length * kFloats;
     const int side = job.pool, step = side > 1 ? 1 : kPixels;  // a set is a window, or as many pixels
-    const Floats floor = spread(job.before.floor);
+    const Floats floor = broadcast(job.before.floor);
     const auto finish = finish_for<Sums>(f);
     for (int start = first * step; start < last * step && start < job.total; start += step) {
         const int pixels = side > 1 ? side * side : job.total - start < kPixels ? job.total - start : kPixels;
@@ -340,7 +340,7 @@ void real_sums(const RealJob& job, const Finish& f, int first, int last, const S
         if (side > 1) {
             float* sums = scratch.sums;
             for (int i = 0; i < f.channels; i += kFloats) {
-                Floats v = spread(-__builtin_inff());
+                Floats v = broadcast(-__builtin_inff());
                 for (int p = 0; p < pixels; ++p)
                     v = greater(v, scaled(job.before, i, load<Floats>(sums + p * job.sums_stride + i), floor));
                 store(sums + i, v);
@@ -355,8 +355,8 @@ void real_sums(const RealJob& job, const Finish& f, int first, int last, const S
 
 // ---- Floats of a window --------------------------------------------------------------------------------------------
 void pool(const PoolJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
-    const Floats area = spread(float(job.size) * float(job.size)), lowest = spread(-__builtin_inff());
-    const Floats floor = spread(job.before.floor);
+    const Floats area = broadcast(float(job.size) * float(job.size)), lowest = broadcast(-__builtin_inff());
+    const Floats floor = broadcast(job.before.floor);
     const auto finish = finish_for<Sums>(f);
     for (int pixel = first; pixel < last; ++pixel) {
         const int y = pixel / job.out_width, x = pixel % job.out_width;
@@ -432,12 +432,10 @@ double spin(int rounds) {
 
 }  // namespace
 
-#define NAME2(a, b) a##b
-#define NAME(a, b) NAME2(a, b)
 #define TEXT2(a) #a
 #define TEXT(a) TEXT2(a)
-extern const Kernels NAME(kernels_, FASTMCD_LEVEL);
-const Kernels NAME(kernels_, FASTMCD_LEVEL) = {
+extern const Kernels OF_LEVEL(kernels_);
+const Kernels OF_LEVEL(kernels_) = {
     TEXT(FASTMCD_LEVEL), kWordBytes, kLoadBytes,    kLanes, kFloats, depth_of, pack, binary,
     real_sums,           pool,       bfloat16_bits, spin};
 

@@ -416,7 +416,7 @@ Shape Network::output() const { return impl_->maps.back().shape; }
 std::string_view Network::kernel() const { return impl_->k.name; }
 std::vector<double> Network::seconds() const { return impl_->seconds; }
 
-std::size_t Network::bytes() const {
+std::size_t Network::bytes() {
     impl_->plan();
     std::size_t floats = impl_->levels.size(), total = 0;
     for (const Step& s : impl_->steps) {

@@ -1,4 +1,4 @@
-// The Python module _xnor; its face, with the documentation, is ../packed/network.py.
+// The Python module _xnor; its face, with the documentation, is ../packed/run.py.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -41,21 +41,34 @@ Conv conv_of(const Values<T>& weight, int stride, int padding) {
     return {int(weight.shape(0)), int(weight.shape(2)), int(weight.shape(3)), stride, padding};
 }
 
-struct Locked {  // one run at a time: the network's memory is its own, and run() lets other Python threads go on
+struct Locked {  // a network that threads may share: one call at a time, as run() lets other Python threads go on
     Network network;
     Shape input;
     std::mutex mutex;
+    std::unique_lock<std::mutex> lock() {  // waits without the GIL, which whoever holds the mutex may need to go on
+        nb::gil_scoped_release release;
+        return std::unique_lock(mutex);
+    }
 };
+
+// A method of Python's that calls use(network, arguments...) under the lock.
+template <class Result, class... Arguments>
+auto locked(Result (*use)(Network&, Arguments...)) {
+    return [use](Locked& self, Arguments... arguments) -> Result {
+        const auto lock = self.lock();
+        return use(self.network, arguments...);
+    };
+}
 
 template <class T>
 void run(Locked& self, const Maps<const T>& images, const Maps<float>& scores, bool timed) {
+    const auto lock = self.lock();
     const Shape in = self.input, out = self.network.output();
     if (!fits(images, in))
         throw nb::value_error("images do not have the height, width and channels that the network was made for");
     if (!fits(scores, out) || scores.shape(0) != images.shape(0))
         throw nb::value_error("the result's shape is not (images, height, width, channels) of the last step");
     nb::gil_scoped_release release;
-    const std::lock_guard lock(self.mutex);
     self.network.run(images.data(), int(images.shape(0)), scores.data(), timed);
 }
 
@@ -117,64 +130,63 @@ NB_MODULE(_xnor, m) {
             },
             "channels"_a, "height"_a, "width"_a, "kernel"_a = "", "threads"_a = 1)
         .def(
-            "normalize", [](Locked& s, const F& mean, const F& std) { s.network.normalize(span(mean), span(std)); },
+            "normalize", locked(+[](Network& n, const F& mean, const F& std) { n.normalize(span(mean), span(std)); }),
             "mean"_a.noconvert(), "std"_a.noconvert())
         .def(
             "conv",
-            [](Locked& s, const F& weight, const F& scale, const F& shift, bool relu, int stride, int padding) {
-                s.network.conv(conv_of(weight, stride, padding), span(weight), span(scale), span(shift), relu);
-            },
+            locked(+[](Network& n, const F& weight, const F& scale, const F& shift, bool relu, int stride, int padding) {
+                n.conv(conv_of(weight, stride, padding), span(weight), span(scale), span(shift), relu);
+            }),
             "weight"_a.noconvert(), "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a, "stride"_a, "padding"_a)
         .def(
             "conv_sign",
-            [](Locked& s, const F& weight, const F& threshold, int stride, int padding) {
-                s.network.conv_sign(conv_of(weight, stride, padding), span(weight), span(threshold));
-            },
+            locked(+[](Network& n, const F& weight, const F& threshold, int stride, int padding) {
+                n.conv_sign(conv_of(weight, stride, padding), span(weight), span(threshold));
+            }),
             "weight"_a.noconvert(), "threshold"_a.noconvert(), "stride"_a, "padding"_a)
         .def(
             "affine",
-            [](Locked& s, const F& scale, const F& shift, bool relu) {
-                s.network.affine(span(scale), span(shift), relu);
-            },
+            locked(+[](Network& n, const F& scale, const F& shift, bool relu) {
+                n.affine(span(scale), span(shift), relu);
+            }),
             "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a)
         .def(
-            "sign", [](Locked& s, const F& scale, const F& threshold) { s.network.sign(span(scale), span(threshold)); },
+            "sign", locked(+[](Network& n, const F& scale, const F& threshold) { n.sign(span(scale), span(threshold)); }),
             "scale"_a.noconvert(), "threshold"_a.noconvert())
         .def(
-            "prelu", [](Locked& s, const F& slope) { s.network.prelu(span(slope)); }, "slope"_a.noconvert())
+            "prelu", locked(+[](Network& n, const F& slope) { n.prelu(span(slope)); }), "slope"_a.noconvert())
         .def(
-            "add", [](Locked& s, int map, int size) { s.network.add(map, size); }, "map"_a, "size"_a)
+            "add", locked(+[](Network& n, int map, int size) { n.add(map, size); }), "map"_a, "size"_a)
         .def(
             "max_pool",
-            [](Locked& s, int size, int stride, int padding) { s.network.max_pool({size, stride, padding}); }, "size"_a,
+            locked(+[](Network& n, int size, int stride, int padding) { n.max_pool({size, stride, padding}); }), "size"_a,
             "stride"_a, "padding"_a)
         .def(
             "average_pool",
-            [](Locked& s, int size, int stride, int padding) { s.network.average_pool({size, stride, padding}); },
+            locked(+[](Network& n, int size, int stride, int padding) { n.average_pool({size, stride, padding}); }),
             "size"_a, "stride"_a, "padding"_a)
         .def(
             "binary_conv",
-            [](Locked& s, const B& negative, const F& scale, const F& shift, bool relu, int stride, int padding) {
-                s.network.binary_conv(conv_of(negative, stride, padding), span(negative), span(scale), span(shift),
-                                      relu);
-            },
+            locked(+[](Network& n, const B& negative, const F& scale, const F& shift, bool relu, int stride, int padding) {
+                n.binary_conv(conv_of(negative, stride, padding), span(negative), span(scale), span(shift), relu);
+            }),
             "negative"_a.noconvert(), "scale"_a.noconvert(), "shift"_a.noconvert(), "relu"_a, "stride"_a, "padding"_a)
         .def(
             "binary_conv_sign",
-            [](Locked& s, const B& negative, const Values<std::int32_t>& threshold, int stride, int padding) {
-                s.network.binary_conv_sign(conv_of(negative, stride, padding), span(negative), span(threshold));
-            },
+            locked(+[](Network& n, const B& negative, const Values<std::int32_t>& threshold, int stride, int padding) {
+                n.binary_conv_sign(conv_of(negative, stride, padding), span(negative), span(threshold));
+            }),
             "negative"_a.noconvert(), "threshold"_a.noconvert(), "stride"_a, "padding"_a)
         .def(
             "max_pool_bits",
-            [](Locked& s, const B& any, int size, int stride, int padding) {
-                s.network.max_pool_bits({size, stride, padding}, span(any));
-            },
+            locked(+[](Network& n, const B& any, int size, int stride, int padding) {
+                n.max_pool_bits({size, stride, padding}, span(any));
+            }),
             "any"_a.noconvert(), "size"_a, "stride"_a, "padding"_a)
         .def("run", &run<std::uint8_t>, "images"_a.noconvert(), "scores"_a.noconvert(), "timed"_a = false)
         .def("run", &run<float>, "images"_a.noconvert(), "scores"_a.noconvert(), "timed"_a = false)
-        .def_prop_ro("output", [](const Locked& s) { return shape_tuple(s.network.output()); })
-        .def_prop_ro("kernel", [](const Locked& s) { return std::string(s.network.kernel()); })
-        .def_prop_ro("bytes", [](const Locked& s) { return s.network.bytes(); })
-        .def_prop_ro("seconds", [](const Locked& s) { return s.network.seconds(); });
+        .def_prop_ro("output", locked(+[](Network& n) { return shape_tuple(n.output()); }))
+        .def_prop_ro("kernel", locked(+[](Network& n) { return std::string(n.kernel()); }))
+        .def_prop_ro("bytes", locked(+[](Network& n) { return n.bytes(); }))
+        .def_prop_ro("seconds", locked(+[](Network& n) { return n.seconds(); }));
 }

@@ -66,9 +66,9 @@ inline void here(const std::function<void()>& work) { work(); }
 
 // One binarized layer on many images, for a training step, whose weights differ from call to call:
 // y = (sign(x) . sign(w)) * scale + shift.
-// x: (count, height, width, channels) in bfloat16, of which the sign bits count. y: (count, height', width', outputs),
-// T is float or, for bfloat16 (to the nearest), std::uint16_t. negative, scale and shift as in Network::binary_conv.
-// Throws std::invalid_argument for what can't be.
+// x: (count, height, width, channels) in bfloat16, of which the sign bits count: it must not hold -0.0, as sign(0) is
+// +1. y: (count, height', width', outputs), T is float or, for bfloat16 (to the nearest), std::uint16_t. negative, scale
+// and shift as in Network::binary_conv. Throws std::invalid_argument for what can't be, and what `everywhere` throws.
 template <class T>
 void binary_conv(const Conv&, const Shape& in, std::span<const std::uint8_t> negative, std::span<const float> scale,
                  std::span<const float> shift, const std::uint16_t* x, int count, T* y, std::string_view kernel = "",
@@ -111,7 +111,7 @@ public:
 
     Shape output() const;  // of the last step
     std::string_view kernel() const;
-    std::size_t bytes() const;            // held: packed weights, thresholds, maps
+    std::size_t bytes();                  // held: packed weights, thresholds, maps; plans, as the first run does
     // Spent in each step by the last run, if `timed`; 0 in those that another takes along.
     std::vector<double> seconds() const;
 

@@ -18,7 +18,7 @@ from util.source.live import Camera, Live
 
 LONGEST = 1e9  # seconds, some thirty years: a timestamp beyond is damaged
 Timed = tuple[float | None, np.ndarray]  # seconds by the source's clock if it has one, BGR uint8 (H, W, 3)
-MIN_SIDE, MAX_SIDE, MAX_AREA = 32, 4096, 4096 * 2160  # pixels of a frame: what the detector takes, upright or not
+MIN_SIDE, MAX_SIDE, MAX_AREA = 32, 4096, 4096 * 2160  # pixels of a frame: what the detector takes
 
 
 class Video:
@@ -99,8 +99,8 @@ class Video:
 
 def _check_size(name: str, width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE or width * height > MAX_AREA:
-        limits = f"{MIN_SIDE}x{MIN_SIDE} to {MAX_SIDE}x{MAX_AREA // MAX_SIDE}, either way up"
-        raise InputError(f"{name} has frames of {width}x{height} pixels; {limits} can be used")
+        limits = f"{MIN_SIDE} to {MAX_SIDE} px, and {MAX_SIDE}x{MAX_AREA // MAX_SIDE} pixels in all at most"
+        raise InputError(f"{name} has frames of {width}x{height} pixels; sides must be {limits}")
 
 
 def open_video(source: str | os.PathLike | int) -> Video:
@@ -113,7 +113,7 @@ def open_video(source: str | os.PathLike | int) -> Video:
     no end, and a camera, is live: it does not wait, so that what is not taken in time is dropped and only the newest frames stay;
     when it breaks it is looked for again, ever less often, for up to 5 minutes (util/source/live.py); a change of size ends it.
     The certificate of an https server is not checked: cameras sign their own.
-    Raises InputError if there is nothing there, it cannot be decoded, or its frames are not 32x32 to 4096x2160, either way up.
+    Raises InputError if there is nothing there, it cannot be decoded, or its frames are too small or too large.
     """
     if isinstance(source, int) or (re.fullmatch(r"[0-9]{1,18}", str(source)) and not os.path.exists(source)):
         return _open_camera(int(source))
