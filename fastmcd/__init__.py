@@ -151,7 +151,7 @@ class Detector:
         self._detector.reset()
 
     def bytes(self) -> int:
-        """Return the memory held, in bytes; by default parameters below 30 per pixel from 320x240 up, and 50 per pixel and 256 KiB at any size."""
+        """Return the memory held, in bytes: with default parameters below 30 per pixel from 320x240 up, else 50 per pixel and 256 KiB."""
         return self._detector.bytes()
 
 
