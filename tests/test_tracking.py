@@ -219,7 +219,7 @@ def test_an_object_in_doubt_is_looked_at_often():
 
 
 def test_a_crop_that_is_clearly_better_is_looked_at_at_once():
-    boxes = STILL[:60] + [(90, 90, 60, 60)] * 40
+    boxes = [(100, 100, 18, 18)] * 60 + [(94, 94, 30, 30)] * 40
     assert 60 in views_of(boxes, [9, 0, 0], Schedule(longest=64))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+ENOUGH = 32 * 32  # pixels of a box; a larger one shows a network no more, whose images have so many
 AT_EDGE = 0.1  # what a sighting counts that the frame's edge may have cut in two, beside a whole one
 
 
@@ -85,11 +86,11 @@ class Evidence:
 
 
 def weight_of(box: tuple[int, int, int, int], width: int, height: int) -> float:
-    """How much a sighting counts: the area of its box x, y, w, h in pixels, a tenth of it at the edge of the width x height frame.
+    """How much a sighting counts: the area of its box x, y, w, h in pixels, ENOUGH at most, a tenth at the edge of the width x height frame.
 
     Of a car coming nearer, the last looks show most; of one leaving, the last ones show half a car.
     """
-    return float(box[2]) * float(box[3]) * (1.0 if is_whole(box, width, height) else AT_EDGE)
+    return min(float(box[2]) * float(box[3]), ENOUGH) * (1.0 if is_whole(box, width, height) else AT_EDGE)
 
 
 def is_whole(box: tuple[int, int, int, int], width: int, height: int) -> bool:
