@@ -211,7 +211,7 @@ def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
         least = np.quantile(known, 1 - KEPT)
         foreign = {f"kept-out classes, {look}": sureness(p[labels == other], network)}
         if look == "as crops":
-            foreign["made textures"] = sureness(probabilities(network, textures()), network)
+            foreign["synthetic textures"] = sureness(probabilities(network, textures()), network)
             foreign |= {f"windows of {clip.name}": sureness(probabilities(network, windows(source_of(clip))), network) for clip in empty}
         for kind, sure in foreign.items():
             share = f"{(sure >= least).mean():.1%} of {len(sure)}, {kind}"
