@@ -12,7 +12,7 @@ constexpr int kMinPoints = 10;
 constexpr int kVotes = 3;              // of a point that did not move before
 constexpr double kLeastPan = 2;        // px of the coarsest level, from frame to frame
 constexpr double kMostChange = 3;      // px there by which a pan goes on differently
-constexpr int kGuides = 32;            // points, at least; up to 63
+constexpr int kGuides = 32;            // points, at most
 constexpr double kEnough = 0.6;        // share of points that must agree, or they are looked for more thoroughly
 constexpr double kExact = 0.3;         // px of the base level: a movement that would matter to the model
 constexpr double kAsGood = 0.8;        // rest explains this share of what the best homography does: the camera is still
@@ -177,7 +177,7 @@ Motion MotionEstimator::follow(const Pyramid& current, const Pyramid& previous, 
         return m.known && m.inliers >= kEnough * double(points.size());
     };
     guides_.clear();
-    const std::size_t step = std::max<std::size_t>(1, found_.size() / kGuides);
+    const std::size_t step = (found_.size() + kGuides - 1) / kGuides;
     for (std::size_t i = step / 2; i < found_.size(); i += step) guides_.push_back(found_[i]);
 
     start_from(likely, scale, guides_);
