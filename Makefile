@@ -12,7 +12,7 @@
 # make bench-training   images per second of a training step, beside XNOR-Net-PyTorch's plain loop
 # make bench-names CLIPS="DIR DIR"  how often what moves bears its right name, and an absurd one
 # make train-nin        train a network with its recipe, as those that ship were: train-vgg, train-resnet20, train-nin_bwn (which nin
-#                       begins with), train-lenet, train-vgg_clips WILD=DIR; float: train-airbench, train-mobilenet
+#                       begins with), train-lenet, train-vgg_clips, train-resnet20_clips WILD=DIR; float: train-airbench, train-mobilenet
 # make native           only the build: the Python module, and build/fastMCD where OpenCV's C++ files are found
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan, then under ThreadSanitizer
 # make arm              the C++ tests built for 64-bit ARM and run under QEMU (Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static)
@@ -26,7 +26,7 @@ PY := $(VENV)/bin/python
 CMAKE := $(VENV)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DCMAKE_CXX_COMPILER=$(CXX)
 OUT ?= out
 
-TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn) train-vgg_clips train-lenet train-airbench train-mobilenet
+TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn train-$(arch)_clips) train-lenet train-airbench train-mobilenet
 
 .PHONY: help demo score test bench bench-speed bench-watch bench-xnor bench-cost bench-training bench-unknown bench-names soak $(TRAININGS) lint
 .PHONY: sanitize arm native clean
@@ -97,6 +97,10 @@ train-nin train-vgg train-resnet20: train-%: $(TEACHER) native $(VENV)/.requirem
 # WILD: images of the classes, of people and of other things (docs/training.md).
 train-vgg_clips: $(TEACHER) native $(VENV)/.requirements
 	$(TRAIN) CIFAR_10/main.py --arch vgg_clips --compile $(COUNTING) --teacher $< --wild "$(WILD)" --pretrained CIFAR_10/models/vgg.best.pth.tar $(RESUME)
+
+train-nin_clips train-resnet20_clips: train-%_clips: native $(VENV)/.requirements
+	$(TRAIN) CIFAR_10/main.py --arch $*_clips --compile $(COUNTING) --wild "$(WILD)" --pretrained CIFAR_10/models/$*.best.pth.tar \
+	    --teacher PyTorch_CIFAR10/state_dicts/airbench_clips.pt CIFAR_10/models/vgg_clips.best.pth.tar $(RESUME)
 
 train-nin_bwn train-vgg_bwn train-resnet20_bwn: train-%_bwn: $(TEACHER)
 	$(TRAIN) CIFAR_10/main.py --arch $* --bwn --compile --teacher $< $(RESUME)

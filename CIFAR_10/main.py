@@ -70,7 +70,7 @@ HELD_OUT = 2000  # training images that pick the epoch
 RECALIBRATE_BY = 16  # one in so many training images recalibrates batch norm
 # Arch -> (temperature, probability below which a name is unknown) of the weights in models/; benchmarks/unknown.py finds them.
 CALIBRATION = {"vgg": (0.49, 0.46), "nin": (0.67, 0.39), "nin_bwn": (0.57, 0.45), "resnet20": (0.63, 0.39)}
-CLIP_CALIBRATION = {"vgg_clips": (0.82, 0.35)}  # the same, of networks for clips; benchmarks/names.py finds the temperature
+CLIP_CALIBRATION = {"vgg_clips": (0.82, 0.35), "resnet20_clips": (0.9, 0.32)}  # of networks for clips, found by benchmarks/names.py
 
 
 # ---- Models ----------------------------------------------------------------------------------------------------------

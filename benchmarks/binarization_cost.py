@@ -260,7 +260,7 @@ def plot_clips(axes, found, truth, right):
     axes.set_yticks(range(len(found)), [f"{network.name}, {network.arithmetic}" for network in found])
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
 
 
 def conditions():

@@ -86,7 +86,7 @@ class Evidence:
 
 
 def weight_of(box: tuple[int, int, int, int], width: int, height: int) -> float:
-    """How much a sighting counts: the area of its box x, y, w, h in pixels, ENOUGH at most, a tenth at the edge of the width x height frame.
+    """How much a sighting counts: the area of its box x, y, w, h, ENOUGH pixels at most, a tenth at the edge of the width x height frame.
 
     Of a car coming nearer, the last looks show most; of one leaving, the last ones show half a car.
     """
