@@ -7,6 +7,7 @@ The damage knows the format: JSON stays JSON with another value in it, a zip sta
 checksum that its new head needs. Each file is read as the scripts read it, in a process of its own, so that a crash, a hang (30 s of
 CPU) and much memory (over 1 GiB) are seen as well. What was mishandled is kept in --keep; the exit code is 1 then.
 """
+import faulthandler
 import hashlib
 import io
 import json
@@ -325,6 +326,7 @@ def attempt(read: Callable[[], object]) -> Outcome:
 
 
 def _child(read: Callable[[], object], said: int) -> int:
+    faulthandler.disable()  # pytest's writes past what is caught
     os.dup2(said, 2)
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # a test's may be another
