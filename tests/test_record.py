@@ -394,11 +394,12 @@ def test_the_command_records_a_live_source_until_it_is_stopped(tmp_path):
 def test_memory_is_bounded_where_writing_is_too_slow(tmp_path, monkeypatch):
     """The disk stands still: what does not fit is left out up to a key frame, and counted once for each time."""
     monkeypatch.setattr(record, "MOST", 2000)
-    gone_on = threading.Event()
-    monkeypatch.setattr(Recorder, "_step", lambda self, piece: gone_on.wait(10))
+    stands, gone_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(Recorder, "_step", lambda self, piece: stands.set() or gone_on.wait(10))
     recorder = Recorder(tmp_path / "r", FakeVideo(), Keep(), everything=True)
     for number in range(500):
         recorder.add(moment(number))
+        assert not recorder._waiting_size or stands.wait(10)  # else what the writer takes later makes room once more
         assert recorder._waiting_size <= 2000 + 1500
     assert recorder.gaps == 1
     gone_on.set()
