@@ -195,7 +195,7 @@ RECIPES = {
     "nin_bwn": Recipe(64, 0.004, 128, optimizer=fast_adam, sizes=SMALL_FIRST),
     "vgg": Recipe(50, 0.005, 128, optimizer=fast_adam, sizes=SMALL_FIRST),
     "resnet20": Recipe(50, 0.005, 128, optimizer=fast_adam, sizes=((0.5, 24), (1, 32))),
-} | {f"{arch}{CLIPS}": Recipe(32, 0.004, 128, optimizer=fast_adam) for arch in ("nin", "vgg", "resnet20")}
+} | {name: Recipe(32, 0.004, 128, optimizer=fast_adam) for name in NETWORKS if name.endswith(CLIPS)}
 # What differs on a GPU, where an epoch takes a second and small images save little of it.
 ON_GPU = {"batch_size": 192, "sizes": ((1, 32),)}
 RECIPES_ON_GPU = {"nin": ON_GPU | {"epochs": 322}, "vgg": ON_GPU | {"epochs": 355, "lr": 0.006, "shift": 4, "cutmix": 0.5}}
@@ -218,7 +218,8 @@ SPECS = {name: spec_of(name) for name in MODELS}
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(description="Binarized networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    add_common_arguments(parser, list(NETWORKS))  # --arch: nin; for clips and for own classes the network that is made for clips
+    default = f"nin; vgg{CLIPS} with --video without --pretrained and --bwn, and with --data of other classes than the data set's"
+    add_common_arguments(parser, list(NETWORKS), default)
     add_engine_arguments(parser)
     text = "train a network for clips (--arch …_clips) on these images, too: DIR/<class>/, DIR/person/, DIR/other/"
     parser.add_argument("--wild", type=Path, metavar="DIR", help=text)
@@ -393,12 +394,12 @@ def train_epoch(
 
     model.train()
     for i in training.steps(len(batches), f"epoch {epoch} at {size} px"):
-        steps.set_lr(optimizer, recipe.lr * recipe.schedule(progress(i)))
+        steps.set_lr(optimizer, recipe.lr_at(progress(i)))
         anneal_sign(model, recipe.clamp_share(progress(i)))
         x, y, places = batch_of(epoch, i, batches[i][machine.rank :: machine.processes])
         x = preprocess(x)
         training.add(step(x, data.resized(x, size), y, places, frozen), len(batches[i]))
-    return recipe.lr * recipe.schedule(progress(len(batches) - 1))  # also where that step was taken before the run was stopped
+    return recipe.lr_at(progress(len(batches) - 1))  # also where that step was taken before the run was stopped
 
 
 def recalibrate_batch_norm(model: nn.Module, images: torch.Tensor, device: torch.device, bin_op: BinOp) -> None:

@@ -135,7 +135,7 @@ def train_epoch(
     batches = steps.batches_of(len(images), seed, epoch, recipe.batch_size, machine.processes)
 
     def lr_of(i):
-        return recipe.lr * recipe.schedule((epoch - 1 + i / len(batches)) / recipe.epochs)
+        return recipe.lr_at((epoch - 1 + i / len(batches)) / recipe.epochs)
 
     model.train()
     for i in training.steps(len(batches), f"epoch {epoch}"):

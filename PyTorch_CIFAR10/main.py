@@ -181,14 +181,10 @@ def train_epoch(
     epoch, machine, device = training.epoch + 1, training.machine, training.machine.device
     batches = steps.batches_of(count, seed, epoch, recipe.batch_size, machine.processes)
     size, total = recipe.size(epoch), recipe.epochs * len(batches)
-
-    def lr_of(step):
-        return recipe.lr * recipe.schedule(step / total)
-
     model.train()
     for i in training.steps(len(batches), f"epoch {epoch} at {size} px"):
         step = (epoch - 1) * len(batches) + i
-        steps.set_lr(optimizer, lr_of(step))
+        steps.set_lr(optimizer, recipe.lr_at(step / total))
         torch.manual_seed(steps.generator(seed, epoch, i + 1, machine.rank).initial_seed())  # dropout's
         x, y, places = batch_of(epoch, i, batches[i][machine.rank :: machine.processes])
         optimizer.zero_grad(set_to_none=True)
@@ -200,7 +196,7 @@ def train_epoch(
         if recipe.lookahead and ((step + 1) % recipe.lookahead == 0 or step + 1 == total):
             lookahead(optimizer, (step + 1) / total)
         training.add(loss.detach(), len(batches[i]))
-    return lr_of(epoch * len(batches) - 1)  # also where that step was taken before the run was stopped
+    return recipe.lr_at((epoch * len(batches) - 1) / total)  # also where that step was taken before the run was stopped
 
 
 @torch.no_grad()

@@ -215,6 +215,12 @@ def test_a_quick_try_does_not_replace_weights_of_others(home, images, capsys):
     assert "and stays" in capsys.readouterr().out and best.read_bytes() == before
 
 
+def test_help_tells_which_network_is_meant_where_none_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main.parse_args(["--help"])
+    assert "network (default: nin; vgg_clips with --video without" in " ".join(capsys.readouterr().out.split())
+
+
 def test_script_runs_from_the_root_and_from_its_folder(tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     torch.save({"best_acc": 1.0, "state_dict": main.NIN().state_dict()}, tmp_path / "nin")

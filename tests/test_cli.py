@@ -43,7 +43,7 @@ def test_help_tells_a_default_once_and_none_where_there_is_none():
     parser.add_argument("--first", type=int, default=0, help="number")
     parser.add_argument("--batch", nargs="+", default=[1, 8], help="sizes")
     parser.add_argument("--most", type=int, default=4, help="at a time (default: cores)")
-    add_common_arguments(parser, ["nin", "vgg_clips"])
+    add_common_arguments(parser, ["nin", "vgg_clips"], "nin; vgg_clips with --video")
     text = " ".join(parser.format_help().split())
     assert "number (default: 0)" in text and "sizes (default: 1 8)" in text and "network (default: nin; vgg_clips with --video" in text
     assert not any(noise in text for noise in ("default: []", "default: None", "default: 4", ") (default"))

@@ -59,8 +59,11 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
-def add_common_arguments(parser: Parser, archs: Sequence[str]) -> None:
-    """Add the flags that every script has: what to do (train if nothing is asked), with which network, data and budget."""
+def add_common_arguments(parser: Parser, archs: Sequence[str], default: str = "") -> None:
+    """Add the flags that every script has: what to do (train if nothing is asked), with which network, data and budget.
+
+    default: what --help calls the default of --arch, where it is not always the first of `archs`.
+    """
     verb = parser.add_mutually_exclusive_group()
     verb.add_argument("--evaluate", action="store_true", help="accuracy on all test images instead of training")
     verb.add_argument("--fastMCD", type=Path, metavar="DIR", help="name the best object of each frame in the detector's results")
@@ -69,10 +72,7 @@ def add_common_arguments(parser: Parser, archs: Sequence[str]) -> None:
     add_label_argument(parser)
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
     add_video_options(parser)
-    text = f"network (default: {archs[0]}"
-    if "vgg_clips" in archs:
-        text += "; vgg_clips with --video without --pretrained and --bwn, and with --data of other classes than the data set's"
-    parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help=f"{text})")
+    parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help=f"network (default: {default or archs[0]})")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to use or to start from (default: the best of training)")
     text = "folder of the data set (default: beside the script, downloaded), or of any classes"
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)

@@ -13,6 +13,7 @@ BARRED = frozenset('/\\<>:"|?*')  # in names of folders, on some disks
 CROPS = ("object", "dimmed", "digit")  # how a crop of a frame becomes an image of `shape`: see util.crops
 TYPICAL = 0.8  # share of boxes with their class's aspect and speed; the others, parts of things and what took in more, have any
 ANY_ASPECT, ANY_SPEED = (0.0, 1.0), (0.3, 1.1)  # mean and standard deviation over boxes of anything: see Spec.aspects, Spec.speeds
+NORMALS = ("aspects", "speeds")  # fields that hold a mean and a standard deviation for classes
 SLOW = 1.0  # heights per second; what is slower tells no more, as everything stands at times
 
 
@@ -53,7 +54,7 @@ class Spec:
             raise ValueError(f"images are {self.shape}, but crops become 1 x 28 x 28 as a digit, 3 x n x n as an object")
         if not all(name in self.classes and 0 < often < math.inf for name, often in self.prior.items()):
             raise ValueError(f"prior is {dict(self.prior)}; expected some of the classes, each with a number above 0")
-        for what in ("aspects", "speeds"):
+        for what in NORMALS:
             found = getattr(self, what)
             if not all(name in self.classes and abs(mean) <= 10 and 0.01 <= sd <= 10 for name, (mean, sd) in found.items()):
                 expected = "some of the classes, each with a mean up to 10 and a standard deviation from 0.01 to 10"
@@ -66,7 +67,7 @@ class Spec:
         plain = asdict(self)
         plain["kinds"] = {kind: list(names) for kind, names in self.kinds.items()}
         plain["also_right"] = {name: list(others) for name, others in self.also_right.items()}
-        for what in ("aspects", "speeds"):
+        for what in NORMALS:
             plain[what] = {name: list(normal) for name, normal in plain[what].items()}
         plain["detector"] = {name: float(value) for name, value in self.detector.items()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
@@ -84,7 +85,7 @@ class Spec:
             values["also_right"] = {str(name): tuple(map(str, others)) for name, others in values.get("also_right", {}).items()}
             values["kinds"] = {str(kind): tuple(map(str, names)) for kind, names in values.get("kinds", {}).items()}
             values["prior"] = {str(name): float(often) for name, often in values.get("prior", {}).items()}
-            for what in ("aspects", "speeds"):
+            for what in NORMALS:
                 values[what] = {str(name): (float(mean), float(sd)) for name, (mean, sd) in values.get(what, {}).items()}
             values["detector"] = {str(name): float(value) for name, value in values.get("detector", {}).items()}
             return cls(**values)

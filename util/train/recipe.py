@@ -48,6 +48,10 @@ class Recipe:
         """
         return next(size for until, size in self.sizes if epoch / self.epochs <= until)
 
+    def lr_at(self, progress: float) -> float:
+        """Return the learning rate after a share `progress` of all steps."""
+        return self.lr * self.schedule(progress)
+
     def clamp_share(self, progress: float) -> float:
         """Return the share of clamp in annealed activations after a share `progress` of all steps: from 1 straight down to 0."""
         return max(0.0, 1 - progress / self.anneal_until) if self.anneal_until else 0.0
