@@ -51,7 +51,7 @@ $(OUT)/truth/gt/gt.txt: | native
 
 test: native $(VENV)/.tests
 	$(VENV)/bin/ctest --test-dir build --output-on-failure
-	$(PY) -m pytest -q -n 2 --dist loadfile tests
+	$(PY) -m pytest -q tests
 
 bench: native $(VENV)/.requirements
 	$(PY) benchmarks/detection.py $(SEQUENCES)
