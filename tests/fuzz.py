@@ -1,7 +1,7 @@
 """Damages good files of every kind that is read, thousands of ways, and sees that each is read, or refused in one line with exit code 2.
 
     python3 tests/fuzz.py                            200 files of each kind; prints what became of them
-    python3 tests/fuzz.py --count 5000 --seed 7 --kind videos settings --keep DIR
+    python3 tests/fuzz.py --count 5000 --seed 7 --kind "video, mp4" settings --keep DIR
 
 The damage knows the format: JSON stays JSON with another value in it, a zip stays a zip with another entry, a packed network gets the
 checksum that its new head needs. Each file is read as the scripts read it, in a process of its own, so that a crash, a hang (30 s of

@@ -73,7 +73,8 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], default: str = ""
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
     add_video_options(parser)
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help=f"network (default: {default or archs[0]})")
-    parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to use or to start from (default: the best of training)")
+    text = "weights to use, or to start a training from (default: to use, those beside the script)"
+    parser.add_argument("--pretrained", type=Path, metavar="FILE", help=text)
     text = "folder of the data set (default: beside the script, downloaded), or of any classes"
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")

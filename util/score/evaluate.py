@@ -219,7 +219,8 @@ def parse_args(argv=None):
     parser.add_argument("paths", nargs="+", type=Path, metavar="RESULTS TRUTH", help="by turns: what a run wrote, and what is true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores there, also those that the table leaves out")
     parser.add_argument("--limit", type=int, metavar="N", help="score the first N frames only")
-    parser.add_argument("--label", default="", metavar="NAME", help="what the objects are in clips whose truth has no names")
+    text = "what the objects are in clips whose truth has no names (default: not known)"
+    parser.add_argument("--label", default="", metavar="NAME", help=text)
     args = parser.parse_args(argv)
     if len(args.paths) % 2:
         parser.error(f"{len(args.paths)} paths are given; expected RESULTS TRUTH, by turns")
