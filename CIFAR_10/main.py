@@ -8,7 +8,7 @@
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -311,17 +311,24 @@ def teacher_of(args: Namespace, count: int, kept: torch.Tensor, device: torch.de
     if args.teacher[0].suffix == ".safetensors":
         if len(args.teacher) > 1:
             raise InputError(f"{args.teacher[0]}: cached logits teach alone; leave {args.teacher[1]} out")
+        check_teachers(args, [tuple(CLASSES)])
         cached = steps.load_teacher_logits(args.teacher[0], count, len(CLASSES))[kept].to(device)
         return steps.Teacher(lambda x, places: cached[places], online=False)
     teachers, classes = zip(*(load_teacher(path, device) for path in args.teacher), strict=True)
-    if len(set(classes)) > 1:
-        found = ", ".join(f"{path} {n}" for path, n in zip(args.teacher, classes, strict=True))
-        raise InputError(f"teachers know different numbers of classes ({found}); give such as know the same")
+    check_teachers(args, classes)
     return steps.Teacher(lambda x, places: sum(teacher(x).float().log_softmax(1) for teacher in teachers) / len(teachers), online=True)
 
 
-def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, int]:
-    """Return (a network in evaluation mode, how many classes it knows); binarized, its weights are signs, its layers packed on a CPU."""
+def check_teachers(args: Namespace, classes: Sequence[tuple[str, ...]]) -> None:
+    """Raise InputError unless the teachers, who know these classes, all know those of the network; beside --wild CIFAR-10's are enough."""
+    own = SPECS[network_of(args)].classes
+    if set(classes) != {own} and not (args.wild and set(classes) == {tuple(CLASSES)}):
+        found = ", ".join(f"{path} {' '.join(known)}" for path, known in zip(args.teacher, classes, strict=True))
+        raise InputError(f"teachers know other classes than {' '.join(own)}, or not all the same: {found}")
+
+
+def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return (a network in evaluation mode, its classes); binarized, its weights are signs, its layers packed on a CPU."""
     from PyTorch_CIFAR10 import networks  # here, since importing it takes as long as all the rest
 
     saved = checkpoint.load(path)
@@ -334,9 +341,7 @@ def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, int]:
         teacher = networks.load(arch, path)
     else:
         raise InputError(f"{path}: holds {arch}, expected one of PyTorch_CIFAR10/state_dicts, of this script, or logits (.safetensors)")
-    teacher.to(device, memory_format=torch.channels_last).eval()
-    with torch.inference_mode():
-        return teacher, teacher(torch.zeros(1, *SHAPE, device=device)).shape[1]
+    return teacher.to(device, memory_format=torch.channels_last).eval(), checkpoint.spec_of(saved, path, spec_of(arch)).classes
 
 
 def step_of(

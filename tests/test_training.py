@@ -250,13 +250,20 @@ def test_several_teachers_are_an_ensemble(home, images):
 
 
 @pytest.mark.parametrize("teachers, why", [
-    (["resnet20.best.pth.tar", "vgg_clips.best.pth.tar"], "different numbers of classes .*resnet20.best.* 10, .*vgg_clips.best.* 12"),
+    (["resnet20.best.pth.tar", "vgg_clips.best.pth.tar"], "not all the same: .*resnet20.* truck, .*vgg_clips.* truck person other"),
+    (["vgg_clips.best.pth.tar"], "know other classes than airplane .* truck, .*vgg_clips.best.* truck person other"),
     (["cached.safetensors", "vgg.best.pth.tar"], "cached logits teach alone; leave .*vgg.best.pth.tar out"),
 ])  # fmt: skip
 def test_teachers_that_do_not_go_together_are_refused(home, images, teachers, why):
     paths = [str(ROOT / "CIFAR_10" / "models" / name) for name in teachers]
     with pytest.raises(InputError, match=why):
         main.main(arguments(images, "--teacher", *paths))
+
+
+@pytest.mark.parametrize("teacher", ["vgg.best.pth.tar", "cached.safetensors"])
+def test_teachers_of_ten_classes_teach_no_network_for_clips_without_wild_images(home, images, teacher):
+    with pytest.raises(InputError, match="know other classes than airplane .* person other"):
+        main.main(arguments(images, "--arch", "resnet20_clips", "--teacher", str(ROOT / "CIFAR_10" / "models" / teacher)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
