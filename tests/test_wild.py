@@ -30,10 +30,14 @@ def folder(tmp_path):
     return tmp_path
 
 
+def mixture_of(folder, batch_size):
+    photographs = torch.from_numpy(noise(50, seed=1)).permute(0, 3, 1, 2).contiguous()
+    return wild.WildMixture(photographs, torch.arange(50) % 2, folder, SPEC, batch_size, torch.device("cpu"))
+
+
 @pytest.fixture
 def mixture(folder):
-    photographs = torch.from_numpy(noise(50, seed=1)).permute(0, 3, 1, 2).contiguous()
-    return wild.WildMixture(photographs, torch.arange(50) % 2, folder, SPEC, 64, torch.device("cpu"))
+    return mixture_of(folder, 64)
 
 
 @pytest.mark.parametrize("kind", [augment.PHOTOGRAPH, augment.WINDOW, augment.FOREIGN])
@@ -86,6 +90,13 @@ def test_a_batch_is_fixed_by_its_numbers_and_complete(mixture):
     assert (labels[: len(places)] == places % 2).all() and {2, 3} <= set(labels[len(places) :].tolist())
     held = {wild._first_channel(mixture.images[i : i + 1])[0].numpy().tobytes() for i in mixture.held_out}
     assert not held & {image.numpy().tobytes() for image in images}
+
+
+def test_a_batch_is_as_large_as_asked_for_or_refused(folder):
+    for size in range(wild.WildMixture.SMALLEST, 40):
+        assert len(mixture_of(folder, size).batch(1)[0]) == size
+    with pytest.raises(InputError, match="a batch of 14 images .* give 15 or more"):
+        mixture_of(folder, wild.WildMixture.SMALLEST - 1)
 
 
 def test_each_process_draws_another_batch(mixture):

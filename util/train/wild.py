@@ -76,6 +76,7 @@ class WildMixture:
     are person and other. batch_size: of this process. Raises InputError, in one line, if there is too little to learn from.
     """
 
+    SMALLEST = 15  # images of a batch: each share has one or more, and so has what is made to look like crops and what isn't
     # Shares of a batch, in this order; of the last three some are not made to look like crops.
     SHARES = {"photographs": 0.25, "photographs as crops": 0.12, "known": 0.24, "people": 0.17, "other": 0.17, "grounds": 0.05}
     PLAIN = {"known": 0.45, "people": 0.25, "other": 0.4}
@@ -106,6 +107,8 @@ class WildMixture:
         for kind, least in self.LEAST.items():
             if not len(self.places[kind]):
                 raise InputError(f"{root}: too little to learn from; it needs {least}")
+        if batch_size < self.SMALLEST:
+            raise InputError(f"a batch of {batch_size} images (of each process) is too small for its mixture; give {self.SMALLEST} or more")
         self.counts = {kind: round(share * batch_size) for kind, share in self.SHARES.items()}
         self.counts["photographs"] += batch_size - sum(self.counts.values())
         weights = [self.TAUGHT[kind] for kind in self.TAUGHT for _ in range(self.counts[kind])]
