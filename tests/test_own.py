@@ -382,18 +382,18 @@ def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsy
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("taught", [False, True])
-def test_the_head_is_fitted_first_and_the_body_stays(tmp_path, monkeypatch, taught):
+@pytest.mark.parametrize("taught, batch_size", [(False, 64), (True, 64), (True, 200)])  # the last more than the head is fitted on
+def test_the_head_is_fitted_first_and_the_body_stays(tmp_path, monkeypatch, taught, batch_size):
     """No other head of that body says better what labels and, by half, an earlier network say: the loss has no slope where the head is."""
     monkeypatch.setattr(head, "IMAGES", 128)
-    own_images = own.OwnImages(write(tmp_path / "crops"), SPEC, 64, smoothing=0.05)
+    own_images = own.OwnImages(write(tmp_path / "crops"), SPEC, batch_size, smoothing=0.05)
     torch.manual_seed(1)
     model = cifar.MODELS["resnet20"](classes=2).eval()
     body = {key: value.clone() for key, value in model.state_dict().items() if not key.startswith("classifier")}
     earlier = torch.tensor([[0.7, 0.3], [0.6, 0.4]])
     head.fit_head(model, cifar.preprocess, own_images, torch.device("cpu"), (lambda x, labels: earlier[labels]) if taught else None)
     assert all((model.state_dict()[key] == value).all() for key, value in body.items())
-    batches = [own_images.batch(1, i) for i in range(2)]
+    batches = [own_images.batch(1, i) for i in range(max(1, 128 // batch_size))]
     images, labels = (torch.cat([batch[i] for batch in batches]) for i in range(2))
     logits = model(cifar.preprocess(images))
     assert (logits.argmax(1) == labels).float().mean() > 0.9
