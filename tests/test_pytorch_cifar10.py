@@ -293,6 +293,12 @@ def test_resumed_training_of_airbench_is_the_uninterrupted_one_bit_for_bit(call,
     states.append(torch.load(last, weights_only=True)["state_dict"])
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert torch.equal(states[0]["whiten.weight"][:12], -states[0]["whiten.weight"][12:])  # set from the images
+    with pytest.raises(InputError, match="was trained with old_std None, not True; repeat its options"):
+        call("main", [*arguments, "--resume", "--old-std"])
+    saved = torch.load(last, weights_only=True)
+    torch.save(saved | {"settings": saved["settings"] | {"old_std": True}}, last)
+    with pytest.raises(InputError, match="was trained with old_std True, not None; repeat its options"):
+        call("main", [*arguments, "--resume"])
 
 
 def test_logits_are_the_mean_of_what_the_network_says_of_an_image_and_its_mirror_image(call, room, images):

@@ -405,6 +405,18 @@ def test_a_run_resumes_on_its_own_images_only(tmp_path):
         small_run(tmp_path, held_out="b", resume=True)
 
 
+@pytest.mark.parametrize("spoilt", [
+    {"settings": 3}, {"rows": [[1]]}, {"rows": 3}, {"best": {"x": 1}}, {"best": 3}, {"epoch": "a"}, {"epoch": torch.zeros(3)},
+    {"step": -5}, {"total": None},
+])  # fmt: skip
+def test_a_run_whose_numbers_cant_be_read_is_not_resumed(tmp_path, spoilt):
+    finished(tmp_path, 0.5)
+    last = tmp_path / "tiny.last.pth.tar"
+    torch.save(torch.load(last, weights_only=True) | spoilt, last)
+    with pytest.raises(InputError, match=r"its training can't be read \(.*\); begin anew"):
+        small_run(tmp_path, resume=True)
+
+
 def test_a_run_is_named(home, images):
     main.main(arguments(images, "--epochs", "1", "--name", "mine"))
     assert sorted(os.listdir(home / "models")) == [f"mine.{end}" for end in ("best.pth.tar", "curve.png", "last.pth.tar", "log.csv")]

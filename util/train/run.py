@@ -80,6 +80,7 @@ def settings_of(args, arch: str, recipe: Recipe, classes: Sequence[str] = (), im
     """
     own = {"classes": ", ".join(classes), "images": images} if classes else {}
     given = {name: getattr(args, name, None) for name in ("seed", "limit", "pretrained", "teacher")}
+    given |= {"old_std": True} if getattr(args, "old_std", False) else {}
     return {"arch": arch, "lr": recipe.lr, "batch_size": recipe.batch_size, **given, **own}
 
 
@@ -215,9 +216,17 @@ class Run:
         needed = {"settings", "held_out", "rows", "best", *COUNTS, *self.parts}
         if missing := needed - saved.keys():
             raise InputError(f"{last}: no training to resume in it ({', '.join(sorted(missing))} missing)")
-        for name, value in self.settings.items():
-            if (earlier := saved["settings"].get(name)) != value:
-                raise InputError(f"{last}: was trained with {name} {earlier}, not {value}; repeat its options")
+        try:
+            counts = {name: type(getattr(self, name))(saved[name]) for name in COUNTS}
+            settings, rows = {**saved["settings"]}, [curve.Epoch(*row) for row in saved["rows"]]
+            best = Best(**saved["best"]) if saved["best"] else None
+            if min(counts["epoch"], counts["step"]) < 0:
+                raise ValueError("a count below 0")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{last}: its training can't be read ({error}); begin anew, without --resume") from error
+        for name in self.settings | settings:
+            if (earlier := settings.get(name)) != (now := self.settings.get(name)):
+                raise InputError(f"{last}: was trained with {name} {earlier}, not {now}; repeat its options")
         if saved["held_out"] != self.held_out:
             raise InputError(f"{last}: was trained on other images; give its --data, or begin anew, without --resume")
         for name, part in self.parts.items():
@@ -226,9 +235,7 @@ class Run:
             except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
                 found = str(error).splitlines()[0]
                 raise InputError(f"{last}: its {name} does not fit ({found}); begin anew, without --resume") from error
-        for name in COUNTS:
-            setattr(self, name, saved[name])
-        self.rows, self.best = [curve.Epoch(*row) for row in saved["rows"]], Best(**saved["best"]) if saved["best"] else None
+        vars(self).update(counts, rows=rows, best=best)
 
     # ---- What is left behind ----
     def finish(self, accuracy: float, state: Mapping[str, Any]) -> bool:
