@@ -88,6 +88,8 @@ def precision_for(args: Namespace, device: torch.device) -> bool:
 # ---- Data ------------------------------------------------------------------------------------------------------------
 def load_data(args: Namespace, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return uint8 images (N, 3, 32, 32) and labels (N,)."""
+    if data.own_classes(args.data, CLASSES):  # else the data set would be downloaded into it
+        raise InputError(f"{args.data}: is no CIFAR-10, whose classes alone are learnt here; CIFAR_10/main.py --data learns others")
     images, labels = data.load(datasets.CIFAR10, args.data or HERE.parent / "CIFAR_10" / "data", train, CLASSES, "RGB", 32)
     return data.drawn(images, labels, args.limit)
 

@@ -204,6 +204,19 @@ def test_a_teacher_of_photographs_alone_is_refused_beside_wild_images():
         main.parse_args(["--classifier", "airbench_clips", "--wild", "d", "--teacher", "a.safetensors"])
 
 
+@pytest.mark.parametrize("verb", [["--evaluate"], []])
+def test_somebodys_own_classes_are_left_to_the_other_script(tmp_path, monkeypatch, verb):
+    monkeypatch.setattr(main.networks, "STATE_DICTS", tmp_path)
+    checkpoint.save(tmp_path / "mobilenet_v2.pt", {"state_dict": networks.mobilenet_v2().state_dict(), "best_acc": 1.0})
+    crops = tmp_path / "crops"
+    for name in ("blue", "red"):
+        (crops / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), name).save(crops / name / "0.png")
+    with pytest.raises(InputError, match="crops: is no CIFAR-10, .* CIFAR_10/main.py --data learns others"):
+        main.main([*SMALL, "--cpu", "--data", str(crops), *verb])
+    assert sorted(os.listdir(crops)) == ["blue", "red"]
+
+
 @pytest.mark.parametrize(("classes", "right"), [(None, 0), (10, 1)])
 def test_accuracy_is_of_the_classes_that_are_asked_for(classes, right):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 12))
