@@ -75,11 +75,6 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     return args
 
 
-def std_for(args: Namespace) -> tuple[float, ...]:
-    """Return what images are standardised by."""
-    return OLD_STD if args.old_std else STD
-
-
 def precision_for(args: Namespace, device: torch.device) -> bool:
     """Return whether to compute in bfloat16."""
     return steps.fast_bf16(device) if args.bf16 is None else args.bf16
@@ -223,9 +218,9 @@ def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
-def train(model: nn.Module, args: Namespace) -> float:
+def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
-    recipe, std = recipe_for(args), std_for(args)
+    recipe, std = recipe_for(args), spec.std
     files = Files.of(networks.STATE_DICTS, args.name or args.arch, best="{}.pt")
     if files.best.exists() and math.isnan(checkpoint.load(files.best)["best_acc"]):  # no score: main.py didn't write it
         raise InputError(f"{files.best}: holds weights from elsewhere, which a training would replace; move the file away first")
@@ -235,7 +230,7 @@ def train(model: nn.Module, args: Namespace) -> float:
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
     if isinstance(model, networks.Airbench) and not args.pretrained:
         model.fit_whitening(preprocess(images[kept[::10]].to(device), std))
-    spec, judging = spec_of(args.arch, std), (images[held_out], labels[held_out])
+    judging = images[held_out], labels[held_out]
     if args.wild:
         from util.train import wild
 
@@ -269,12 +264,12 @@ def train(model: nn.Module, args: Namespace) -> float:
 
 
 @torch.no_grad()
-def write_logits(model: nn.Module, args: Namespace, device: torch.device) -> float:
+def write_logits(model: nn.Module, args: Namespace, std: tuple[float, ...], device: torch.device) -> float:
     """Write the mean of the logits of each training image and its mirror image as "logits" (N, 10), for CIFAR_10's --teacher.
 
     Returns the share of the training images that they name rightly.
     """
-    std, bf16 = std_for(args), precision_for(args, device)
+    bf16 = precision_for(args, device)
     images, labels = load_data(args, train=True)
     model.eval()
     parts = []
@@ -294,23 +289,27 @@ def write_logits(model: nn.Module, args: Namespace, device: torch.device) -> flo
 def main(argv: list[str] | None = None) -> float | None:
     args = parse_args(argv)
     torch.manual_seed(args.seed)
-    device, std = steps.device_of(args), std_for(args)
+    device, spec = steps.device_of(args), spec_of(args.arch, OLD_STD if args.old_std else STD)
     names = args.fastMCD or args.multi_fastMCD or args.video
-    known = args.pretrained or args.evaluate or args.logits or names
-    weights = args.pretrained or (networks.weights_path(args.name) if args.name else None)
-    model = networks.load(args.arch, weights) if known else networks.build_for(args.arch, {})
+    if args.pretrained or args.evaluate or args.logits or names:
+        path = args.pretrained or (networks.weights_path(args.name) if args.name else None)
+        model = networks.load(args.arch, path)
+        path = path or networks.weights_path(args.arch)
+        spec = checkpoint.spec_of(checkpoint.load(path), path, spec)  # what the file says goes before the flags
+    else:
+        model = networks.build_for(args.arch, {})
     model.to(device, memory_format=torch.channels_last)
     if args.evaluate:
-        accuracy = predict.accuracy(predict.TorchNetwork(model, spec_of(args.arch, std)), *load_data(args, train=False), len(CLASSES))
+        accuracy = predict.accuracy(predict.TorchNetwork(model, spec), *load_data(args, train=False), len(CLASSES))
         print(f"{args.arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if args.logits:
-        return write_logits(model, args, device)
+        return write_logits(model, args, spec.std, device)
     if not names:
-        return train(model, args)
+        return train(model, args, spec)
     from util import watch  # here: who trains or evaluates needs nothing of it
 
-    return watch.run(args, predict.TorchNetwork(model, spec_of(args.arch, std)))
+    return watch.run(args, predict.TorchNetwork(model, spec))
 
 
 if __name__ == "__main__":

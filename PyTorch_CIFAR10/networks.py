@@ -199,6 +199,7 @@ def load(name, path=None):
         if not path.is_file():
             ways = f"main.py --classifier {name} trains it, cifar10_download.py fetches published weights, --pretrained names another file"
             raise InputError(f"{path}: no such file; {ways}")
-    model = build_for(name, checkpoint.load(path)["state_dict"])
-    checkpoint.load_into(model, path, name)
+    saved = checkpoint.load(path)
+    model = build_for(name, saved["state_dict"])
+    checkpoint.fill(model, saved, path, name)
     return model

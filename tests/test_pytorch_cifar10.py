@@ -332,6 +332,18 @@ def test_each_network_has_its_own_recipe_which_flags_override(call):
     assert [args.bf16 for args in given] == [None, None, None, False]
 
 
+@pytest.mark.parametrize(("flags", "std"), [([], main.STD), (["--old-std"], main.OLD_STD)])
+def test_images_are_standardised_as_the_file_says_or_else_the_flags(tmp_path, monkeypatch, flags, std):
+    monkeypatch.setattr(main.predict, "accuracy", lambda network, *_: float(network.spec.std[0]))
+    monkeypatch.setattr(main, "load_data", lambda *_, **__: ())
+    saved = {"arch": "mobilenet_v2", "state_dict": networks.mobilenet_v2().state_dict(), "best_acc": 1.0}
+    arguments = [*SMALL, "--cpu", "--evaluate", "--pretrained", str(tmp_path / "weights"), *flags]
+    checkpoint.save(tmp_path / "weights", saved)
+    assert main.main(arguments) == std[0]
+    checkpoint.save(tmp_path / "weights", saved | {"spec": main.spec_of("mobilenet_v2", main.OLD_STD).to_dict()})
+    assert main.main(arguments) == main.OLD_STD[0]
+
+
 def test_both_scripts_evaluate_alike(call, images, capsys):
     found = [call("cifar10_test", [*SMALL, "--data", images]), call("main", [*SMALL, "--data", images, "--evaluate", "--cpu"])]
     assert found[0] == found[1] and found[0] in [i / 20 for i in range(21)]
