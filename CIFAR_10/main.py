@@ -501,8 +501,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
         material, files = material_for(args, recipe, machine), Files.of(HERE / "models", args.name or name)
     steps.keep_memory()
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    fitted = own_names and beginning(args) and not args.resume
-    if fitted:
+    if own_names and beginning(args) and (args.blend or not args.resume):  # what the weights are blended with has that head, too
         earlier = head.earlier_answers(beginning(args), SPECS, spec, model)
         with BinOp(model.eval()).binarized():
             head.fit_head(model, preprocess, own_images, device, earlier)
@@ -517,7 +516,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
         files, recipe.epochs, {"state_dict": model, "optimizer": optimizer, "ema": ema}, settings_of(args, name, recipe, *learnt),
         data.fingerprint(*material.judging), machine, spec, args.resume,
     ) as training:  # fmt: skip
-        if fitted:
+        if own_names and beginning(args) and not args.resume:
             training.take(evaluate(averaged, *material.judging, device, averaged_op)[1], averaged)
         frozen_from = math.ceil(recipe.freeze_bn_from * recipe.epochs)
         while training.epoch < recipe.epochs and not training.stale(recipe.patience):

@@ -346,6 +346,21 @@ def test_a_training_that_gets_no_better_ends(home, monkeypatch, capsys):
     assert capsys.readouterr().out.count("held out 50.00 %\n") == 3  # twice as patient without --pretrained
 
 
+def test_a_resumed_training_is_blended_with_what_the_whole_one_is(home, monkeypatch):
+    monkeypatch.setattr(head, "IMAGES", 64)
+    monkeypatch.setattr(own, "EPOCH", 64)
+    old = home / "old"
+    checkpoint.save(old, {"arch": "resnet20", "state_dict": cifar.MODELS["resnet20"]().state_dict()})
+    arguments = ["--cpu", "--arch", "resnet20", "--data", str(write(home / "crops")), "--name", "mine", "--pretrained", str(old)]
+    arguments += ["--blend", "0.5", "--batch-size", "32", "--epochs"]
+    last, heads = home / "models" / "mine.last.pth.tar", []
+    cifar.main([*arguments, "1"])
+    for _ in range(2):
+        heads.append(torch.load(last, weights_only=True)["best"]["state_dict"]["classifier.weight"])
+        cifar.main([*arguments, "1", "--resume"])  # which blends again
+    assert torch.equal(*heads)
+
+
 def test_classes_of_an_earlier_network_mean_their_own_names_else_their_kinds_else_other():
     clips = cifar.SPECS["vgg_clips"]
 
