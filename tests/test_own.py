@@ -354,10 +354,9 @@ def test_a_resumed_training_is_blended_with_what_the_whole_one_is(home, monkeypa
     arguments = ["--cpu", "--arch", "resnet20", "--data", str(write(home / "crops")), "--name", "mine", "--pretrained", str(old)]
     arguments += ["--blend", "0.5", "--batch-size", "32", "--epochs"]
     last, heads = home / "models" / "mine.last.pth.tar", []
-    cifar.main([*arguments, "1"])
-    for _ in range(2):
+    for more in ([], ["--resume"]):  # which blends again
+        cifar.main([*arguments, "1", *more])
         heads.append(torch.load(last, weights_only=True)["best"]["state_dict"]["classifier.weight"])
-        cifar.main([*arguments, "1", "--resume"])  # which blends again
     assert torch.equal(*heads)
 
 
