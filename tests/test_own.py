@@ -338,10 +338,16 @@ def test_flags_that_know_nothing_of_own_classes_are_refused(home):
         cifar.main([*arguments, "--teacher", "logits.safetensors"])
 
 
+def test_a_run_whose_weights_are_not_kept_leaves_no_picture_of_them(home, monkeypatch):
+    monkeypatch.setattr(cifar.Run, "finish", lambda *a: False)
+    cifar.main(["--cpu", "--arch", "resnet20", "--data", str(write(home / "crops")), "--epochs", "1"])
+    assert [path.name for path in (home / "models").iterdir()] == ["resnet20.crops.last.pth.tar"]
+
+
 def test_a_training_that_gets_no_better_ends(home, monkeypatch, capsys):
     crops = write(home / "crops")
     monkeypatch.setitem(own.FINE_TUNING, "patience", 1)
-    monkeypatch.setattr(cifar, "evaluate", lambda *a: (0.0, 0.5))
+    monkeypatch.setattr(cifar.predict, "evaluate", lambda *a: 0.5)
     cifar.main(["--cpu", "--arch", "resnet20", "--data", str(crops), "--epochs", "9"])
     assert capsys.readouterr().out.count("held out 50.00 %\n") == 3  # twice as patient without --pretrained
 

@@ -7,6 +7,7 @@ from PIL import Image
 from util.errors import InputError
 from util.spec import Spec
 from util.train import augment, steps, wild
+from util.train.batches import Batch
 
 MEAN = (0.5, 0.5, 0.5)
 CLASSES = ("cat", "dog", "person", "other")
@@ -100,7 +101,7 @@ def test_a_batch_is_as_large_as_asked_for_or_refused(folder):
 
 
 def test_each_process_draws_another_batch(mixture):
-    draw = [mixture.batch_of(1, rank)(2, 3, None)[0] for rank in (0, 0, 1)]
+    draw = [mixture.batch_of(Batch(1, 2, 9, 3, 4, rank, torch.arange(0), 64))[0] for rank in (0, 0, 1)]
     assert (draw[0] == draw[1]).all() and (draw[0] != draw[2]).any() and (draw[0] == mixture.batch(1, 2, 3)[0]).all()
     assert steps.Machine(torch.device("cpu"), rank=1, processes=3).share(64) == 21
 

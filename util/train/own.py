@@ -7,7 +7,7 @@ track are never on two sides; any other file counts as a track of its own.
 """
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from util.files import IMAGE_SUFFIXES
 from util.packed.freeze import freeze
 from util.spec import OTHER, Network, Spec
 from util.train import augment, curve, data
+from util.train.batches import Batch
 from util.train.head import head_of
 from util.train.recipe import Recipe
 from util.train.run import Files
@@ -172,7 +173,7 @@ class OwnImages:
 
     Of the class `other` a share of MADE are pictures made for it, of lit grounds, edges, captions: a few clips show too few of them.
 
-    `steps.train_epoch`s of EPOCH images each; what is judged has as many images of each class, too, so that the share that is right is
+    An epoch is EPOCH of them; what is judged has as many images of each class, too, so that the share that is right is
     the mean over the classes.
     """
 
@@ -207,9 +208,9 @@ class OwnImages:
         at = torch.from_numpy(np.concatenate([np.resize(of, max(len(of), count // len(places))) for of in places]))
         return images[at], labels[at]
 
-    def batch_of(self, seed: int) -> Callable:
-        """Return a function from (epoch, step, whatever) to that step's batch."""
-        return lambda epoch, step, _: self.batch(seed, epoch, step)
+    def batch_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the images, labels and places of a step."""
+        return self.batch(batch.seed, batch.epoch, batch.step)
 
     def many(self, count: int) -> torch.Tensor:
         """Return the images of as many batches as make `count`, always the same."""
@@ -226,11 +227,6 @@ class OwnImages:
         of = (np.flatnonzero(labels == label) for label in np.unique(labels))
         at = [np.resize(some, most) if len(some) < most else some[np.linspace(0, len(some) - 1, most).astype(int)] for some in of]
         return self.held_out.take(np.concatenate(at)).prepared(self.spec)
-
-
-def on(device: torch.device, batch_of: Callable) -> Callable:
-    """Return `batch_of` with its images and labels on `device`."""
-    return lambda *which: tuple(x.to(device) for x in batch_of(*which))
 
 
 def for_tracks(recipe: Recipe, own_images: OwnImages, model: nn.Module) -> Recipe:
@@ -271,20 +267,19 @@ def calibrated(spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Spec:
     return replace(spec, temperature=round(temperature, 3), unknown_below=round(below, 3))
 
 
-def conclude(own_images: OwnImages, network: Network, files: Files) -> Spec:
-    """Return the network's spec, calibrated; print who was taken for whom among the test images, and write it as a picture."""
+def conclude(own_images: OwnImages, network: Network) -> tuple[Spec, np.ndarray]:
+    """Return the network's spec, calibrated, and who was taken for whom among the test images (see `confusion`), which is printed."""
     images, labels = own_images.test.prepared(own_images.spec)
     counts = confusion(_logits(network, images), labels.numpy())
     print(curve.confusion_table(counts, own_images.spec.classes))
-    files.directory.mkdir(parents=True, exist_ok=True)
-    title = f"{files.name}: {counts.trace() / counts.sum():.1%} of {counts.sum()} test images"
-    curve.plot_confusion(files.confusion, counts, own_images.spec.classes, title)
     images, labels = own_images.judges()
-    return calibrated(own_images.spec, _logits(network, images), labels.numpy())
+    return calibrated(own_images.spec, _logits(network, images), labels.numpy()), counts
 
 
-def pack(model: nn.Module, spec: Spec, files: Files) -> None:
-    """Write the network packed, beside its weights, and print the command that names with it what moves in a clip."""
+def leave(model: nn.Module, spec: Spec, counts: np.ndarray, files: Files) -> None:
+    """Write, beside a network's weights, who was taken for whom, and it packed; print the command that names what moves in a clip."""
+    title = f"{files.name}: {counts.trace() / counts.sum():.1%} of {counts.sum()} test images"
+    curve.plot_confusion(files.confusion, counts, spec.classes, title)
     if not packed.built():
         print("run make native, then this script with --pretrained and --export to pack the network for util.watch")
         return

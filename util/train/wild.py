@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from util.errors import InputError
 from util.spec import Spec
 from util.train import augment
+from util.train.batches import Batch
 from util.train.steps import distillation_losses
 
 # Sources of `other` in Tiny ImageNet that mostly show people, which are learnt as such, and those that often do, which are not learnt.
@@ -73,7 +74,8 @@ class WildMixture:
     """Batches for a network that names what moves: photographs as they are, and they and `wild` images as crops of a clip look.
 
     images, labels: the photographs, uint8 (N, 3, size, size), int64 (N,). root: see `load`. spec: the network's; its last two classes
-    are person and other. batch_size: of this process. Raises InputError, in one line, if there is too little to learn from.
+    are person and other. batch_size: of this process. device: of what `loss` gets. Raises InputError, in one line, if there is too
+    little to learn from.
     """
 
     SMALLEST = 15  # images of a batch: each share has one or more, and so has what is made to look like crops and what isn't
@@ -113,7 +115,6 @@ class WildMixture:
         self.counts["photographs"] += batch_size - sum(self.counts.values())
         weights = [self.TAUGHT[kind] for kind in self.TAUGHT for _ in range(self.counts[kind])]
         self.weights = torch.tensor(weights, device=device).T  # of a photograph's losses
-        self.device = device
         self.chances = {"photographs as crops": self._chances(self.names), "known": self._chances(self.labels[self.places["known"]])}
         windows = self.sources[self.places["people"]] == WINDOWS
         self.chances["people"] = np.where(windows, 0.55 / max(1, windows.sum()), 0.45 / max(1, (~windows).sum()))
@@ -172,10 +173,10 @@ class WildMixture:
         away = distillation_losses(logits[:count, :known], taught[:count])
         return torch.cat([alone * losses[:count] + beside * away, losses[count:]]).mean()
 
-    def batch_of(self, seed: int, rank: int = 0):
-        """Return a function from (epoch, step, whatever) to that step's batch, which is another in each of several processes."""
-        more = [rank] if rank else []  # the first draws what one process alone draws
-        return lambda epoch, step, _: tuple(part.to(self.device, non_blocking=True) for part in self.batch(seed, epoch, step, *more))
+    def batch_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the images, labels and places of a step, others in each of several processes."""
+        more = [batch.rank] if batch.rank else []  # the first draws what one process alone draws
+        return self.batch(batch.seed, batch.epoch, batch.step, *more)
 
     def many(self, seed: int, count: int) -> torch.Tensor:
         """Return the images of as many batches as make `count`, always the same."""
