@@ -402,6 +402,17 @@ def test_weights_that_are_not_finite_replace_nothing(tmp_path, value):
     assert (tmp_path / "tiny.best.pth.tar").read_bytes() == before
 
 
+def test_two_runs_of_one_name_are_not_run_at_once(tmp_path, capsys):
+    with small_run(tmp_path)[1]:
+        with pytest.raises(InputError, match="a training called tiny is running; give this one --name"), small_run(tmp_path)[1]:
+            pass
+        with small_run(tmp_path / "elsewhere")[1]:
+            pass
+    with small_run(tmp_path)[1]:
+        assert capsys.readouterr().out.count("training tiny: 1 epochs") == 3
+    assert not list(tmp_path.glob(".tiny*"))
+
+
 def test_a_run_resumes_on_its_own_images_only(tmp_path):
     finished(tmp_path, 0.5)
     assert small_run(tmp_path, resume=True)[1].epoch == 1

@@ -13,7 +13,7 @@ from torch import distributed, nn
 from tqdm import tqdm
 
 from util.errors import InputError
-from util.files import stoppable
+from util.files import locked, stoppable
 from util.spec import Spec
 from util.train import checkpoint, curve
 from util.train.batches import Batch, batches_of
@@ -48,6 +48,10 @@ class Files:
     @property
     def last(self) -> Path:
         return self.directory / f"{self.name}.last.pth.tar"
+
+    @property
+    def lock(self) -> Path:
+        return self.directory / f".{self.name}.lock"
 
     @property
     def log(self) -> Path:
@@ -87,8 +91,8 @@ class Run:
 
     settings: see settings_of; its seed fixes the order of the images. held_out: the fingerprint of the held-out images
     (util.train.data.fingerprint). All files but NAME.last.pth.tar are touched by `finish` only, and only if the run beats what is there on
-    the same held-out images: a quick try never costs anybody good weights. A context: inside, the first
-    Ctrl-C, SIGTERM or closed terminal lets the step end and saves it (see util.files.stoppable).
+    the same held-out images: a quick try never costs anybody good weights. A context: inside, no other run may have its name, and the
+    first Ctrl-C, SIGTERM or closed terminal lets the step end and saves it (see util.files.stoppable).
     Of several processes, the first writes and prints.
     """
 
@@ -105,6 +109,7 @@ class Run:
 
     def __enter__(self):
         if self.machine.first:
+            self._context.enter_context(locked(self.files.lock, f"a training called {self.files.name} is running; give this one --name"))
             what = f"{self.recipe.epochs} epochs" if self.recipe.epochs else "the head alone"
             print(f"training {self.files.name}: {what} on {self.machine}", flush=True)
         self._context.enter_context(stoppable(self._ask_to_stop))
