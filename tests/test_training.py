@@ -383,6 +383,15 @@ def test_what_a_run_begins_with_stays_until_an_epoch_is_better(tmp_path):
             assert training.best.epoch == best
 
 
+def test_a_run_that_ends_early_is_saved_to_its_end(tmp_path):
+    model, training = small_run(tmp_path, epochs=9, patience=2)
+    with training:
+        while not training.over:
+            training.add(torch.tensor(1.0), 4)
+            training.end_epoch(0.5, model)
+    assert checkpoint.load(training.files.last)["epoch"] == training.epoch == 3
+
+
 @pytest.mark.parametrize("content", [b"no weights", None])
 def test_a_file_of_others_is_never_replaced(tmp_path, capsys, content):
     best = tmp_path / "tiny.best.pth.tar"

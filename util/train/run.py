@@ -185,7 +185,7 @@ class Run:
             held_out = f"held out {100 * accuracy:.2f} %"
             print(f"epoch {self.epoch:3d}  lr {lr:.5f}  {self.seconds:6.1f} s  loss {loss:.4f}  {held_out}", flush=True)
         self.step, self.total, self.images, self.seconds = 0, 0.0, 0, 0.0
-        if self.epoch == self.recipe.epochs or time.monotonic() - self._saved >= SAVE_EVERY:
+        if self.over or time.monotonic() - self._saved >= SAVE_EVERY:
             self._save()
 
     def take(self, accuracy: float, evaluated: nn.Module) -> None:
