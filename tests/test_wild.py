@@ -179,6 +179,12 @@ def test_an_empty_folder_is_refused(tmp_path):
         wild.load(tmp_path, list(CLASSES), 32)
 
 
+def test_an_image_that_cant_be_read_is_refused(folder):
+    (folder / "cat" / "tabby_00001.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="tabby_00001.png is no image that can be read"):
+        wild.load(folder, list(CLASSES), 32)
+
+
 def test_an_image_of_another_size_is_refused(folder):
     Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(folder / "cat" / "tabby_00099.png")
     with pytest.raises(InputError, match="tabby_00099.png: 9x8 pixels, expected 32x32"):

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from util.errors import InputError
 from util.spec import Spec
-from util.train import augment
+from util.train import augment, data
 from util.train.batches import Batch
 from util.train.steps import distillation_losses
 
@@ -41,11 +40,7 @@ def load(root: Path, classes: list[str], size: int) -> tuple[torch.Tensor, torch
             name = "person" if folder.name == "other" and source in PEOPLE else folder.name
             if name == "other" and source in UNSURE:
                 continue
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-            if pixels.shape[:2] != (size, size):
-                raise InputError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {size}x{size}")
-            images.append(pixels)
+            images.append(data.read_image(path, "RGB", size))
             labels.append(classes.index(name))
             sources.append(source)
     if not images:
