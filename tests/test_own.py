@@ -252,6 +252,7 @@ def test_another_head_on_the_same_body(tmp_path, capsys):
     model, spec = cifar.MODELS["resnet20"](classes=4), replace(SPEC, classes=tuple("abcd"))
     with pytest.raises(InputError, match="classifier.bias is"):
         checkpoint.start_from(model, tmp_path / "bad", spec, {"resnet20": cifar.CLASSES})
+    assert capsys.readouterr().out == ""  # nothing was kept
 
 
 def test_calibration_and_confusion_by_hand():

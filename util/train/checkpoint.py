@@ -156,11 +156,12 @@ def start_from(model: nn.Module, path: str | Path, spec: Spec, known: Mapping[st
     classes = list(known.get(found, known[spec.arch]))
     if "spec" in saved:
         classes = list(_spec(saved, path).classes)
+    kept = None
     if classes != list(spec.classes):
         state, fresh = saved["state_dict"], model.state_dict()
         head = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)][-1]
         pairs = [(i, classes.index(name)) for i, name in enumerate(spec.classes) if name in classes]
-        for key in (f"{head}.weight", f"{head}.bias"):
+        for key in (key for key in (f"{head}.weight", f"{head}.bias") if key in fresh):
             if not isinstance(state.get(key), torch.Tensor) or state[key].shape != (len(classes), *fresh[key].shape[1:]):
                 break  # `fill` says what is wrong
             rows = 0.2 * fresh[key].cpu()
@@ -168,9 +169,10 @@ def start_from(model: nn.Module, path: str | Path, spec: Spec, known: Mapping[st
                 rows[ours] = state[key][theirs]
             state[key] = rows
         new = [name for name in spec.classes if name not in classes]
-        head = f"new for {' '.join(new)}" if new else "kept for fewer classes, or in another order"
-        print(f"{path}: body kept; head {head}", flush=True)
+        kept = f"head new for {' '.join(new)}" if new else "head kept for fewer classes, or in another order"
     fill(model, saved, path, spec.arch, *known)
+    if kept:
+        print(f"{path}: body kept; {kept}", flush=True)
     return found
 
 
