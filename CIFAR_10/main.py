@@ -336,7 +336,7 @@ def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, tuple[str
         teacher = MODELS[arch]()
         checkpoint.fill(teacher, saved, path, arch)
         teacher = predict.frozen(teacher.to(device))
-    elif arch in networks.NETWORKS | networks.FOR_CLIPS:
+    elif arch in networks.ALL:
         teacher = networks.load(arch, path)
     else:
         raise InputError(f"{path}: holds {arch}, expected one of PyTorch_CIFAR10/state_dicts, of this script, or logits (.safetensors)")

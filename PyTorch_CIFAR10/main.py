@@ -55,9 +55,8 @@ def spec_of(name: str, std: tuple[float, ...]) -> Spec:
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(script=__file__, description="Full-precision networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    archs = networks.NETWORKS | networks.FOR_CLIPS
-    add_common_arguments(parser, list(archs))
-    same = {"dest": "arch", "choices": sorted(archs), "default": argparse.SUPPRESS}
+    add_common_arguments(parser, list(networks.ALL))
+    same = {"dest": "arch", "choices": sorted(networks.ALL), "default": argparse.SUPPRESS}
     parser.add_argument("--classifier", metavar="ARCH", help="another word for --arch; its weights are state_dicts/ARCH.pt", **same)
     parser.add_argument("--old-std", action="store_true", help=f"standardise by {OLD_STD}, as some older weights expect it")
     text = "train a network for clips (--classifier …_clips) on these images, too: DIR/<class>/, DIR/person/, DIR/other/"

@@ -166,7 +166,7 @@ NETWORKS = {
     "airbench": Airbench,
 }
 FOR_CLIPS = {"airbench_clips": partial(Airbench, classes=CLASS_COUNT + 2)}  # they know person and other, too
-
+ALL = NETWORKS | FOR_CLIPS
 
 # What else a file of that name may hold: (start of the name, key, its shape in the file, how to build for it).
 VARIANTS = [
@@ -185,7 +185,7 @@ def build_for(name, state):
     for start, key, shape, options in VARIANTS:
         if name.startswith(start) and getattr(state.get(key), "shape", None) == shape:
             return NETWORKS[name](**options)
-    return (NETWORKS | FOR_CLIPS)[name]()
+    return ALL[name]()
 
 
 def load(name, path=None):

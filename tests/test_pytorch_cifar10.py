@@ -236,7 +236,8 @@ class TinyForClips(nn.Sequential):
 
 
 def test_a_network_for_clips_learns_people_and_what_is_foreign(images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(main.networks, "FOR_CLIPS", {"tiny_clips": TinyForClips})
+    for table in (main.networks.FOR_CLIPS, main.networks.ALL):
+        monkeypatch.setitem(table, "tiny_clips", TinyForClips)
     monkeypatch.setattr(main.networks, "STATE_DICTS", tmp_path)
     wild = tmp_path / "wild"
     for name, sources in {"cat": ["tabby"], "person": ["people", "kimono"], "other": ["brick", "coral"]}.items():
