@@ -45,7 +45,7 @@ TEMPERATURES = (0.1, 10)  # least and most
 KEPT_NAMES, MOST_UNSURE = 0.98, 0.5  # share of right names that `unknown_below` keeps; it is no larger than that
 
 # What differs from a network's recipe where it begins with weights that know something: few steps, small ones.
-FINE_TUNING = {"epochs": 4, "lr": 0.0002, "batch_size": 64, "sizes": ((1, 32),), "anneal_until": 0.0, "freeze_bn_from": 1.0,
+FINE_TUNING = {"epochs": 4, "lr": 0.0002, "batch_size": 64, "anneal_until": 0.0, "freeze_bn_from": 1.0,
                "cutmix": 0.0, "smoothing": 0.05, "ema_decay": 0.98, "patience": 5}  # fmt: skip
 
 
@@ -73,7 +73,7 @@ class Part:
 
 def recipe_for(recipe: Recipe, pretrained: bool) -> Recipe:
     """Return the recipe for own classes: fine-tuning if it begins with weights, else longer and with the recipe's own steps."""
-    own = replace(recipe, **FINE_TUNING)
+    own = replace(recipe, **FINE_TUNING, sizes=recipe.sizes[-1:])
     return own if pretrained else replace(own, epochs=9 * own.epochs, lr=recipe.lr, patience=2 * own.patience)
 
 
