@@ -1,6 +1,7 @@
 """Packed files: what is written is read back to the last bit; what is cut, altered or forged is refused in one line; scripts run them."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -59,6 +60,11 @@ def test_binary_weights_with_float_activations_are_bits_in_the_file(arch, most_b
     expected = predict(model, standardised(images, spec))
     assert torch.equal(again, run(frozen, images)) and torch.equal(again.argmax(1), expected.argmax(1))
     torch.testing.assert_close(again / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_pipe_is_no_packed_network_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.xnor")
+    assert not xnor.is_packed(tmp_path / "x.xnor")
 
 
 def test_another_network_is_refused(packed):

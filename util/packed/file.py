@@ -31,8 +31,8 @@ STEPS = {
     "average_pool": POOL,
     "max_pool_bits": {"any": ("uint8", 1), **POOL},
 }
-MOST_VALUES = 2**24  # in all maps of one image together: 64 MiB
-MOST_SUMMED = 2**32  # values that the windows of one image see together: twenty times as many as those of the networks here
+MAX_VALUES = 2**24  # in all maps of one image together: 64 MiB
+MAX_SUMMED = 2**32  # values that the windows of one image see together: twenty times as many as those of the networks here
 
 
 # ---- Writing ---------------------------------------------------------------------------------------------------------
@@ -79,6 +79,8 @@ def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
 def is_packed(path: str | Path) -> bool:
     """Return whether the file at `path` looks like a packed network (rather than a checkpoint): 8 bytes of length, then JSON."""
     try:
+        if not Path(path).is_file():  # a pipe may never have a writer
+            return False
         with open(path, "rb") as file:
             return file.read(9)[8:] == b"{"
     except OSError:
@@ -148,8 +150,8 @@ def check(steps: list[dict], arrays: Mapping[str, np.ndarray], shape: Shape, out
         maps.append((channels, *sides))
         values += math.prod(maps[-1])
         summed += math.prod(maps[-1]) * math.prod(kernel[1:] or window)
-        if values > MOST_VALUES or summed > MOST_SUMMED:
-            raise ValueError(f"maps of more than {MOST_VALUES} values, or sums of more than {MOST_SUMMED}")
+        if values > MAX_VALUES or summed > MAX_SUMMED:
+            raise ValueError(f"maps of more than {MAX_VALUES} values, or sums of more than {MAX_SUMMED}")
     if math.prod(maps[-1]) != outputs:
         raise ValueError(f"{math.prod(maps[-1])} outputs for {outputs} classes")
 
