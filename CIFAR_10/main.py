@@ -301,7 +301,7 @@ def preprocess(images: torch.Tensor) -> torch.Tensor:
 
 # ---- Train -----------------------------------------------------------------------------------------------------------
 def teacher_of(args: Namespace, count: int, kept: torch.Tensor, device: torch.device) -> steps.Teacher | None:
-    """Return the teacher of --teacher, or None; `kept`: which of the `count` training images its places number.
+    """Return the teacher of --teacher, or None; `kept`: which of the `count` images are trained on; indices count those.
 
     Cached it is the logits that a network of PyTorch_CIFAR10 has written of the images without augmentation. Online it is networks:
     of several, the mean of their log-probabilities, an ensemble that is right more often than each (Hinton et al. 2015, section 3).
@@ -315,7 +315,7 @@ def teacher_of(args: Namespace, count: int, kept: torch.Tensor, device: torch.de
         return steps.cached_teacher(args.teacher[0], count, len(CLASSES), kept, device)
     teachers, classes = zip(*(load_teacher(path, device) for path in args.teacher), strict=True)
     check_teachers(args, classes)
-    return steps.Teacher(lambda x, places: sum(teacher(x).float().log_softmax(1) for teacher in teachers) / len(teachers), online=True)
+    return steps.Teacher(lambda x, indices: sum(teacher(x).float().log_softmax(1) for teacher in teachers) / len(teachers), online=True)
 
 
 def check_teachers(args: Namespace, classes: Sequence[tuple[str, ...]]) -> None:
@@ -344,18 +344,18 @@ def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, tuple[str
 
 
 def step_of(learner: Learner, material: Material) -> Callable[..., torch.Tensor]:
-    """Return what takes a training step: (images at full size, images as the network sees them, labels, places, frozen) -> loss.
+    """Return what takes a training step: (images at full size, images as the network sees them, labels, indices, frozen) -> loss.
 
-    places: of the images among the training images. frozen: batch norms keep their statistics. On a GPU it is a CUDA graph.
+    indices: of the images among the training images. frozen: batch norms keep their statistics. On a GPU it is a CUDA graph.
     """
     model, optimizer, bin_op, machine, teacher = learner.model, learner.optimizer, learner.bin_op, learner.machine, material.teacher
     device = machine.device.type
 
-    def step(full, x, y, places, frozen):
+    def step(full, x, y, indices, frozen):
         freeze_batch_norm(model, frozen)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=machine.bf16), torch.no_grad():
-            teacher_logits = teacher.logits(full, places).float() if teacher else None
+            teacher_logits = teacher.logits(full, indices).float() if teacher else None
         with bin_op.binarized():
             with torch.autocast(device, torch.bfloat16, enabled=machine.bf16):
                 logits = learner.forward(x).float()
@@ -375,9 +375,9 @@ def train_epoch(model: nn.Module, step: Callable[..., torch.Tensor], material: M
     model.train()
     for batch in training.batches(material.count):
         anneal_sign(model, recipe.clamp_share(batch.progress))
-        x, y, places = (part.to(device, non_blocking=True) for part in material.batch_of(batch))
+        x, y, indices = (part.to(device, non_blocking=True) for part in material.batch_of(batch))
         x = preprocess(x)
-        training.add(step(x, data.resized(x, recipe.size(batch.epoch)), y, places, frozen), batch.size)
+        training.add(step(x, data.resized(x, recipe.size(batch.epoch)), y, indices, frozen), batch.size)
 
 
 def recalibrate_batch_norm(model: nn.Module, images: torch.Tensor, device: torch.device, bin_op: BinOp) -> None:
@@ -407,17 +407,17 @@ def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine) -> Mat
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
     mixed = torch.randperm(len(kept), generator=generator(0))  # a folder's images come class by class
     some = kept[mixed[: max(1, len(kept) // RECALIBRATE_BY)]]
-    judging, teacher = (images[held_out], labels[held_out]), teacher_of(args, len(images), kept, device)
+    validation, teacher = (images[held_out], labels[held_out]), teacher_of(args, len(images), kept, device)
     if args.wild:
         from util.train import wild
 
         mixture = wild.WildMixture(images[kept], labels[kept], args.wild, SPECS[network_of(args)], machine.share(recipe.batch_size), device)
         sample = mixture.many(args.seed, 2 * len(some))  # of 1,500, another draw moves the accuracy by 0.1 points
-        return Material(mixture.batch_of, len(kept), mixture.loss, mixture.judges(*judging), sample, teacher)
+        return Material(mixture.batch_of, len(kept), mixture.loss, mixture.validation(*validation), sample, teacher)
     if not (teacher and teacher.online):  # labels and cached logits know nothing of mixed images
         recipe = replace(recipe, cutmix=0.0)
     batch_of = photographs(images[kept].to(device), labels[kept].to(device), recipe)
-    return Material(batch_of, len(kept), steps.loss_for(teacher), judging, images[some], teacher)
+    return Material(batch_of, len(kept), steps.loss_for(teacher), validation, images[some], teacher)
 
 
 def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> float:
@@ -435,7 +435,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
         if beginning(args) and not args.epochs:
             recipe = own.for_tracks(recipe, own_images, model)
         learnt = own_names, len(own_images.learnt.images)
-        material = Material(own_images.batch_of, own.EPOCH, own_images.loss, own_images.judges(), own_images.many(own.EPOCH // 4))
+        material = Material(own_images.batch_of, own.EPOCH, own_images.loss, own_images.validation(), own_images.many(own.EPOCH // 4))
         files = Files.of(HERE / "models", args.name or own.name_of(name, args.data))
     else:
         material = material_for(args, recipe, machine)
@@ -449,9 +449,9 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     learner = Learner(model, recipe, machine, steps.ema_of(model, recipe.ema_decay))
     averaged, step = learner.ema.module, step_of(learner, material)
     settings = settings_of(args, name, recipe, *learnt)
-    with Run(files, recipe, learner, settings, data.fingerprint(*material.judging), args.resume) as training:
+    with Run(files, recipe, learner, settings, data.fingerprint(*material.validation), args.resume) as training:
         if own_names and beginning(args) and not args.resume:
-            training.take(predict.evaluate(averaged, spec, *material.judging), averaged)
+            training.take(predict.evaluate(averaged, spec, *material.validation), averaged)
         frozen_from = math.ceil(recipe.freeze_bn_from * recipe.epochs)
         while not training.over:
             frozen = training.epoch >= frozen_from
@@ -460,11 +460,11 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
             train_epoch(model, step, material, training, frozen)
             if not frozen and recipe.size(training.epoch + 1) == SHAPE[-1]:
                 recalibrate_batch_norm(averaged, material.sample, device, BinOp(averaged))
-            training.end_epoch(predict.evaluate(averaged, spec, *material.judging), averaged)
+            training.end_epoch(predict.evaluate(averaged, spec, *material.validation), averaged)
         if args.blend:
             blended = steps.blend(averaged, began, args.blend)
             recalibrate_batch_norm(blended, material.sample, device, BinOp(blended))
-            training.take(predict.evaluate(blended, spec, *material.judging), blended)
+            training.take(predict.evaluate(blended, spec, *material.validation), blended)
         averaged.load_state_dict(training.best.state_dict)
         if own_names:
             spec, counts = own.conclude(own_images, predict.TorchNetwork(averaged, spec))

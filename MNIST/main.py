@@ -130,10 +130,10 @@ def train_epoch(learner: Learner, images: torch.Tensor, labels: torch.Tensor, tr
     optimizer, bin_op, device = learner.optimizer, learner.bin_op, learner.machine.device
     learner.model.train()
     for batch in training.batches(len(images)):
-        x = preprocess(augment(images[batch.places], batch.generator()).to(device))
+        x = preprocess(augment(images[batch.indices], batch.generator()).to(device))
         optimizer.zero_grad(set_to_none=True)
         with bin_op.binarized():
-            loss = F.cross_entropy(learner.forward(x), labels[batch.places].to(device))
+            loss = F.cross_entropy(learner.forward(x), labels[batch.indices].to(device))
             loss.backward()
         bin_op.updateBinaryGradWeight()
         optimizer.step()
@@ -152,7 +152,7 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
             raise InputError(f"{args.data}: classes of one's own are learnt by one process; start without torchrun")
         recipe = own.recipe_for(RECIPE, beginning(args) is not None)
         own_images = own.OwnImages(args.data, spec, recipe.batch_size, 0.0, args.limit)
-        (images, labels), judging = own_images.evenly(own.EPOCH), own_images.judges()
+        (images, labels), validation = own_images.evenly(own.EPOCH), own_images.validation()
         files = Files.of(HERE / "models", args.name or own.name_of(args.arch, args.data))
         learnt = own_names, len(own_images.learnt.images)
         print(f"{args.data}: {own_images}", flush=True)
@@ -160,14 +160,14 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
         learnt = ()
         images, labels = load_data(args, train=True)
         kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-        images, labels, judging = images[kept], labels[kept], (images[held_out], labels[held_out])
+        images, labels, validation = images[kept], labels[kept], (images[held_out], labels[held_out])
     recipe = recipe.with_flags(args)
     learner = Learner(model, recipe, machine)
     settings = settings_of(args, args.arch, recipe, *learnt)
-    with Run(files, recipe, learner, settings, data.fingerprint(*judging), args.resume) as training:
+    with Run(files, recipe, learner, settings, data.fingerprint(*validation), args.resume) as training:
         while not training.over:
             train_epoch(learner, images, labels, training)
-            training.end_epoch(predict.evaluate(model, spec, *judging), model)
+            training.end_epoch(predict.evaluate(model, spec, *validation), model)
         model.load_state_dict(training.best.state_dict)
         if own_names:
             spec, counts = own.conclude(own_images, predict.TorchNetwork(model, spec))

@@ -161,15 +161,15 @@ def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine, spec: 
     """Return CIFAR-10's training images, alone or beside those of --wild."""
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    judging, sample = (images[held_out], labels[held_out]), images[kept[::10]]
+    validation, sample = (images[held_out], labels[held_out]), images[kept[::10]]
     teacher = steps.cached_teacher(args.teacher, len(images), len(CLASSES), kept, machine.device) if args.teacher else None
     loss = steps.loss_for(teacher, recipe.smoothing)
     if args.wild:
         from util.train import wild
 
         mixture = wild.WildMixture(images[kept], labels[kept], args.wild, spec, machine.share(recipe.batch_size), machine.device)
-        return Material(mixture.batch_of, len(kept), loss, mixture.judges(*judging), sample)
-    return Material(photographs(images[kept], labels[kept], recipe), len(kept), loss, judging, sample, teacher)
+        return Material(mixture.batch_of, len(kept), loss, mixture.validation(*validation), sample)
+    return Material(photographs(images[kept], labels[kept], recipe), len(kept), loss, validation, sample, teacher)
 
 
 def train_epoch(learner: Learner, material: Material, std: tuple[float, ...], training: Run) -> None:
@@ -178,12 +178,12 @@ def train_epoch(learner: Learner, material: Material, std: tuple[float, ...], tr
     learner.model.train()
     for batch in training.batches(material.count):
         torch.manual_seed(batch.generator().initial_seed())  # dropout's
-        x, y, places = (part.to(machine.device) for part in material.batch_of(batch))
+        x, y, indices = (part.to(machine.device) for part in material.batch_of(batch))
         x = preprocess(x, std)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16):
             logits = learner.forward(data.resized(x, recipe.size(batch.epoch)))
-        loss = material.loss(logits.float(), y, teacher.logits(x, places) if teacher else None)
+        loss = material.loss(logits.float(), y, teacher.logits(x, indices) if teacher else None)
         loss.backward()
         optimizer.step()
         if recipe.lookahead and (batch.taken % recipe.lookahead == 0 or batch.taken == batch.total):
@@ -209,10 +209,10 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
         model.fit_whitening(preprocess(material.sample.to(machine.device), spec.std))
     steps.keep_memory()
     learner, settings = Learner(model, recipe, machine), settings_of(args, args.arch, recipe)
-    with Run(files, recipe, learner, settings, data.fingerprint(*material.judging), args.resume) as training:
+    with Run(files, recipe, learner, settings, data.fingerprint(*material.validation), args.resume) as training:
         while not training.over:
             train_epoch(learner, material, spec.std, training)
-            training.end_epoch(predict.evaluate(model, spec, *material.judging), model)
+            training.end_epoch(predict.evaluate(model, spec, *material.validation), model)
         state = halved(training.best.state_dict)
         model.load_state_dict(state)
         accuracy = predict.evaluate(model, spec, *load_data(args, train=False), len(CLASSES))  # of a network for clips, ten

@@ -203,13 +203,13 @@ def test_batches_have_as_many_of_each_class_and_are_fixed_by_their_numbers(tmp_p
     for path in sorted((tmp_path / "red").iterdir())[4:]:
         path.unlink()  # fewer of one
     own_images = own.OwnImages(tmp_path, SPEC, 400, 0.0)
-    images, labels, places = own_images.batch(1, 2)
+    images, labels, indices = own_images.batch(1, 2)
     assert images.shape == (400, 3, 32, 32) and images.dtype == torch.uint8 and abs(labels.sum() - 200) < 50
-    assert torch.equal(labels, torch.from_numpy(own_images.learnt.labels)[places]) and torch.equal(images, own_images.batch(1, 2)[0])
+    assert torch.equal(labels, torch.from_numpy(own_images.learnt.labels)[indices]) and torch.equal(images, own_images.batch(1, 2)[0])
     assert not torch.equal(images, own_images.batch(1, 3)[0])
     blue, red = (images[labels == label].float().mean((0, 2, 3)) for label in (0, 1))
     assert blue[2] > blue[0] + 5 and red[0] > red[2] + 5  # they still show it
-    judged = own_images.judges()[1]
+    judged = own_images.validation()[1]
     assert (judged == 0).sum() == (judged == 1).sum() > 0
 
 
@@ -263,7 +263,7 @@ def test_calibration_and_confusion_by_hand():
     spec = own.calibrated(SPEC, logits[at], labels)
     temperatures = np.geomspace(*own.TEMPERATURES, 400)
     best = min(temperatures, key=lambda t: torch.nn.functional.cross_entropy(torch.tensor(logits[at] / t), torch.tensor(labels)))
-    assert spec.temperature == pytest.approx(best, rel=0.01) and 0 < spec.unknown_below <= own.MOST_UNSURE
+    assert spec.temperature == pytest.approx(best, rel=0.01) and 0 < spec.unknown_below <= own.MAX_UNSURE
     counts = own.confusion(np.array([[2.0, 1, 0], [0, 1, 2], [0, 2, 1], [0, 0, 1]]), np.array([0, 0, 1, 2]))
     assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
     text = curve.confusion_table(counts, ["a", "b", "c"]).splitlines()
@@ -273,7 +273,7 @@ def test_calibration_and_confusion_by_hand():
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "EPOCH", 64)
-    monkeypatch.setattr(own, "MOST_JUDGES", 4)
+    monkeypatch.setattr(own, "VALIDATED", 4)
     for script in (cifar, mnist):
         monkeypatch.setattr(script, "HERE", tmp_path)
     return tmp_path

@@ -130,9 +130,9 @@ def test_every_process_gets_an_image_of_every_batch():
 
     shares = [batches(9, 4, rank) for rank in range(4)]
     assert all([batch.size for batch in share] == [9, 9] for share in shares)  # the last 3 are too few for 4
-    places = [batch.places for share in shares for batch in share]
-    assert min(map(len, places)) == 2 and len(set(torch.cat(places).tolist())) == 18
-    assert sum(len(batch.places) for batch in batches(9, 1)) == 21
+    indices = [batch.indices for share in shares for batch in share]
+    assert min(map(len, indices)) == 2 and len(set(torch.cat(indices).tolist())) == 18
+    assert sum(len(batch.indices) for batch in batches(9, 1)) == 21
     with pytest.raises(InputError, match="batches of 3 images are too small for 4 processes"):
         batches(3, 4)
 
@@ -202,19 +202,19 @@ def test_an_online_teacher_is_asked_about_what_the_network_sees(home, images, mo
     args = main.parse_args(arguments(images, "--teacher", str(weights)))
     machine = steps.Machine(torch.device("cpu"))
     x, y = main.load_data(args, train=True)
-    x, places = main.preprocess(x), torch.arange(20)
-    teacher = main.teacher_of(args, 20, places, machine.device)
+    x, indices = main.preprocess(x), torch.arange(20)
+    teacher = main.teacher_of(args, 20, indices, machine.device)
     from PyTorch_CIFAR10 import networks
 
     network = networks.load("airbench").eval()
     with torch.no_grad():
         expected = network(x).log_softmax(1)
-        torch.testing.assert_close(teacher.logits(x, places), expected)
+        torch.testing.assert_close(teacher.logits(x, indices), expected)
         assert teacher.online
     model = main.ResNet20().train()
     recipe = Recipe(1, 0.0, 20, optimizer=lambda model, lr: torch.optim.SGD(model.parameters(), lr))
     learner = steps.Learner(model, recipe, machine, steps.ema_of(model))
-    loss = main.step_of(learner, Material(None, 20, steps.loss_for(teacher), (x, y), x, teacher))(x, x, y, places, False)
+    loss = main.step_of(learner, Material(None, 20, steps.loss_for(teacher), (x, y), x, teacher))(x, x, y, indices, False)
     with torch.no_grad(), learner.bin_op.binarized():
         p, q = ((z.double() / steps.TEMPERATURE).softmax(1) for z in (expected, model(x)))
     assert loss.item() == pytest.approx(steps.TEMPERATURE**2 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)

@@ -85,10 +85,10 @@ def test_whole_foreign_sources_are_kept_out(folder):
 
 
 def test_a_batch_is_fixed_by_its_numbers_and_complete(mixture):
-    images, labels, places = mixture.batch(1, 2, 3)
+    images, labels, indices = mixture.batch(1, 2, 3)
     again, _, _ = mixture.batch(1, 2, 3)
     assert images.shape == (64, 3, 32, 32) and len(labels) == 64 and (images == again).all()
-    assert (labels[: len(places)] == places % 2).all() and {2, 3} <= set(labels[len(places) :].tolist())
+    assert (labels[: len(indices)] == indices % 2).all() and {2, 3} <= set(labels[len(indices) :].tolist())
     held = {wild._first_channel(mixture.images[i : i + 1])[0].numpy().tobytes() for i in mixture.held_out}
     assert not held & {image.numpy().tobytes() for image in images}
 
@@ -126,10 +126,10 @@ def test_too_little_to_learn_from_is_one_line(folder, kept, words):
 
 
 def test_the_loss_is_cross_entropy_and_the_distance_to_the_teacher(mixture):
-    _, labels, places = mixture.batch(0)
+    _, labels, indices = mixture.batch(0)
     logits = torch.zeros(64, 4)
     assert mixture.loss(logits, labels, None).item() == pytest.approx(np.log(4), rel=1e-5)
-    taught = torch.zeros(len(places), 2)  # agrees on the photographs' classes
+    taught = torch.zeros(len(indices), 2)  # agrees on the photographs' classes
     plain, crops = (mixture.counts[kind] for kind in wild.WildMixture.TAUGHT)
     expected = (0.3 * plain + 0.6 * crops + 64 - plain - crops) / 64 * np.log(4)
     assert mixture.loss(logits, labels, taught).item() == pytest.approx(expected, rel=1e-5)
@@ -164,7 +164,7 @@ def test_vehicles_are_turned_further_than_other_photographs(mixture):
 
 def test_judges_are_always_the_same(mixture):
     photographs = torch.from_numpy(noise(5, seed=9)).permute(0, 3, 1, 2), torch.zeros(5, dtype=torch.long)
-    (images, labels), (again, _) = mixture.judges(*photographs), mixture.judges(*photographs)
+    (images, labels), (again, _) = mixture.validation(*photographs), mixture.validation(*photographs)
     assert len(images) == 5 + 4 + 2 + 20 and (images == again).all() and labels[:5].sum() == 0
 
 

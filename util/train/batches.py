@@ -27,7 +27,7 @@ class Batch:
     step: int  # of the epoch, from 0
     steps: int  # of an epoch
     rank: int  # of this process
-    places: torch.Tensor  # of this process's images among the training images
+    indices: torch.Tensor  # of this process's images among the training images
     size: int  # images of all processes
 
     @property
@@ -68,12 +68,12 @@ def batches_of(count: int, seed: int, epoch: int, recipe: Recipe, machine: Machi
 
 @dataclass(frozen=True)
 class Material:
-    """What a training learns from, and what judges it. The places that `batch_of` returns are those that the teacher knows images by."""
+    """What a training learns from, and what picks its best epoch. A teacher knows images by the indices that `batch_of` returns."""
 
-    batch_of: Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # -> uint8 images, labels, places
+    batch_of: Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # -> uint8 images, labels, indices
     count: int  # images of an epoch
     loss: Callable[..., torch.Tensor]  # of float logits, labels, and a teacher's logits or None
-    judging: tuple[torch.Tensor, torch.Tensor]  # images and labels that pick the epoch
+    validation: tuple[torch.Tensor, torch.Tensor]  # images and labels, held out
     sample: torch.Tensor  # training images that statistics are measured on
     teacher: Teacher | None = None
 
@@ -82,11 +82,11 @@ def photographs(images: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> C
     """Return the `batch_of` of a data set's images: augmented as the recipe says, at random but always the same."""
 
     def batch_of(batch):
-        generator, places = batch.generator(), batch.places.to(images.device, non_blocking=True)
+        generator, indices = batch.generator(), batch.indices.to(images.device, non_blocking=True)
         if recipe.augment:
-            x = recipe.augment(images[places], places, batch.epoch, generator)
+            x = recipe.augment(images[indices], indices, batch.epoch, generator)
         else:
-            x = data.random_mirror(data.random_shift(images[places], recipe.shift, generator), generator)
-        return data.cutmix(x, recipe.cutmix, generator) if recipe.cutmix else x, labels[places], places
+            x = data.random_mirror(data.random_shift(images[indices], recipe.shift, generator), generator)
+        return data.cutmix(x, recipe.cutmix, generator) if recipe.cutmix else x, labels[indices], indices
 
     return batch_of

@@ -98,7 +98,7 @@ def drawn(images: torch.Tensor, labels: torch.Tensor, most: int | None) -> tuple
 
 
 def balanced(labels: np.ndarray, most: int) -> np.ndarray:
-    """Return the places, in order, of `most` labels drawn by a fixed seed, evenly over the classes as far as each has so many."""
+    """Return the indices, in order, of `most` labels drawn by a fixed seed, evenly over the classes as far as each has so many."""
     order = np.random.default_rng(0).permutation(len(labels))
     turn = np.empty(len(labels), int)  # how many of its class are drawn before it
     for label in np.unique(labels):

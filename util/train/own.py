@@ -36,13 +36,13 @@ OF_TRACK = re.compile(r"(.+_track[0-9]+)_frame[0-9]+")  # as util.outputs.datase
 KINDS = " ".join(sorted(IMAGE_SUFFIXES))
 LARGEST = 1 << 26  # pixels of an image
 SIDE = 64  # pixels of a kept image's longer side, twice what a network sees
-JUDGED_BY = 5  # one in so many tracks of a class is held out, and one tests
+HELD_OUT_BY = 5  # one in so many tracks of a class is held out, and one tests
 FINE_TUNED_FROM = 500  # tracks; of a hundred, all weights learnt nothing that helped in other clips (docs/experiments-training.md)
 EPOCH = 2048  # images that are drawn for an epoch
 MADE = 0.3  # share of images of `other` that are made
-MOST_JUDGES = 100  # held-out images of a class, at most
+VALIDATED = 100  # validation images of a class, at most
 TEMPERATURES = (0.1, 10)  # least and most
-KEPT_NAMES, MOST_UNSURE = 0.98, 0.5  # share of right names that `unknown_below` keeps; it is no larger than that
+KEPT_NAMES, MAX_UNSURE = 0.98, 0.5  # share of right names that `unknown_below` keeps; it is no larger than that
 
 # What differs from a network's recipe where it begins with weights that know something: few steps, small ones.
 FINE_TUNING = {"epochs": 4, "lr": 0.0002, "batch_size": 64, "anneal_until": 0.0, "freeze_bn_from": 1.0,
@@ -58,7 +58,7 @@ class Part:
     tracks: np.ndarray
 
     def take(self, at: np.ndarray) -> "Part":
-        """Return the images at these places."""
+        """Return the images at these indices."""
         return Part([self.images[i] for i in at], self.labels[at], self.tracks[at])
 
     def count_tracks(self) -> np.ndarray:
@@ -93,12 +93,12 @@ def load(root: Path, classes: Sequence[str], limit: int | None = None) -> tuple[
         tracks = sorted(set(learnt.tracks[of].tolist()), key=lambda track: hashlib.sha256(track.encode(errors="replace")).digest())
         if len(tracks) < 2:
             raise InputError(f"{root}: all images of {name} are one, or of one track; give two or more: one is held out")
-        judges = max(1, len(tracks) // JUDGED_BY)
-        held = tracks[:judges]
-        tests = [] if test else tracks[judges : 2 * judges] if len(tracks) > 2 else held
+        count = max(1, len(tracks) // HELD_OUT_BY)
+        held = tracks[:count]
+        tests = [] if test else tracks[count : 2 * count] if len(tracks) > 2 else held
         for which, some in ("held out", held), ("test", tests), ("train", [t for t in tracks if t not in held and t not in tests]):
             at[which].append(of[np.isin(learnt.tracks[of], some)])
-    parts = {which: learnt.take(np.concatenate(places)) for which, places in at.items()}
+    parts = {which: learnt.take(np.concatenate(indices)) for which, indices in at.items()}
     parts["test"] = test or parts["test"]
     return tuple(_limited(parts[which], limit) for which in at)
 
@@ -173,7 +173,7 @@ class OwnImages:
 
     Of the class `other` a share of MADE are pictures made for it, of lit grounds, edges, captions: a few clips show too few of them.
 
-    An epoch is EPOCH of them; what is judged has as many images of each class, too, so that the share that is right is
+    An epoch is EPOCH of them; of the validation images each class has as many, too, so that the share that is right is
     the mean over the classes.
     """
 
@@ -191,7 +191,7 @@ class OwnImages:
         return f"{len(self.spec.classes)} classes ({' '.join(self.spec.classes)}); images: {counts}"
 
     def batch(self, *numbers: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (images, labels, places), uint8 (N, C, H, W), (N,), (N,); `numbers` (such as seed, epoch and step) fix them."""
+        """Return (images, labels, indices), uint8 (N, C, H, W), (N,), (N,); `numbers` (such as seed, epoch and step) fix them."""
         rng = np.random.default_rng(numbers)
         at = rng.choice(len(self.chances), self.batch_size, p=self.chances)
         crops = [augment.seen_again(self.learnt.images[i], rng) for i in at]
@@ -203,13 +203,13 @@ class OwnImages:
 
     def evenly(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return about `count` images and labels, prepared and otherwise unchanged, as many of each class."""
-        places = [np.flatnonzero(self.learnt.labels == label) for label in range(len(self.spec.classes))]
+        indices = [np.flatnonzero(self.learnt.labels == label) for label in range(len(self.spec.classes))]
         images, labels = self.learnt.prepared(self.spec)
-        at = torch.from_numpy(np.concatenate([np.resize(of, max(len(of), count // len(places))) for of in places]))
+        at = torch.from_numpy(np.concatenate([np.resize(of, max(len(of), count // len(indices))) for of in indices]))
         return images[at], labels[at]
 
     def batch_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the images, labels and places of a step."""
+        """Return the images, labels and indices of a step."""
         return self.batch(batch.seed, batch.epoch, batch.step)
 
     def many(self, count: int) -> torch.Tensor:
@@ -220,10 +220,10 @@ class OwnImages:
         """Return the mean cross-entropy of float logits (N, C)."""
         return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
 
-    def judges(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the held-out images and labels; those of a class that has fewer than others are there several times."""
         labels = self.held_out.labels
-        most = min(MOST_JUDGES, np.bincount(labels).max())
+        most = min(VALIDATED, np.bincount(labels).max())
         of = (np.flatnonzero(labels == label) for label in np.unique(labels))
         at = [np.resize(some, most) if len(some) < most else some[np.linspace(0, len(some) - 1, most).astype(int)] for some in of]
         return self.held_out.take(np.concatenate(at)).prepared(self.spec)
@@ -258,12 +258,12 @@ def threshold(p: np.ndarray, labels: np.ndarray, keep: float) -> float:
 def calibrated(spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Spec:
     """Return the spec with the temperature of the least loss on held-out images (logits (N, C), labels (N,)), and `unknown_below`.
 
-    That is the probability that KEPT_NAMES of those that are named rightly have at least, no more than MOST_UNSURE; 0 where there is a
+    That is the probability that KEPT_NAMES of those that are named rightly have at least, no more than MAX_UNSURE; 0 where there is a
     class `other`, which decides by itself.
     """
     temperature = fit_temperature(logits, labels)
     kept = threshold(torch.from_numpy(logits / temperature).softmax(1).numpy(), labels, KEPT_NAMES)
-    below = 0.0 if OTHER in spec.classes or np.isnan(kept) else min(MOST_UNSURE, kept)
+    below = 0.0 if OTHER in spec.classes or np.isnan(kept) else min(MAX_UNSURE, kept)
     return replace(spec, temperature=round(temperature, 3), unknown_below=round(below, 3))
 
 
@@ -272,7 +272,7 @@ def conclude(own_images: OwnImages, network: Network) -> tuple[Spec, np.ndarray]
     images, labels = own_images.test.prepared(own_images.spec)
     counts = confusion(_logits(network, images), labels.numpy())
     print(curve.confusion_table(counts, own_images.spec.classes))
-    images, labels = own_images.judges()
+    images, labels = own_images.validation()
     return calibrated(own_images.spec, _logits(network, images), labels.numpy()), counts
 
 

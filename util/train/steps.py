@@ -214,16 +214,16 @@ def blend(model: nn.Module, others: Mapping[str, torch.Tensor], share: float) ->
 # ---- Distillation ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Teacher:
-    """What tells a teacher's logits of a batch: (images x, their places among the training images) -> (N, classes)."""
+    """What tells a teacher's logits of a batch: (images x, their indices among the training images) -> (N, classes)."""
 
     logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     online: bool  # a network, asked in each step about x itself; otherwise cached logits of the images before augmentation
 
 
 def cached_teacher(path: Path, count: int, classes: int, kept: torch.Tensor, device: torch.device) -> Teacher:
-    """Return the teacher whose logits of all `count` training images are in a file; `kept`: those that places number."""
+    """Return the teacher whose logits of all `count` training images are in a file; `kept`: those that indices count."""
     cached = load_teacher_logits(path, count, classes)[kept].to(device)
-    return Teacher(lambda x, places: cached[places], online=False)
+    return Teacher(lambda x, indices: cached[indices], online=False)
 
 
 def load_teacher_logits(path: Path, count: int, classes: int) -> torch.Tensor:
