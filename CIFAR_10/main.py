@@ -8,8 +8,8 @@
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,6 @@ if __name__ == "__main__":
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
 from torch.optim.swa_utils import update_bn  # noqa: E402
 
 from util.binop import BinOp  # noqa: E402
@@ -40,9 +39,10 @@ from util.cli import (  # noqa: E402
 from util.layers import BinConv2d, anneal_sign, freeze_batch_norm  # noqa: E402
 from util.spec import Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
-from util.train.cpu_ops import accelerate  # noqa: E402
+from util.train.batches import Material, generator, photographs  # noqa: E402
 from util.train.recipe import Recipe  # noqa: E402
 from util.train.run import Files, Run, settings_of  # noqa: E402
+from util.train.steps import Learner  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CLIP_CLASSES = [*CLASSES, "person", "other"]  # of a network for clips; what it calls other is unknown
@@ -299,9 +299,9 @@ def preprocess(images: torch.Tensor) -> torch.Tensor:
     return data.normalize(images, MEAN, STD).contiguous(memory_format=torch.channels_last)
 
 
-# ---- Train, evaluate -------------------------------------------------------------------------------------------------
+# ---- Train -----------------------------------------------------------------------------------------------------------
 def teacher_of(args: Namespace, count: int, kept: torch.Tensor, device: torch.device) -> steps.Teacher | None:
-    """Return the teacher of --teacher, or None; `kept`: which of the `count` training images its places number.
+    """Return the teacher of --teacher, or None; `kept`: which of the `count` images are trained on; indices count those.
 
     Cached it is the logits that a network of PyTorch_CIFAR10 has written of the images without augmentation. Online it is networks:
     of several, the mean of their log-probabilities, an ensemble that is right more often than each (Hinton et al. 2015, section 3).
@@ -311,17 +311,23 @@ def teacher_of(args: Namespace, count: int, kept: torch.Tensor, device: torch.de
     if args.teacher[0].suffix == ".safetensors":
         if len(args.teacher) > 1:
             raise InputError(f"{args.teacher[0]}: cached logits teach alone; leave {args.teacher[1]} out")
-        cached = steps.load_teacher_logits(args.teacher[0], count, len(CLASSES))[kept].to(device)
-        return steps.Teacher(lambda x, places: cached[places], online=False)
+        check_teachers(args, [tuple(CLASSES)])
+        return steps.cached_teacher(args.teacher[0], count, len(CLASSES), kept, device)
     teachers, classes = zip(*(load_teacher(path, device) for path in args.teacher), strict=True)
-    if len(set(classes)) > 1:
-        found = ", ".join(f"{path} {n}" for path, n in zip(args.teacher, classes, strict=True))
-        raise InputError(f"teachers know different numbers of classes ({found}); give such as know the same")
-    return steps.Teacher(lambda x, places: sum(teacher(x).float().log_softmax(1) for teacher in teachers) / len(teachers), online=True)
+    check_teachers(args, classes)
+    return steps.Teacher(lambda x, indices: sum(teacher(x).float().log_softmax(1) for teacher in teachers) / len(teachers), online=True)
 
 
-def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, int]:
-    """Return (a network in evaluation mode, how many classes it knows); binarized, its weights are signs, its layers packed on a CPU."""
+def check_teachers(args: Namespace, classes: Sequence[tuple[str, ...]]) -> None:
+    """Raise InputError unless the teachers, who know these classes, all know those of the network; beside --wild CIFAR-10's are enough."""
+    own = SPECS[network_of(args)].classes
+    if set(classes) != {own} and not (args.wild and set(classes) == {tuple(CLASSES)}):
+        found = ", ".join(f"{path} {' '.join(known)}" for path, known in zip(args.teacher, classes, strict=True))
+        raise InputError(f"teachers know other classes than {' '.join(own)}, or not all the same: {found}")
+
+
+def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return (a network in evaluation mode, its classes); binarized, its weights are signs, its layers packed on a CPU."""
     from PyTorch_CIFAR10 import networks  # here, since importing it takes as long as all the rest
 
     saved = checkpoint.load(path)
@@ -330,76 +336,48 @@ def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, int]:
         teacher = MODELS[arch]()
         checkpoint.fill(teacher, saved, path, arch)
         teacher = predict.frozen(teacher.to(device))
-    elif arch in networks.NETWORKS | networks.FOR_CLIPS:
+    elif arch in networks.ALL:
         teacher = networks.load(arch, path)
     else:
         raise InputError(f"{path}: holds {arch}, expected one of PyTorch_CIFAR10/state_dicts, of this script, or logits (.safetensors)")
-    teacher.to(device, memory_format=torch.channels_last).eval()
-    with torch.inference_mode():
-        return teacher, teacher(torch.zeros(1, *SHAPE, device=device)).shape[1]
+    return teacher.to(device, memory_format=torch.channels_last).eval(), checkpoint.spec_of(saved, path, spec_of(arch)).classes
 
 
-def step_of(
-    model: nn.Module, step_model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, bin_op: BinOp,
-    teacher: steps.Teacher | None, machine: steps.Machine, loss_of: Callable[..., torch.Tensor],
-) -> Callable[..., torch.Tensor]:  # fmt: skip
-    """Return what takes a training step: (images at full size, images as the network sees them, labels, places, frozen) -> loss.
+def step_of(learner: Learner, material: Material) -> Callable[..., torch.Tensor]:
+    """Return what takes a training step: (images at full size, images as the network sees them, labels, indices, frozen) -> loss.
 
-    places: of the images among the training images. frozen: batch norms keep their statistics. On a GPU it is a CUDA graph.
+    indices: of the images among the training images. frozen: batch norms keep their statistics. On a GPU it is a CUDA graph.
     """
+    model, optimizer, bin_op, machine, teacher = learner.model, learner.optimizer, learner.bin_op, learner.machine, material.teacher
     device = machine.device.type
 
-    def step(full, x, y, places, frozen):
+    def step(full, x, y, indices, frozen):
         freeze_batch_norm(model, frozen)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=machine.bf16), torch.no_grad():
-            teacher_logits = teacher.logits(full, places).float() if teacher else None
+            teacher_logits = teacher.logits(full, indices).float() if teacher else None
         with bin_op.binarized():
             with torch.autocast(device, torch.bfloat16, enabled=machine.bf16):
-                logits = step_model(x).float()
-            loss = loss_of(logits, y, teacher_logits)
+                logits = learner.forward(x).float()
+            loss = material.loss(logits, y, teacher_logits)
             loss.backward()
         bin_op.updateBinaryGradWeight()
         optimizer.step()
-        steps.update_ema(ema, model)
+        steps.update_ema(learner.ema, model)
         return loss.detach()
 
     return steps.CudaGraphStep(step) if device == "cuda" and machine.processes == 1 else step
 
 
-def photographs(
-    images: torch.Tensor, labels: torch.Tensor, recipe: Recipe, machine: steps.Machine, seed: int
-) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Return what makes a step's batch: (epoch, step, places) -> images, augmented as seed, epoch and step fix it, labels, places."""
-
-    def batch_of(epoch, step, places):
-        generator, places = steps.generator(seed, epoch, step + 1, machine.rank), places.to(images.device, non_blocking=True)
-        x = data.random_mirror(data.random_shift(images[places], recipe.shift, generator), generator)
-        return data.cutmix(x, recipe.cutmix, generator) if recipe.cutmix else x, labels[places], places
-
-    return batch_of
-
-
-def train_epoch(
-    model: nn.Module, step: Callable[..., torch.Tensor], optimizer: torch.optim.Optimizer, batch_of: Callable, count: int,
-    frozen: bool, recipe: Recipe, training: Run, seed: int,
-) -> float:  # fmt: skip
-    """Take the steps that pass once over `count` images, in an order that seed and epoch fix; return the last learning rate."""
-    epoch, machine = training.epoch + 1, training.machine
-    batches = steps.batches_of(count, seed, epoch, recipe.batch_size, machine.processes)
-    size = recipe.size(epoch)
-
-    def progress(i):
-        return (epoch - 1 + i / len(batches)) / recipe.epochs
-
+def train_epoch(model: nn.Module, step: Callable[..., torch.Tensor], material: Material, training: Run, frozen: bool) -> None:
+    """Take the steps that pass once over the material, in an order that seed and epoch fix."""
+    recipe, device = training.recipe, training.machine.device
     model.train()
-    for i in training.steps(len(batches), f"epoch {epoch} at {size} px"):
-        steps.set_lr(optimizer, recipe.lr_at(progress(i)))
-        anneal_sign(model, recipe.clamp_share(progress(i)))
-        x, y, places = batch_of(epoch, i, batches[i][machine.rank :: machine.processes])
+    for batch in training.batches(material.count):
+        anneal_sign(model, recipe.clamp_share(batch.progress))
+        x, y, indices = (part.to(device, non_blocking=True) for part in material.batch_of(batch))
         x = preprocess(x)
-        training.add(step(x, data.resized(x, size), y, places, frozen), len(batches[i]))
-    return recipe.lr_at(progress(len(batches) - 1))  # also where that step was taken before the run was stopped
+        training.add(step(x, data.resized(x, recipe.size(batch.epoch)), y, indices, frozen), batch.size)
 
 
 def recalibrate_batch_norm(model: nn.Module, images: torch.Tensor, device: torch.device, bin_op: BinOp) -> None:
@@ -407,21 +385,6 @@ def recalibrate_batch_norm(model: nn.Module, images: torch.Tensor, device: torch
     model.eval()
     with bin_op.binarized():
         update_bn((preprocess(x.to(device)) for x in images.split(250)), model)
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, bin_op: BinOp, classes: int | None = None
-) -> tuple[float, float]:
-    """Return (mean loss, share of right answers in [0, 1]), of the first `classes` or all; changes nothing."""
-    model.eval()
-    loss = right = 0.0
-    with bin_op.binarized():
-        for x, y in zip(images.split(250), labels.to(device).split(250), strict=True):
-            logits = model(preprocess(x.to(device)))[:, :classes]
-            loss += F.cross_entropy(logits, y, reduction="sum").item()
-            right += (logits.argmax(1) == y).sum().item()
-    return loss / len(images), right / len(images)
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
@@ -437,46 +400,31 @@ def start_from(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec | N
     return replace(recipe, sizes=recipe.sizes[1:] or recipe.sizes, anneal_until=anneal_until)
 
 
-@dataclass
-class Material:
-    """What a training learns from: a step's batch of (epoch, step, places), how many images an epoch has, the loss; what picks the
-    epoch, what batch norm is recalibrated on, and what teaches.
-    """
-
-    batch_of: Callable
-    count: int
-    loss: Callable
-    judging: tuple[torch.Tensor, torch.Tensor]
-    recalibrating: torch.Tensor
-    teacher: steps.Teacher | None = None
-
-
 def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine) -> Material:
     """Return CIFAR-10's training images, alone or beside those of --wild."""
     device = machine.device
-    images, labels = (x.to(device) for x in load_data(args, train=True))
+    images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-    mixed = torch.randperm(len(kept), generator=steps.generator(0))  # a folder's images come class by class
+    mixed = torch.randperm(len(kept), generator=generator(0))  # a folder's images come class by class
     some = kept[mixed[: max(1, len(kept) // RECALIBRATE_BY)]]
-    teacher = teacher_of(args, len(images), kept, device)
-    if not (teacher and teacher.online):  # labels and cached logits know nothing of mixed images
-        recipe = replace(recipe, cutmix=0.0)
-    judging = images[held_out], labels[held_out]
+    validation, teacher = (images[held_out], labels[held_out]), teacher_of(args, len(images), kept, device)
     if args.wild:
         from util.train import wild
 
         mixture = wild.WildMixture(images[kept], labels[kept], args.wild, SPECS[network_of(args)], machine.share(recipe.batch_size), device)
-        recalibrating = mixture.many(args.seed, 2 * len(some))  # of 1,500, another draw moves the accuracy by 0.1 points
-        batch_of, judging = mixture.batch_of(args.seed, machine.rank), mixture.judges(*judging)
-        return Material(batch_of, len(kept), mixture.loss, judging, recalibrating, teacher)
-    batch_of = photographs(images[kept], labels[kept], recipe, machine, args.seed)
-    return Material(batch_of, len(kept), steps.loss_for(teacher), judging, images[some], teacher)
+        sample = mixture.many(args.seed, 2 * len(some))  # of 1,500, another draw moves the accuracy by 0.1 points
+        return Material(mixture.batch_of, len(kept), mixture.loss, mixture.validation(*validation), sample, teacher)
+    if not (teacher and teacher.online):  # labels and cached logits know nothing of mixed images
+        recipe = replace(recipe, cutmix=0.0)
+    batch_of = photographs(images[kept].to(device), labels[kept].to(device), recipe)
+    return Material(batch_of, len(kept), steps.loss_for(teacher), validation, images[some], teacher)
 
 
 def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     machine = steps.machine_for(args, args.bf16)
-    device, name, own_names = machine.device, network_of(args), own_classes(args)
+    device, name, own_names, learnt = machine.device, network_of(args), own_classes(args), ()
+    files = Files.of(HERE / "models", args.name or name)
     if own_names:
         from util.train import head, own
 
@@ -487,55 +435,43 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
         if beginning(args) and not args.epochs:
             recipe = own.for_tracks(recipe, own_images, model)
         learnt = own_names, len(own_images.learnt.images)
-        judging, recalibrating = [x.to(device) for x in own_images.judges()], own_images.many(own.EPOCH // 4)
-        on_device = own.on(device, own_images.batch_of(args.seed))
-        material = Material(on_device, own.EPOCH, own_images.loss, judging, recalibrating)
+        material = Material(own_images.batch_of, own.EPOCH, own_images.loss, own_images.validation(), own_images.many(own.EPOCH // 4))
         files = Files.of(HERE / "models", args.name or own.name_of(name, args.data))
     else:
-        learnt = ()
-        material, files = material_for(args, recipe, machine), Files.of(HERE / "models", args.name or name)
+        material = material_for(args, recipe, machine)
     steps.keep_memory()
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    fitted = own_names and beginning(args) and not args.resume
-    if fitted:
+    if own_names and beginning(args) and (args.blend or not args.resume):  # what the weights are blended with has that head, too
         earlier = head.earlier_answers(beginning(args), SPECS, spec, model)
         with BinOp(model.eval()).binarized():
             head.fit_head(model, preprocess, own_images, device, earlier)
     began = {key: value.clone() for key, value in model.state_dict().items()} if args.blend else {}
-    ema = steps.ema_of(model, recipe.ema_decay)
-    averaged, averaged_op, bin_op = ema.module, BinOp(ema.module), BinOp(model, machine.compiled)
-    if machine.compiled and device.type == "cpu":
-        accelerate(model, machine.popcount_forward, machine.int8_gradients)
-    optimizer = steps.portable(recipe.optimizer(model, recipe.lr))
-    step = step_of(model, steps.step_model(model, machine), ema, optimizer, bin_op, material.teacher, machine, material.loss)
-    with Run(
-        files, recipe.epochs, {"state_dict": model, "optimizer": optimizer, "ema": ema}, settings_of(args, name, recipe, *learnt),
-        data.fingerprint(*material.judging), machine, spec, args.resume,
-    ) as training:  # fmt: skip
-        if fitted:
-            training.take(evaluate(averaged, *material.judging, device, averaged_op)[1], averaged)
+    learner = Learner(model, recipe, machine, steps.ema_of(model, recipe.ema_decay))
+    averaged, step = learner.ema.module, step_of(learner, material)
+    settings = settings_of(args, name, recipe, *learnt)
+    with Run(files, recipe, learner, settings, data.fingerprint(*material.validation), args.resume) as training:
+        if own_names and beginning(args) and not args.resume:
+            training.take(predict.evaluate(averaged, spec, *material.validation), averaged)
         frozen_from = math.ceil(recipe.freeze_bn_from * recipe.epochs)
-        while training.epoch < recipe.epochs and not training.stale(recipe.patience):
+        while not training.over:
             frozen = training.epoch >= frozen_from
             if training.epoch == frozen_from and training.step == 0:
-                recalibrate_batch_norm(model, material.recalibrating, device, bin_op)
-            lr = train_epoch(model, step, optimizer, material.batch_of, material.count, frozen, recipe, training, args.seed)
+                recalibrate_batch_norm(model, material.sample, device, learner.bin_op)
+            train_epoch(model, step, material, training, frozen)
             if not frozen and recipe.size(training.epoch + 1) == SHAPE[-1]:
-                recalibrate_batch_norm(averaged, material.recalibrating, device, averaged_op)
-            _, accuracy = evaluate(averaged, *material.judging, device, averaged_op)
-            training.end_epoch(lr, accuracy, averaged)
+                recalibrate_batch_norm(averaged, material.sample, device, BinOp(averaged))
+            training.end_epoch(predict.evaluate(averaged, spec, *material.validation), averaged)
         if args.blend:
             blended = steps.blend(averaged, began, args.blend)
-            blended_op = BinOp(blended)
-            recalibrate_batch_norm(blended, material.recalibrating, device, blended_op)
-            training.take(evaluate(blended, *material.judging, device, blended_op)[1], blended)
+            recalibrate_batch_norm(blended, material.sample, device, BinOp(blended))
+            training.take(predict.evaluate(blended, spec, *material.validation), blended)
         averaged.load_state_dict(training.best.state_dict)
-        if own_names and machine.first:
-            training.spec = own.conclude(own_images, predict.TorchNetwork(averaged, spec), files)
+        if own_names:
+            spec, counts = own.conclude(own_images, predict.TorchNetwork(averaged, spec))
         tested = own_images.test.prepared(spec) if own_names else load_data(args, train=False)
-        _, accuracy = evaluate(averaged, *tested, device, averaged_op, tested_classes(args))
-        if training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged)) and own_names:
-            own.pack(averaged, training.spec, files)
+        accuracy = predict.evaluate(averaged, spec, *tested, tested_classes(args))
+        if training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged), spec) and own_names:
+            own.leave(averaged, spec, counts, files)
     return accuracy
 
 

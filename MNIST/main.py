@@ -21,15 +21,14 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, add_common_arguments, add_cpu_training_arguments, add_engine_arguments, run  # noqa: E402
 from util.errors import InputError  # noqa: E402
 from util.layers import BinConv2d, BinLinear  # noqa: E402
 from util.spec import Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
-from util.train.cpu_ops import accelerate  # noqa: E402
 from util.train.recipe import Recipe  # noqa: E402
 from util.train.run import Files, Run, settings_of  # noqa: E402
+from util.train.steps import Learner  # noqa: E402
 
 CLASSES = list("0123456789")
 SHAPE = (1, 28, 28)  # channels, height, width
@@ -125,53 +124,27 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.where(clip < 0.5, drawn, x)
 
 
-# ---- Train, evaluate -------------------------------------------------------------------------------------------------
-def train_epoch(
-    model: nn.Module, step_model: nn.Module, optimizer: torch.optim.Optimizer, bin_op: BinOp, images: torch.Tensor, labels: torch.Tensor,
-    recipe: Recipe, training: Run, seed: int,
-) -> float:  # fmt: skip
-    """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix; return the last learning rate."""
-    epoch, machine = training.epoch + 1, training.machine
-    batches = steps.batches_of(len(images), seed, epoch, recipe.batch_size, machine.processes)
-
-    def lr_of(i):
-        return recipe.lr_at((epoch - 1 + i / len(batches)) / recipe.epochs)
-
-    model.train()
-    for i in training.steps(len(batches), f"epoch {epoch}"):
-        steps.set_lr(optimizer, lr_of(i))
-        generator, places = steps.generator(seed, epoch, i + 1, machine.rank), batches[i][machine.rank :: machine.processes]
-        x = preprocess(augment(images[places], generator).to(machine.device))
+# ---- Train -----------------------------------------------------------------------------------------------------------
+def train_epoch(learner: Learner, images: torch.Tensor, labels: torch.Tensor, training: Run) -> None:
+    """Pass once over `images`, in an order and with an augmentation that seed, epoch and step fix."""
+    optimizer, bin_op, device = learner.optimizer, learner.bin_op, learner.machine.device
+    learner.model.train()
+    for batch in training.batches(len(images)):
+        x = preprocess(augment(images[batch.indices], batch.generator()).to(device))
         optimizer.zero_grad(set_to_none=True)
         with bin_op.binarized():
-            loss = F.cross_entropy(step_model(x), labels[places].to(machine.device))
+            loss = F.cross_entropy(learner.forward(x), labels[batch.indices].to(device))
             loss.backward()
         bin_op.updateBinaryGradWeight()
         optimizer.step()
-        training.add(loss.detach(), len(batches[i]))
-    return lr_of(len(batches) - 1)  # also where that step was taken before the run was stopped
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, bin_op: BinOp
-) -> tuple[float, float]:
-    """Return (mean loss, share of right answers in [0, 1]); changes nothing."""
-    model.eval()
-    loss = right = 0.0
-    with bin_op.binarized():
-        for x, y in zip(images.split(250), labels.to(device).split(250), strict=True):
-            logits = model(preprocess(x.to(device)))
-            loss += F.cross_entropy(logits, y, reduction="sum").item()
-            right += (logits.argmax(1) == y).sum().item()
-    return loss / len(images), right / len(images)
+        training.add(loss.detach(), batch.size)
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
 def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     recipe, machine, own_names = RECIPE, steps.machine_for(args, bf16=False), own_classes(args)
-    device, files = machine.device, Files.of(HERE / "models", args.name or args.arch)
+    files = Files.of(HERE / "models", args.name or args.arch)
     if own_names:
         from util.train import own
 
@@ -179,7 +152,7 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
             raise InputError(f"{args.data}: classes of one's own are learnt by one process; start without torchrun")
         recipe = own.recipe_for(RECIPE, beginning(args) is not None)
         own_images = own.OwnImages(args.data, spec, recipe.batch_size, 0.0, args.limit)
-        (images, labels), judging = own_images.evenly(own.EPOCH), own_images.judges()
+        (images, labels), validation = own_images.evenly(own.EPOCH), own_images.validation()
         files = Files.of(HERE / "models", args.name or own.name_of(args.arch, args.data))
         learnt = own_names, len(own_images.learnt.images)
         print(f"{args.data}: {own_images}", flush=True)
@@ -187,28 +160,20 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
         learnt = ()
         images, labels = load_data(args, train=True)
         kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
-        images, labels, judging = images[kept], labels[kept], (images[held_out], labels[held_out])
+        images, labels, validation = images[kept], labels[kept], (images[held_out], labels[held_out])
     recipe = recipe.with_flags(args)
-    bin_op = BinOp(model, machine.compiled)
-    if machine.compiled and device.type == "cpu":
-        accelerate(model, machine.popcount_forward, machine.int8_gradients)
-    optimizer = steps.portable(recipe.optimizer(model, recipe.lr))
-    step_model = steps.step_model(model, machine)
-    with Run(
-        files, recipe.epochs, {"state_dict": model, "optimizer": optimizer}, settings_of(args, args.arch, recipe, *learnt),
-        data.fingerprint(*judging), machine, spec, args.resume,
-    ) as training:  # fmt: skip
-        while training.epoch < recipe.epochs and not training.stale(recipe.patience):
-            lr = train_epoch(model, step_model, optimizer, bin_op, images, labels, recipe, training, args.seed)
-            _, accuracy = evaluate(model, *judging, device, bin_op)
-            training.end_epoch(lr, accuracy, model)
+    learner = Learner(model, recipe, machine)
+    settings = settings_of(args, args.arch, recipe, *learnt)
+    with Run(files, recipe, learner, settings, data.fingerprint(*validation), args.resume) as training:
+        while not training.over:
+            train_epoch(learner, images, labels, training)
+            training.end_epoch(predict.evaluate(model, spec, *validation), model)
         model.load_state_dict(training.best.state_dict)
-        if own_names and machine.first:
-            training.spec = own.conclude(own_images, predict.TorchNetwork(model, spec), files)
-        tested = own_images.test.prepared(spec) if own_names else load_data(args, train=False)
-        _, accuracy = evaluate(model, *tested, device, bin_op)
-        if training.finish(accuracy, training.best.state_dict) and own_names:
-            own.pack(model, training.spec, files)
+        if own_names:
+            spec, counts = own.conclude(own_images, predict.TorchNetwork(model, spec))
+        accuracy = predict.evaluate(model, spec, *(own_images.test.prepared(spec) if own_names else load_data(args, train=False)))
+        if training.finish(accuracy, training.best.state_dict, spec) and own_names:
+            own.leave(model, spec, counts, files)
     return accuracy
 
 

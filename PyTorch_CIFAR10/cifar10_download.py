@@ -37,7 +37,7 @@ SOURCES = [
     ("https://drive.usercontent.google.com/download?id=17fmN8eQdLpq2jIMQ_X0IXDPXfI9oVWgq&export=download&confirm=t", None),
 ]
 FOLDER = "state_dicts"  # of the files in the zip
-MOST_BYTES = 2_000_000_000  # of a zip
+MAX_BYTES = 2_000_000_000  # of a zip
 TIMEOUT_S = 20
 ATTEMPTS = 50  # at going on where a connection broke, as long as each brings something
 CHUNK = 1 << 20
@@ -101,9 +101,9 @@ def fetch_rest(url, path):
         bar = tqdm(total=total, initial=start, desc="downloading", unit="B", unit_scale=True, leave=False, disable=None)
         with bar, open(path, "ab" if start else "wb") as file:
             for chunk in chunks(response):
-                if start + len(chunk) > MOST_BYTES:
+                if start + len(chunk) > MAX_BYTES:
                     path.unlink()
-                    raise InputError(f"more than {MOST_BYTES / 1e6:.0f} MB; that is not the zip of weights")
+                    raise InputError(f"more than {MAX_BYTES / 1e6:.0f} MB; that is not the zip of weights")
                 start += file.write(chunk)
                 bar.update(len(chunk))
     if total is not None and start < total:
@@ -160,7 +160,7 @@ def members(archive):
     return found
 
 
-def most_bytes(name):
+def max_bytes(name):
     """Return how large a file of weights of the network `name` may be."""
     options = [{}, *(options for start, *_, options in networks.VARIANTS if name.startswith(start))]
     with torch.device("meta"):
@@ -188,7 +188,7 @@ def unpack_one(archive, info, name, destination):
     if destination.exists():
         print(f"{destination}: already there, stays")
         return
-    if info.file_size > (most := most_bytes(name)):
+    if info.file_size > (most := max_bytes(name)):
         raise InputError(f"refused: {info.filename} would become {info.file_size} bytes, {name} has at most {most}")
     with atomic_write(destination) as temporary:
         with archive.open(info) as packed, open(temporary, "wb") as file:  # never more than file_size

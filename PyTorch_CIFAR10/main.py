@@ -9,7 +9,6 @@ import argparse
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -33,9 +32,10 @@ from util.errors import InputError  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.spec import OTHER, Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
-from util.train.cpu_ops import accelerate  # noqa: E402
+from util.train.batches import Material, photographs  # noqa: E402
 from util.train.recipe import Recipe  # noqa: E402
 from util.train.run import Files, Run, settings_of  # noqa: E402
+from util.train.steps import Learner  # noqa: E402
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # of the 50,000 training images
@@ -55,9 +55,8 @@ def spec_of(name: str, std: tuple[float, ...]) -> Spec:
 # ---- Arguments -------------------------------------------------------------------------------------------------------
 def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = Parser(script=__file__, description="Full-precision networks on CIFAR-10: train (the default), evaluate, or name what moves.")
-    archs = networks.NETWORKS | networks.FOR_CLIPS
-    add_common_arguments(parser, list(archs))
-    same = {"dest": "arch", "choices": sorted(archs), "default": argparse.SUPPRESS}
+    add_common_arguments(parser, list(networks.ALL))
+    same = {"dest": "arch", "choices": sorted(networks.ALL), "default": argparse.SUPPRESS}
     parser.add_argument("--classifier", metavar="ARCH", help="another word for --arch; its weights are state_dicts/ARCH.pt", **same)
     parser.add_argument("--old-std", action="store_true", help=f"standardise by {OLD_STD}, as some older weights expect it")
     text = "train a network for clips (--classifier …_clips) on these images, too: DIR/<class>/, DIR/person/, DIR/other/"
@@ -75,11 +74,6 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     return args
 
 
-def std_for(args: Namespace) -> tuple[float, ...]:
-    """Return what images are standardised by."""
-    return OLD_STD if args.old_std else STD
-
-
 def precision_for(args: Namespace, device: torch.device) -> bool:
     """Return whether to compute in bfloat16."""
     return steps.fast_bf16(device) if args.bf16 is None else args.bf16
@@ -88,6 +82,8 @@ def precision_for(args: Namespace, device: torch.device) -> bool:
 # ---- Data ------------------------------------------------------------------------------------------------------------
 def load_data(args: Namespace, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return uint8 images (N, 3, 32, 32) and labels (N,)."""
+    if data.own_classes(args.data, CLASSES):  # else the data set would be downloaded into it
+        raise InputError(f"{args.data}: is no CIFAR-10, whose classes alone are learnt here; CIFAR_10/main.py --data learns others")
     images, labels = data.load(datasets.CIFAR10, args.data or HERE.parent / "CIFAR_10" / "data", train, CLASSES, "RGB", 32)
     return data.drawn(images, labels, args.limit)
 
@@ -160,59 +156,39 @@ def recipe_for(args: Namespace) -> Recipe:
     return RECIPES.get(args.arch, PUBLISHED).with_flags(args)
 
 
-# ---- Train, evaluate -------------------------------------------------------------------------------------------------
-def photographs(
-    images: torch.Tensor, labels: torch.Tensor, recipe: Recipe, seed: int, rank: int
-) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Return what makes a step's batch: (epoch, step, places) -> images, augmented as seed, epoch and step fix it, labels, places."""
+# ---- Train -----------------------------------------------------------------------------------------------------------
+def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine, spec: Spec) -> Material:
+    """Return CIFAR-10's training images, alone or beside those of --wild."""
+    images, labels = load_data(args, train=True)
+    kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
+    validation, sample = (images[held_out], labels[held_out]), images[kept[::10]]
+    teacher = steps.cached_teacher(args.teacher, len(images), len(CLASSES), kept, machine.device) if args.teacher else None
+    loss = steps.loss_for(teacher, recipe.smoothing)
+    if args.wild:
+        from util.train import wild
 
-    def batch_of(epoch, step, places):
-        generator = steps.generator(seed, epoch, step + 1, rank)
-        return recipe.augment(images[places], places, epoch, generator), labels[places], places
-
-    return batch_of
+        mixture = wild.WildMixture(images[kept], labels[kept], args.wild, spec, machine.share(recipe.batch_size), machine.device)
+        return Material(mixture.batch_of, len(kept), loss, mixture.validation(*validation), sample)
+    return Material(photographs(images[kept], labels[kept], recipe), len(kept), loss, validation, sample, teacher)
 
 
-def train_epoch(
-    model: nn.Module, step_model: nn.Module, optimizer: torch.optim.Optimizer, batch_of: Callable, count: int, loss_of: Callable,
-    std: tuple[float, ...], recipe: Recipe, training: Run, seed: int,
-) -> float:  # fmt: skip
-    """Take the steps that pass once over `count` images, in an order that seed and epoch fix; return the last learning rate."""
-    epoch, machine, device = training.epoch + 1, training.machine, training.machine.device
-    batches = steps.batches_of(count, seed, epoch, recipe.batch_size, machine.processes)
-    size, total = recipe.size(epoch), recipe.epochs * len(batches)
-    model.train()
-    for i in training.steps(len(batches), f"epoch {epoch} at {size} px"):
-        step = (epoch - 1) * len(batches) + i
-        steps.set_lr(optimizer, recipe.lr_at(step / total))
-        torch.manual_seed(steps.generator(seed, epoch, i + 1, machine.rank).initial_seed())  # dropout's
-        x, y, places = batch_of(epoch, i, batches[i][machine.rank :: machine.processes])
+def train_epoch(learner: Learner, material: Material, std: tuple[float, ...], training: Run) -> None:
+    """Take the steps that pass once over the material, in an order that seed and epoch fix."""
+    recipe, machine, optimizer, teacher = training.recipe, learner.machine, learner.optimizer, material.teacher
+    learner.model.train()
+    for batch in training.batches(material.count):
+        torch.manual_seed(batch.generator().initial_seed())  # dropout's
+        x, y, indices = (part.to(machine.device) for part in material.batch_of(batch))
+        x = preprocess(x, std)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=machine.bf16):
-            logits = step_model(data.resized(preprocess(x.to(device), std), size))
-        loss = loss_of(logits.float(), y.to(device), places)
+        with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16):
+            logits = learner.forward(data.resized(x, recipe.size(batch.epoch)))
+        loss = material.loss(logits.float(), y, teacher.logits(x, indices) if teacher else None)
         loss.backward()
         optimizer.step()
-        if recipe.lookahead and ((step + 1) % recipe.lookahead == 0 or step + 1 == total):
-            lookahead(optimizer, (step + 1) / total)
-        training.add(loss.detach(), len(batches[i]))
-    return recipe.lr_at((epoch * len(batches) - 1) / total)  # also where that step was taken before the run was stopped
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, std: tuple[float, ...],
-    classes: int | None = None,
-) -> tuple[float, float]:  # fmt: skip
-    """Return (mean loss, share of right answers in [0, 1]), of the first `classes` or all; changes nothing."""
-    model.eval()
-    loss = right = 0.0
-    batches = zip(images.split(250), labels.to(device).split(250), strict=True)
-    for x, y in tqdm(batches, "evaluating", math.ceil(len(images) / 250), unit="batch", leave=False, disable=None):
-        logits = model(preprocess(x.to(device), std))[:, :classes]
-        loss += F.cross_entropy(logits, y, reduction="sum").item()
-        right += (logits.argmax(1) == y).sum().item()
-    return loss / len(images), right / len(images)
+        if recipe.lookahead and (batch.taken % recipe.lookahead == 0 or batch.taken == batch.total):
+            lookahead(optimizer, batch.taken / batch.total)
+        training.add(loss.detach(), batch.size)
 
 
 def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -221,58 +197,36 @@ def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 # ---- The story -------------------------------------------------------------------------------------------------------
-def train(model: nn.Module, args: Namespace) -> float:
+def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
-    recipe, std = recipe_for(args), std_for(args)
+    recipe = recipe_for(args)
     files = Files.of(networks.STATE_DICTS, args.name or args.arch, best="{}.pt")
     if files.best.exists() and math.isnan(checkpoint.load(files.best)["best_acc"]):  # no score: main.py didn't write it
         raise InputError(f"{files.best}: holds weights from elsewhere, which a training would replace; move the file away first")
     machine = steps.machine_for(args, args.bf16)
-    device = machine.device
-    images, labels = load_data(args, train=True)
-    kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
+    material = material_for(args, recipe, machine, spec)
     if isinstance(model, networks.Airbench) and not args.pretrained:
-        model.fit_whitening(preprocess(images[kept[::10]].to(device), std))
-    spec, judging = spec_of(args.arch, std), (images[held_out], labels[held_out])
-    if args.wild:
-        from util.train import wild
-
-        mixture = wild.WildMixture(images[kept], labels[kept], args.wild, spec, machine.share(recipe.batch_size), torch.device("cpu"))
-        batch_of, judging = mixture.batch_of(args.seed, machine.rank), mixture.judges(*judging)
-    else:
-        batch_of = photographs(images[kept], labels[kept], recipe, args.seed, machine.rank)
-    cached_logits = steps.load_teacher_logits(args.teacher, len(images), len(CLASSES))[kept] if args.teacher else None
-
-    def loss_of(logits, y, places):
-        return steps.training_loss(logits, y, None if cached_logits is None else cached_logits[places].to(device), recipe.smoothing)
-
+        model.fit_whitening(preprocess(material.sample.to(machine.device), spec.std))
     steps.keep_memory()
-    if machine.compiled and device.type == "cpu":
-        accelerate(model)
-    optimizer = steps.portable(recipe.optimizer(model, recipe.lr))
-    step_model = steps.step_model(model, machine)
-    with Run(
-        files, recipe.epochs, {"state_dict": model, "optimizer": optimizer}, settings_of(args, args.arch, recipe),
-        data.fingerprint(*judging), machine, spec, args.resume,
-    ) as training:  # fmt: skip
-        while training.epoch < recipe.epochs:
-            lr = train_epoch(model, step_model, optimizer, batch_of, len(kept), loss_of, std, recipe, training, args.seed)
-            _, accuracy = evaluate(model, *judging, device, std)
-            training.end_epoch(lr, accuracy, model)
+    learner, settings = Learner(model, recipe, machine), settings_of(args, args.arch, recipe)
+    with Run(files, recipe, learner, settings, data.fingerprint(*material.validation), args.resume) as training:
+        while not training.over:
+            train_epoch(learner, material, spec.std, training)
+            training.end_epoch(predict.evaluate(model, spec, *material.validation), model)
         state = halved(training.best.state_dict)
         model.load_state_dict(state)
-        _, accuracy = evaluate(model, *load_data(args, train=False), device, std, len(CLASSES))  # of a network for clips, ten
-        training.finish(accuracy, state)
+        accuracy = predict.evaluate(model, spec, *load_data(args, train=False), len(CLASSES))  # of a network for clips, ten
+        training.finish(accuracy, state, spec)
     return accuracy
 
 
 @torch.no_grad()
-def write_logits(model: nn.Module, args: Namespace, device: torch.device) -> float:
+def write_logits(model: nn.Module, args: Namespace, std: tuple[float, ...], device: torch.device) -> float:
     """Write the mean of the logits of each training image and its mirror image as "logits" (N, 10), for CIFAR_10's --teacher.
 
     Returns the share of the training images that they name rightly.
     """
-    std, bf16 = std_for(args), precision_for(args, device)
+    bf16 = precision_for(args, device)
     images, labels = load_data(args, train=True)
     model.eval()
     parts = []
@@ -292,23 +246,27 @@ def write_logits(model: nn.Module, args: Namespace, device: torch.device) -> flo
 def main(argv: list[str] | None = None) -> float | None:
     args = parse_args(argv)
     torch.manual_seed(args.seed)
-    device, std = steps.device_of(args), std_for(args)
+    device, spec = steps.device_of(args), spec_of(args.arch, OLD_STD if args.old_std else STD)
     names = args.fastMCD or args.multi_fastMCD or args.video
-    known = args.pretrained or args.evaluate or args.logits or names
-    weights = args.pretrained or (networks.weights_path(args.name) if args.name else None)
-    model = networks.load(args.arch, weights) if known else networks.build_for(args.arch, {})
+    if args.pretrained or args.evaluate or args.logits or names:
+        path = args.pretrained or (networks.weights_path(args.name) if args.name else None)
+        model = networks.load(args.arch, path)
+        path = path or networks.weights_path(args.arch)
+        spec = checkpoint.spec_of(checkpoint.load(path), path, spec)  # what the file says goes before the flags
+    else:
+        model = networks.build_for(args.arch, {})
     model.to(device, memory_format=torch.channels_last)
     if args.evaluate:
-        accuracy = predict.accuracy(predict.TorchNetwork(model, spec_of(args.arch, std)), *load_data(args, train=False), len(CLASSES))
+        accuracy = predict.accuracy(predict.TorchNetwork(model, spec), *load_data(args, train=False), len(CLASSES))
         print(f"{args.arch}: {100 * accuracy:.2f} % of the test images right")
         return accuracy
     if args.logits:
-        return write_logits(model, args, device)
+        return write_logits(model, args, spec.std, device)
     if not names:
-        return train(model, args)
+        return train(model, args, spec)
     from util import watch  # here: who trains or evaluates needs nothing of it
 
-    return watch.run(args, predict.TorchNetwork(model, spec_of(args.arch, std)))
+    return watch.run(args, predict.TorchNetwork(model, spec))
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ NETWORKS = {
     "airbench": Airbench,
 }
 FOR_CLIPS = {"airbench_clips": partial(Airbench, classes=CLASS_COUNT + 2)}  # they know person and other, too
-
+ALL = NETWORKS | FOR_CLIPS
 
 # What else a file of that name may hold: (start of the name, key, its shape in the file, how to build for it).
 VARIANTS = [
@@ -185,7 +185,7 @@ def build_for(name, state):
     for start, key, shape, options in VARIANTS:
         if name.startswith(start) and getattr(state.get(key), "shape", None) == shape:
             return NETWORKS[name](**options)
-    return (NETWORKS | FOR_CLIPS)[name]()
+    return ALL[name]()
 
 
 def load(name, path=None):
@@ -199,6 +199,7 @@ def load(name, path=None):
         if not path.is_file():
             ways = f"main.py --classifier {name} trains it, cifar10_download.py fetches published weights, --pretrained names another file"
             raise InputError(f"{path}: no such file; {ways}")
-    model = build_for(name, checkpoint.load(path)["state_dict"])
-    checkpoint.load_into(model, path, name)
+    saved = checkpoint.load(path)
+    model = build_for(name, saved["state_dict"])
+    checkpoint.fill(model, saved, path, name)
     return model

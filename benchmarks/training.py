@@ -24,7 +24,7 @@ from tests.scripts import load_script  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
 from util.train import steps  # noqa: E402
-from util.train.cpu_ops import accelerate  # noqa: E402
+from util.train.recipe import Recipe  # noqa: E402
 
 
 def step(model, optimizer, bin_op, x, y, bf16):
@@ -45,14 +45,16 @@ def plain(build, images, labels):
 
 
 def ours(build, images, labels, **flags):
-    """Return a function that does one step as CIFAR_10/main.py --compile does; flags: of cpu_ops.accelerate."""
+    """Return a function that does one step as CIFAR_10/main.py --compile does; flags: of steps.Machine."""
     torch.compiler.reset()  # each function is compiled for a few shapes at most
     model = build().to(memory_format=torch.channels_last)
-    ema = steps.ema_of(model)
-    optimizer, bin_op = torch.optim.Adam(model.parameters(), fused=True), BinOp(model, compiled=True)
-    compiled, x = torch.compile(accelerate(model, **flags), dynamic=False), images.contiguous(memory_format=torch.channels_last)
-    bf16 = steps.fast_bf16(torch.device("cpu"))
-    return lambda: (step(compiled, optimizer, bin_op, x, labels, bf16), steps.update_ema(ema, model))
+    cpu = torch.device("cpu")
+    machine = steps.Machine(cpu, steps.fast_bf16(cpu), compiled=True, **flags)
+    learner = steps.Learner(model, Recipe(1, 0.001, len(images)), machine, steps.ema_of(model))
+    x = images.contiguous(memory_format=torch.channels_last)
+    return lambda: (
+        step(learner.forward, learner.optimizer, learner.bin_op, x, labels, machine.bf16), steps.update_ema(learner.ema, model)
+    )  # fmt: skip
 
 
 def rates(functions, batch, seconds):

@@ -141,11 +141,20 @@ def spoiled(value):
     (lambda w: w.to("meta"), "0.weight is without values"),
     (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "0.weight is quantized"),
     (lambda w: w.to(torch.complex64), "complex64"),
+    (lambda w: w[:1, :1, :1, :1].expand(10**6, 10**6, 3, 3), "0.weight is (1000000, 1000000, 3, 3), but holds fewer numbers"),
+    (lambda w: {"codes": torch.zeros(1, 1, dtype=torch.int8).expand(10**6, 10**6), "step": torch.ones(1)}, "0.weight.codes is (1000000, "),
+    (lambda w: {"codes": torch.full((2, 9), 127, dtype=torch.int8), "step": torch.full((2,), 1e38)}, "NaN or infinite"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
 def test_tensors_that_can_not_be_weights_are_refused_in_one_line(net, tmp_path, make, words):
     torch.save({"state_dict": {**net.state_dict(), "0.weight": make(net[0].weight.detach())}}, tmp_path / "f")
     assert_refused(lambda: checkpoint.load_into(other(net), tmp_path / "f", "x"), str(tmp_path / "f"), words)
+
+
+@pytest.mark.parametrize("more", [{"arch": ["x"]}, {"state_dict": {1: torch.zeros(2), "0.weight": torch.zeros(2)}}])
+def test_names_that_are_no_text_are_refused(net, tmp_path, more):
+    torch.save({"state_dict": net.state_dict(), **more}, tmp_path / "f")
+    assert_refused(lambda: checkpoint.load(tmp_path / "f"), "names that are no text")
 
 
 @pytest.mark.parametrize("score", [None, "86.28%", [1], {}, torch.ones(3)])

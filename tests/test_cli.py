@@ -52,6 +52,9 @@ def test_help_tells_a_default_once_and_none_where_there_is_none():
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--epochs", "0"], "from 1 up"),
     (["--epochs", "many"], "many"),
+    (["--seed", "-1"], "from 0 up"),
+    (["--seed", "9" * 30], "from 0 up to 2147483647"),
+    (["--batch-size", "9" * 5000], "from 1 up to 2147483647"),
     (["--lr", "nan"], "above 0"),
     (["--lr", "0"], "above 0"),
     (["--name", "a/b"], "no name of a file"),

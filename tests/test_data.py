@@ -106,6 +106,14 @@ def test_folder_without_the_classes_is_refused(tmp_path):
         data.load(None, tmp_path, True, CLASSES, "RGB", 8)
 
 
+def test_an_empty_folder_of_a_class_is_named(tmp_path):
+    write_folder(tmp_path)
+    for path in (tmp_path / "train" / "cat").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="train/cat: holds no images; add some, or remove the folder"):
+        data.load(None, tmp_path, True, CLASSES, "RGB", 8)
+
+
 def test_held_out_images_are_disjoint_and_the_same_for_a_seed():
     train, held_out = data.hold_out(20, 100)
     assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(100)) and len(held_out) == 20

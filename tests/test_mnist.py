@@ -185,10 +185,10 @@ def test_shipped_weights_are_as_good_as_they_say_and_so_are_crops():
     saved = torch.load(SHIPPED, weights_only=True)
     model = shipped()
     x, y = main.load_data(main.parse_args(["--data", str(ROOT / "MNIST/data")]), train=False)
-    _, accuracy = main.evaluate(model, x, y, "cpu", BinOp(model))
+    accuracy = main.predict.evaluate(model, main.SPEC, x, y)
     assert accuracy >= 0.9945 and 100 * accuracy == pytest.approx(saved["best_acc"], abs=0.02)
     crops = torch.from_numpy(prepare([np.dstack([image[0].numpy()] * 3) for image in x[:1500]], main.SPEC))
-    plain, through_crops = (main.evaluate(model, images, y[:1500], "cpu", BinOp(model))[1] for images in (x[:1500], crops))
+    plain, through_crops = (main.predict.evaluate(model, main.SPEC, images, y[:1500]) for images in (x[:1500], crops))
     assert through_crops >= plain - 0.005
 
 

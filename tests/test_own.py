@@ -203,13 +203,13 @@ def test_batches_have_as_many_of_each_class_and_are_fixed_by_their_numbers(tmp_p
     for path in sorted((tmp_path / "red").iterdir())[4:]:
         path.unlink()  # fewer of one
     own_images = own.OwnImages(tmp_path, SPEC, 400, 0.0)
-    images, labels, places = own_images.batch(1, 2)
+    images, labels, indices = own_images.batch(1, 2)
     assert images.shape == (400, 3, 32, 32) and images.dtype == torch.uint8 and abs(labels.sum() - 200) < 50
-    assert torch.equal(labels, torch.from_numpy(own_images.learnt.labels)[places]) and torch.equal(images, own_images.batch(1, 2)[0])
+    assert torch.equal(labels, torch.from_numpy(own_images.learnt.labels)[indices]) and torch.equal(images, own_images.batch(1, 2)[0])
     assert not torch.equal(images, own_images.batch(1, 3)[0])
     blue, red = (images[labels == label].float().mean((0, 2, 3)) for label in (0, 1))
     assert blue[2] > blue[0] + 5 and red[0] > red[2] + 5  # they still show it
-    judged = own_images.judges()[1]
+    judged = own_images.validation()[1]
     assert (judged == 0).sum() == (judged == 1).sum() > 0
 
 
@@ -252,6 +252,7 @@ def test_another_head_on_the_same_body(tmp_path, capsys):
     model, spec = cifar.MODELS["resnet20"](classes=4), replace(SPEC, classes=tuple("abcd"))
     with pytest.raises(InputError, match="classifier.bias is"):
         checkpoint.start_from(model, tmp_path / "bad", spec, {"resnet20": cifar.CLASSES})
+    assert capsys.readouterr().out == ""  # nothing was kept
 
 
 def test_calibration_and_confusion_by_hand():
@@ -262,7 +263,7 @@ def test_calibration_and_confusion_by_hand():
     spec = own.calibrated(SPEC, logits[at], labels)
     temperatures = np.geomspace(*own.TEMPERATURES, 400)
     best = min(temperatures, key=lambda t: torch.nn.functional.cross_entropy(torch.tensor(logits[at] / t), torch.tensor(labels)))
-    assert spec.temperature == pytest.approx(best, rel=0.01) and 0 < spec.unknown_below <= own.MOST_UNSURE
+    assert spec.temperature == pytest.approx(best, rel=0.01) and 0 < spec.unknown_below <= own.MAX_UNSURE
     counts = own.confusion(np.array([[2.0, 1, 0], [0, 1, 2], [0, 2, 1], [0, 0, 1]]), np.array([0, 0, 1, 2]))
     assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
     text = curve.confusion_table(counts, ["a", "b", "c"]).splitlines()
@@ -272,7 +273,7 @@ def test_calibration_and_confusion_by_hand():
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "EPOCH", 64)
-    monkeypatch.setattr(own, "MOST_JUDGES", 4)
+    monkeypatch.setattr(own, "VALIDATED", 4)
     for script in (cifar, mnist):
         monkeypatch.setattr(script, "HERE", tmp_path)
     return tmp_path
@@ -338,12 +339,32 @@ def test_flags_that_know_nothing_of_own_classes_are_refused(home):
         cifar.main([*arguments, "--teacher", "logits.safetensors"])
 
 
+def test_a_run_whose_weights_are_not_kept_leaves_no_picture_of_them(home, monkeypatch):
+    monkeypatch.setattr(cifar.Run, "finish", lambda *a: False)
+    cifar.main(["--cpu", "--arch", "resnet20", "--data", str(write(home / "crops")), "--epochs", "1"])
+    assert [path.name for path in (home / "models").iterdir()] == ["resnet20.crops.last.pth.tar"]
+
+
 def test_a_training_that_gets_no_better_ends(home, monkeypatch, capsys):
     crops = write(home / "crops")
     monkeypatch.setitem(own.FINE_TUNING, "patience", 1)
-    monkeypatch.setattr(cifar, "evaluate", lambda *a: (0.0, 0.5))
+    monkeypatch.setattr(cifar.predict, "evaluate", lambda *a: 0.5)
     cifar.main(["--cpu", "--arch", "resnet20", "--data", str(crops), "--epochs", "9"])
     assert capsys.readouterr().out.count("held out 50.00 %\n") == 3  # twice as patient without --pretrained
+
+
+def test_a_resumed_training_is_blended_with_what_the_whole_one_is(home, monkeypatch):
+    monkeypatch.setattr(head, "IMAGES", 64)
+    monkeypatch.setattr(own, "EPOCH", 64)
+    old = home / "old"
+    checkpoint.save(old, {"arch": "resnet20", "state_dict": cifar.MODELS["resnet20"]().state_dict()})
+    arguments = ["--cpu", "--arch", "resnet20", "--data", str(write(home / "crops")), "--name", "mine", "--pretrained", str(old)]
+    arguments += ["--blend", "0.5", "--batch-size", "32", "--epochs"]
+    last, heads = home / "models" / "mine.last.pth.tar", []
+    for more in ([], ["--resume"]):  # which blends again
+        cifar.main([*arguments, "1", *more])
+        heads.append(torch.load(last, weights_only=True)["best"]["state_dict"]["classifier.weight"])
+    assert torch.equal(*heads)
 
 
 def test_classes_of_an_earlier_network_mean_their_own_names_else_their_kinds_else_other():
@@ -382,18 +403,18 @@ def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsy
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("taught", [False, True])
-def test_the_head_is_fitted_first_and_the_body_stays(tmp_path, monkeypatch, taught):
+@pytest.mark.parametrize("taught, batch_size", [(False, 64), (True, 64), (True, 200)])  # the last more than the head is fitted on
+def test_the_head_is_fitted_first_and_the_body_stays(tmp_path, monkeypatch, taught, batch_size):
     """No other head of that body says better what labels and, by half, an earlier network say: the loss has no slope where the head is."""
     monkeypatch.setattr(head, "IMAGES", 128)
-    own_images = own.OwnImages(write(tmp_path / "crops"), SPEC, 64, smoothing=0.05)
+    own_images = own.OwnImages(write(tmp_path / "crops"), SPEC, batch_size, smoothing=0.05)
     torch.manual_seed(1)
     model = cifar.MODELS["resnet20"](classes=2).eval()
     body = {key: value.clone() for key, value in model.state_dict().items() if not key.startswith("classifier")}
     earlier = torch.tensor([[0.7, 0.3], [0.6, 0.4]])
     head.fit_head(model, cifar.preprocess, own_images, torch.device("cpu"), (lambda x, labels: earlier[labels]) if taught else None)
     assert all((model.state_dict()[key] == value).all() for key, value in body.items())
-    batches = [own_images.batch(1, i) for i in range(2)]
+    batches = [own_images.batch(1, i) for i in range(max(1, 128 // batch_size))]
     images, labels = (torch.cat([batch[i] for batch in batches]) for i in range(2))
     logits = model(cifar.preprocess(images))
     assert (logits.argmax(1) == labels).float().mean() > 0.9

@@ -1,6 +1,7 @@
 """Packed files: what is written is read back to the last bit; what is cut, altered or forged is refused in one line; scripts run them."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -59,6 +60,11 @@ def test_binary_weights_with_float_activations_are_bits_in_the_file(arch, most_b
     expected = predict(model, standardised(images, spec))
     assert torch.equal(again, run(frozen, images)) and torch.equal(again.argmax(1), expected.argmax(1))
     torch.testing.assert_close(again / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_pipe_is_no_packed_network_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.xnor")
+    assert not xnor.is_packed(tmp_path / "x.xnor")
 
 
 def test_another_network_is_refused(packed):
@@ -140,6 +146,7 @@ def bomb(*steps):
     bomb({"weight": [1 << 26, 1, 1, 1], "scale": [1 << 26], "shift": [1 << 26]}),  # one value stands for many, but not for that many
     bomb({"weight": [1, 1, 1 << 13, 1 << 13]}), bomb(*[{"weight": [400, 1, 1, 1], "scale": [400], "shift": [400]}] * 60),
     [{"step": "affine", "scale": [1 << 26], "shift": [1 << 26], "relu": False}] * 30,
+    [{"step": "average_pool", "size": 500, "stride": 1, "padding": 499}] * 10,  # hours for an image
 ])  # fmt: skip
 def test_what_its_bytes_cannot_bear_is_refused_before_anything_is_unpacked(steps, tmp_path, monkeypatch):
     monkeypatch.setattr(file, "unpack", lambda *given: pytest.fail("unpacked"))
@@ -147,6 +154,21 @@ def test_what_its_bytes_cannot_bear_is_refused_before_anything_is_unpacked(steps
     arrays |= {f"{i:02d}.weight": np.ones(50, np.uint8) for i in range(60)}
     forge(tmp_path / "x.xnor", {"format": file.FORMAT, "version": 2, "spec": SPEC.to_dict(), "steps": steps}, arrays)
     with pytest.raises(InputError, match="no valid"):
+        xnor.load(tmp_path / "x.xnor")
+
+
+def test_a_window_that_leaves_the_map_in_millions_of_ways_takes_no_memory(tmp_path):
+    size, window = 120, {"stride": 1, "padding": 119}
+    steps = [
+        {"step": "sign", "scale": [3], "threshold": [3]},
+        {"step": "binary_conv", "negative": [1, 3, size, size], "scale": [1], "shift": [1], "relu": False, **window},
+        {"step": "average_pool", "size": 61, "stride": 61, "padding": 0},
+    ]
+    spec = replace(SPEC, shape=(3, 128, 128), mean=(0.0,) * 3, std=(1.0,) * 3, crop="object")
+    arrays = {f"{i:02d}.{key}": ONES for i, key in ((0, "scale"), (0, "threshold"), (1, "scale"), (1, "shift"))}
+    arrays["01.negative"] = np.ones(3 * size * size // 8, np.uint8)
+    forge(tmp_path / "x.xnor", {"format": file.FORMAT, "version": 2, "spec": spec.to_dict(), "steps": steps}, arrays)
+    with pytest.raises(InputError, match="no valid packed network .*its window leaves the map in too many ways"):
         xnor.load(tmp_path / "x.xnor")
 
 

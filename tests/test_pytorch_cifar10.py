@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from tests.scripts import ROOT, load_script, run_script
 from util.errors import InputError
 from util.train import checkpoint, steps
+from util.train.batches import Material, photographs
 from util.train.run import Files, Run
 
 download = load_script("PyTorch_CIFAR10/cifar10_download.py")
@@ -134,19 +136,19 @@ def test_fast_bf16_is_what_the_processor_says(monkeypatch):
 def test_an_epoch_learns_the_same_from_the_same_seed_and_in_bfloat16_too(tmp_path):
     labels = torch.arange(40) % 10
     images = (labels * 25).view(-1, 1, 1, 1).expand(40, 3, 32, 32).to(torch.uint8)
-    losses, loss_of = {}, lambda logits, labels, places: F.cross_entropy(logits, labels)
+    losses = {}
+    recipe = replace(main.PUBLISHED, epochs=4, lr=0.1, batch_size=16, optimizer=partial(main.plain_sgd, weight_decay=0))
+    material = Material(photographs(images, labels, recipe), 40, steps.loss_for(None), (images, labels), images)
     for bf16 in (False, False, True):
         torch.manual_seed(0)
         model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Dropout(0.1), nn.Linear(48, 10))
-        recipe, machine = replace(main.PUBLISHED, epochs=4, lr=0.1, batch_size=16), steps.Machine(torch.device("cpu"), bf16)
-        optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True)
-        training = Run(Files.of(tmp_path, "tiny"), 4, {"state_dict": model}, {"arch": "tiny"}, "", machine)
-        batch_of = main.photographs(images, labels, recipe, seed=1, rank=0)
-        for _ in range(4):
-            lr = main.train_epoch(model, model, optimizer, batch_of, 40, loss_of, main.STD, recipe, training, seed=1)
-            training.end_epoch(lr, 0.0, model)
+        learner = steps.Learner(model, recipe, steps.Machine(torch.device("cpu"), bf16))
+        training = Run(Files.of(tmp_path, "tiny"), recipe, learner, {"arch": "tiny", "seed": 1}, "")
+        while not training.over:
+            main.train_epoch(learner, material, main.STD, training)
+            training.end_epoch(0.0, model)
         found = [row.loss for row in training.rows]
-        assert found[-1] < found[0]
+        assert found[-1] < found[0] and [row.lr for row in training.rows][-1] < 0.01
         assert losses.setdefault(bf16, found) == found
     assert losses[True] == pytest.approx(losses[False], rel=0.05) and losses[True] != losses[False]
 
@@ -204,15 +206,26 @@ def test_a_teacher_of_photographs_alone_is_refused_beside_wild_images():
         main.parse_args(["--classifier", "airbench_clips", "--wild", "d", "--teacher", "a.safetensors"])
 
 
+@pytest.mark.parametrize("verb", [["--evaluate"], []])
+def test_somebodys_own_classes_are_left_to_the_other_script(tmp_path, monkeypatch, verb):
+    monkeypatch.setattr(main.networks, "STATE_DICTS", tmp_path)
+    checkpoint.save(tmp_path / "mobilenet_v2.pt", {"state_dict": networks.mobilenet_v2().state_dict(), "best_acc": 1.0})
+    crops = tmp_path / "crops"
+    for name in ("blue", "red"):
+        (crops / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), name).save(crops / name / "0.png")
+    with pytest.raises(InputError, match="crops: is no CIFAR-10, .* CIFAR_10/main.py --data learns others"):
+        main.main([*SMALL, "--cpu", "--data", str(crops), *verb])
+    assert sorted(os.listdir(crops)) == ["blue", "red"]
+
+
 @pytest.mark.parametrize(("classes", "right"), [(None, 0), (10, 1)])
 def test_accuracy_is_of_the_classes_that_are_asked_for(classes, right):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 12))
     nn.init.zeros_(model[1].weight)
     model[1].bias.data = torch.tensor([1.0, *[0.0] * 10, 2.0])  # most like the twelfth class, of the first ten most like the first
     images, labels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)
-    assert main.evaluate(model, images, labels, torch.device("cpu"), main.STD, classes)[1] == right
-    cifar = load_script("CIFAR_10/main.py")
-    assert cifar.evaluate(model, images, labels, torch.device("cpu"), cifar.BinOp(model), classes)[1] == right
+    assert main.predict.evaluate(model, main.spec_of("airbench_clips", main.STD), images, labels, classes) == right
 
 
 class TinyForClips(nn.Sequential):
@@ -223,7 +236,8 @@ class TinyForClips(nn.Sequential):
 
 
 def test_a_network_for_clips_learns_people_and_what_is_foreign(images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(main.networks, "FOR_CLIPS", {"tiny_clips": TinyForClips})
+    for table in (main.networks.FOR_CLIPS, main.networks.ALL):
+        monkeypatch.setitem(table, "tiny_clips", TinyForClips)
     monkeypatch.setattr(main.networks, "STATE_DICTS", tmp_path)
     wild = tmp_path / "wild"
     for name, sources in {"cat": ["tabby"], "person": ["people", "kimono"], "other": ["brick", "coral"]}.items():
@@ -281,7 +295,7 @@ def test_resumed_training_of_airbench_is_the_uninterrupted_one_bit_for_bit(call,
         train_epoch = main.train_epoch
 
         def interrupted(*given):
-            if given[8].epoch == 1:
+            if given[-1].epoch == 1:
                 raise KeyboardInterrupt
             return train_epoch(*given)
 
@@ -293,6 +307,12 @@ def test_resumed_training_of_airbench_is_the_uninterrupted_one_bit_for_bit(call,
     states.append(torch.load(last, weights_only=True)["state_dict"])
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert torch.equal(states[0]["whiten.weight"][:12], -states[0]["whiten.weight"][12:])  # set from the images
+    with pytest.raises(InputError, match="was trained with old_std None, not True; repeat its options"):
+        call("main", [*arguments, "--resume", "--old-std"])
+    saved = torch.load(last, weights_only=True)
+    torch.save(saved | {"settings": saved["settings"] | {"old_std": True}}, last)
+    with pytest.raises(InputError, match="was trained with old_std True, not None; repeat its options"):
+        call("main", [*arguments, "--resume"])
 
 
 def test_logits_are_the_mean_of_what_the_network_says_of_an_image_and_its_mirror_image(call, room, images):
@@ -311,6 +331,18 @@ def test_each_network_has_its_own_recipe_which_flags_override(call):
     recipes = [main.recipe_for(args) for args in given]
     assert [(r.epochs, r.lr, r.batch_size) for r in recipes] == [(100, 0.01, 256), (18, 1.5, 1024), (16, 0.1, 128), (3, 1.5, 1024)]
     assert [args.bf16 for args in given] == [None, None, None, False]
+
+
+@pytest.mark.parametrize(("flags", "std"), [([], main.STD), (["--old-std"], main.OLD_STD)])
+def test_images_are_standardised_as_the_file_says_or_else_the_flags(tmp_path, monkeypatch, flags, std):
+    monkeypatch.setattr(main.predict, "accuracy", lambda network, *_: float(network.spec.std[0]))
+    monkeypatch.setattr(main, "load_data", lambda *_, **__: ())
+    saved = {"arch": "mobilenet_v2", "state_dict": networks.mobilenet_v2().state_dict(), "best_acc": 1.0}
+    arguments = [*SMALL, "--cpu", "--evaluate", "--pretrained", str(tmp_path / "weights"), *flags]
+    checkpoint.save(tmp_path / "weights", saved)
+    assert main.main(arguments) == std[0]
+    checkpoint.save(tmp_path / "weights", saved | {"spec": main.spec_of("mobilenet_v2", main.OLD_STD).to_dict()})
+    assert main.main(arguments) == main.OLD_STD[0]
 
 
 def test_both_scripts_evaluate_alike(call, images, capsys):

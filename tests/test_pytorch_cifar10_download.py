@@ -230,7 +230,7 @@ def test_bombs_are_refused(target, monkeypatch):
 
     refused(packed("state_dicts/mobilenet_v2.pt"), "would become 40000000 bytes, mobilenet_v2 has at most", target)
     refused(make_zip(("state_dicts/mobilenet_v2.pt", packed("archive/data/0"))), "would unfold to more than", target)
-    monkeypatch.setattr(download, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(download, "MAX_BYTES", 10_000)
     refused(bytes(20_000), "that is not the zip of weights", target)
 
 
@@ -243,7 +243,7 @@ def test_weights_that_would_run_code_or_fit_nothing_are_refused(content, words, 
 
 def test_largest_files_of_weights_pass_the_size_limit():
     for name, millions in {"vgg19_bn": 139.6, "resnet18": 11.17, "mobilenet_v2": 2.24}.items():  # vgg19_bn: with 7x7 pooling
-        assert 1 < download.most_bytes(name) / (4e6 * millions) < 1.4
+        assert 1 < download.max_bytes(name) / (4e6 * millions) < 1.4
 
 
 def test_zip_fetched_by_hand_is_unpacked(good_zip, target, tmp_path):

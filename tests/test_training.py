@@ -17,6 +17,7 @@ from tests.scripts import ROOT, load_script
 from tests.test_cifar10 import write_images
 from util.errors import InputError
 from util.train import checkpoint, data, steps
+from util.train.batches import Material, batches_of, generator
 from util.train.recipe import Recipe
 from util.train.run import Files, Run
 
@@ -105,11 +106,11 @@ def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
     bin_op = main.BinOp(model)
     x, y = main.load_data(args, train=True)
     kept, _ = main.data.hold_out(4, 20)
-    order = torch.randperm(16, generator=steps.generator(3, 1))
+    order = torch.randperm(16, generator=generator(3, 1))
     grads = []
     for rank in range(2):
-        batch, generator = kept[order[rank::2]], steps.generator(3, 1, 1, rank)
-        images_of = main.data.random_mirror(main.data.random_shift(x[batch], main.recipe_for(args).shift, generator), generator)
+        batch, numbers = kept[order[rank::2]], generator(3, 1, 1, rank)
+        images_of = main.data.random_mirror(main.data.random_shift(x[batch], main.recipe_for(args).shift, numbers), numbers)
         with bin_op.binarized(), torch.autocast("cpu", torch.bfloat16, enabled=steps.fast_bf16(torch.device("cpu"))):
             loss = F.cross_entropy(model.train()(main.preprocess(images_of)).float(), y[batch])
             grads.append(torch.autograd.grad(loss, list(model.parameters())))  # here: in float32 they need the binarized weights
@@ -124,12 +125,16 @@ def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
 
 
 def test_every_process_gets_an_image_of_every_batch():
-    batches = steps.batches_of(21, 0, 1, batch_size=9, processes=4)
-    assert [len(batch) for batch in batches] == [9, 9]  # the last 3 are too few for 4
-    assert len(set(torch.cat(batches).tolist())) == 18
-    assert sum(map(len, steps.batches_of(21, 0, 1, 9, processes=1))) == 21
+    def batches(batch_size, processes, rank=0):
+        return batches_of(21, 0, 1, Recipe(1, 0.1, batch_size), steps.Machine(torch.device("cpu"), rank=rank, processes=processes))
+
+    shares = [batches(9, 4, rank) for rank in range(4)]
+    assert all([batch.size for batch in share] == [9, 9] for share in shares)  # the last 3 are too few for 4
+    indices = [batch.indices for share in shares for batch in share]
+    assert min(map(len, indices)) == 2 and len(set(torch.cat(indices).tolist())) == 18
+    assert sum(len(batch.indices) for batch in batches(9, 1)) == 21
     with pytest.raises(InputError, match="batches of 3 images are too small for 4 processes"):
-        steps.batches_of(21, 0, 1, 3, processes=4)
+        batches(3, 4)
 
 
 def test_too_few_images_are_refused(home, images):
@@ -197,20 +202,20 @@ def test_an_online_teacher_is_asked_about_what_the_network_sees(home, images, mo
     args = main.parse_args(arguments(images, "--teacher", str(weights)))
     machine = steps.Machine(torch.device("cpu"))
     x, y = main.load_data(args, train=True)
-    x, places = main.preprocess(x), torch.arange(20)
-    teacher = main.teacher_of(args, 20, places, machine.device)
+    x, indices = main.preprocess(x), torch.arange(20)
+    teacher = main.teacher_of(args, 20, indices, machine.device)
     from PyTorch_CIFAR10 import networks
 
     network = networks.load("airbench").eval()
     with torch.no_grad():
         expected = network(x).log_softmax(1)
-        torch.testing.assert_close(teacher.logits(x, places), expected)
+        torch.testing.assert_close(teacher.logits(x, indices), expected)
         assert teacher.online
     model = main.ResNet20().train()
-    bin_op, optimizer = main.BinOp(model), torch.optim.SGD(model.parameters(), lr=0.0)
-    step = main.step_of(model, model, steps.ema_of(model), optimizer, bin_op, teacher, machine, steps.loss_for(teacher))
-    loss = step(x, x, y, places, False)
-    with torch.no_grad(), bin_op.binarized():
+    recipe = Recipe(1, 0.0, 20, optimizer=lambda model, lr: torch.optim.SGD(model.parameters(), lr))
+    learner = steps.Learner(model, recipe, machine, steps.ema_of(model))
+    loss = main.step_of(learner, Material(None, 20, steps.loss_for(teacher), (x, y), x, teacher))(x, x, y, indices, False)
+    with torch.no_grad(), learner.bin_op.binarized():
         p, q = ((z.double() / steps.TEMPERATURE).softmax(1) for z in (expected, model(x)))
     assert loss.item() == pytest.approx(steps.TEMPERATURE**2 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
 
@@ -250,13 +255,20 @@ def test_several_teachers_are_an_ensemble(home, images):
 
 
 @pytest.mark.parametrize("teachers, why", [
-    (["resnet20.best.pth.tar", "vgg_clips.best.pth.tar"], "different numbers of classes .*resnet20.best.* 10, .*vgg_clips.best.* 12"),
+    (["resnet20.best.pth.tar", "vgg_clips.best.pth.tar"], "not all the same: .*resnet20.* truck, .*vgg_clips.* truck person other"),
+    (["vgg_clips.best.pth.tar"], "know other classes than airplane .* truck, .*vgg_clips.best.* truck person other"),
     (["cached.safetensors", "vgg.best.pth.tar"], "cached logits teach alone; leave .*vgg.best.pth.tar out"),
 ])  # fmt: skip
 def test_teachers_that_do_not_go_together_are_refused(home, images, teachers, why):
     paths = [str(ROOT / "CIFAR_10" / "models" / name) for name in teachers]
     with pytest.raises(InputError, match=why):
         main.main(arguments(images, "--teacher", *paths))
+
+
+@pytest.mark.parametrize("teacher", ["vgg.best.pth.tar", "cached.safetensors"])
+def test_teachers_of_ten_classes_teach_no_network_for_clips_without_wild_images(home, images, teacher):
+    with pytest.raises(InputError, match="know other classes than airplane .* person other"):
+        main.main(arguments(images, "--arch", "resnet20_clips", "--teacher", str(ROOT / "CIFAR_10" / "models" / teacher)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -330,13 +342,12 @@ def test_images_grow_with_the_epochs():
 
 
 # ---- What a run keeps, and what it never costs -----------------------------------------------------------------------
-def small_run(home, held_out="a", **options):
-    """A run of one epoch of a tiny model, in `home`."""
+def small_run(home, held_out="a", epochs=1, patience=0, **options):
+    """A run of a tiny model, in `home`."""
     torch.manual_seed(0)
-    model, machine = nn.Linear(2, 2), steps.Machine(torch.device("cpu"))
-    optimizer = steps.portable(torch.optim.SGD(model.parameters(), 0.1))
-    parts = {"state_dict": model, "optimizer": optimizer}
-    return model, Run(Files.of(home, "tiny"), 1, parts, {"arch": "tiny", "lr": 0.1}, held_out, machine, **options)
+    recipe = Recipe(epochs, 0.1, 4, patience=patience, optimizer=lambda model, lr: torch.optim.SGD(model.parameters(), lr))
+    learner = steps.Learner(nn.Linear(2, 2), recipe, steps.Machine(torch.device("cpu")))
+    return learner.model, Run(Files.of(home, "tiny"), recipe, learner, {"arch": "tiny", "lr": 0.1}, held_out, **options)
 
 
 def finished(home, accuracy, held_out="a", spoil=None):
@@ -346,8 +357,8 @@ def finished(home, accuracy, held_out="a", spoil=None):
         training.add(torch.tensor(1.0), 4)
         if spoil is not None:
             nn.init.constant_(model.weight, spoil)
-        training.end_epoch(0.1, accuracy, model)
-        training.finish(accuracy, training.best.state_dict)
+        training.end_epoch(accuracy, model)
+        training.finish(accuracy, training.best.state_dict, main.SPECS["vgg"])
     return training.files.best.read_bytes()
 
 
@@ -368,8 +379,17 @@ def test_what_a_run_begins_with_stays_until_an_epoch_is_better(tmp_path):
         training.take(0.5, model)
         for accuracy, best in ((0.5, 0), (0.6, 2), (0.6, 3), (0.5, 3)):  # of two equal epochs the later one is kept
             training.add(torch.tensor(1.0), 4)
-            training.end_epoch(0.1, accuracy, model)
+            training.end_epoch(accuracy, model)
             assert training.best.epoch == best
+
+
+def test_a_run_that_ends_early_is_saved_to_its_end(tmp_path):
+    model, training = small_run(tmp_path, epochs=9, patience=2)
+    with training:
+        while not training.over:
+            training.add(torch.tensor(1.0), 4)
+            training.end_epoch(0.5, model)
+    assert checkpoint.load(training.files.last)["epoch"] == training.epoch == 3
 
 
 @pytest.mark.parametrize("content", [b"no weights", None])
@@ -391,11 +411,34 @@ def test_weights_that_are_not_finite_replace_nothing(tmp_path, value):
     assert (tmp_path / "tiny.best.pth.tar").read_bytes() == before
 
 
+def test_two_runs_of_one_name_are_not_run_at_once(tmp_path, capsys):
+    with small_run(tmp_path)[1]:
+        with pytest.raises(InputError, match="a training called tiny is running; give this one --name"), small_run(tmp_path)[1]:
+            pass
+        with small_run(tmp_path / "elsewhere")[1]:
+            pass
+    with small_run(tmp_path)[1]:
+        assert capsys.readouterr().out.count("training tiny: 1 epochs") == 3
+    assert not list(tmp_path.glob(".tiny*"))
+
+
 def test_a_run_resumes_on_its_own_images_only(tmp_path):
     finished(tmp_path, 0.5)
     assert small_run(tmp_path, resume=True)[1].epoch == 1
     with pytest.raises(InputError, match="was trained on other images"):
         small_run(tmp_path, held_out="b", resume=True)
+
+
+@pytest.mark.parametrize("spoilt", [
+    {"settings": 3}, {"rows": [[1]]}, {"rows": 3}, {"best": {"x": 1}}, {"best": 3}, {"epoch": "a"}, {"epoch": torch.zeros(3)},
+    {"step": -5}, {"total": None},
+])  # fmt: skip
+def test_a_run_whose_numbers_cant_be_read_is_not_resumed(tmp_path, spoilt):
+    finished(tmp_path, 0.5)
+    last = tmp_path / "tiny.last.pth.tar"
+    torch.save(torch.load(last, weights_only=True) | spoilt, last)
+    with pytest.raises(InputError, match=r"its training can't be read \(.*\); begin anew"):
+        small_run(tmp_path, resume=True)
 
 
 def test_a_run_is_named(home, images):

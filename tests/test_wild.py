@@ -7,6 +7,7 @@ from PIL import Image
 from util.errors import InputError
 from util.spec import Spec
 from util.train import augment, steps, wild
+from util.train.batches import Batch
 
 MEAN = (0.5, 0.5, 0.5)
 CLASSES = ("cat", "dog", "person", "other")
@@ -30,10 +31,14 @@ def folder(tmp_path):
     return tmp_path
 
 
+def mixture_of(folder, batch_size):
+    photographs = torch.from_numpy(noise(50, seed=1)).permute(0, 3, 1, 2).contiguous()
+    return wild.WildMixture(photographs, torch.arange(50) % 2, folder, SPEC, batch_size, torch.device("cpu"))
+
+
 @pytest.fixture
 def mixture(folder):
-    photographs = torch.from_numpy(noise(50, seed=1)).permute(0, 3, 1, 2).contiguous()
-    return wild.WildMixture(photographs, torch.arange(50) % 2, folder, SPEC, 64, torch.device("cpu"))
+    return mixture_of(folder, 64)
 
 
 @pytest.mark.parametrize("kind", [augment.PHOTOGRAPH, augment.WINDOW, augment.FOREIGN])
@@ -80,16 +85,23 @@ def test_whole_foreign_sources_are_kept_out(folder):
 
 
 def test_a_batch_is_fixed_by_its_numbers_and_complete(mixture):
-    images, labels, places = mixture.batch(1, 2, 3)
+    images, labels, indices = mixture.batch(1, 2, 3)
     again, _, _ = mixture.batch(1, 2, 3)
     assert images.shape == (64, 3, 32, 32) and len(labels) == 64 and (images == again).all()
-    assert (labels[: len(places)] == places % 2).all() and {2, 3} <= set(labels[len(places) :].tolist())
+    assert (labels[: len(indices)] == indices % 2).all() and {2, 3} <= set(labels[len(indices) :].tolist())
     held = {wild._first_channel(mixture.images[i : i + 1])[0].numpy().tobytes() for i in mixture.held_out}
     assert not held & {image.numpy().tobytes() for image in images}
 
 
+def test_a_batch_is_as_large_as_asked_for_or_refused(folder):
+    for size in range(wild.WildMixture.SMALLEST, 40):
+        assert len(mixture_of(folder, size).batch(1)[0]) == size
+    with pytest.raises(InputError, match="a batch of 14 images .* give 15 or more"):
+        mixture_of(folder, wild.WildMixture.SMALLEST - 1)
+
+
 def test_each_process_draws_another_batch(mixture):
-    draw = [mixture.batch_of(1, rank)(2, 3, None)[0] for rank in (0, 0, 1)]
+    draw = [mixture.batch_of(Batch(1, 2, 9, 3, 4, rank, torch.arange(0), 64))[0] for rank in (0, 0, 1)]
     assert (draw[0] == draw[1]).all() and (draw[0] != draw[2]).any() and (draw[0] == mixture.batch(1, 2, 3)[0]).all()
     assert steps.Machine(torch.device("cpu"), rank=1, processes=3).share(64) == 21
 
@@ -114,10 +126,10 @@ def test_too_little_to_learn_from_is_one_line(folder, kept, words):
 
 
 def test_the_loss_is_cross_entropy_and_the_distance_to_the_teacher(mixture):
-    _, labels, places = mixture.batch(0)
+    _, labels, indices = mixture.batch(0)
     logits = torch.zeros(64, 4)
     assert mixture.loss(logits, labels, None).item() == pytest.approx(np.log(4), rel=1e-5)
-    taught = torch.zeros(len(places), 2)  # agrees on the photographs' classes
+    taught = torch.zeros(len(indices), 2)  # agrees on the photographs' classes
     plain, crops = (mixture.counts[kind] for kind in wild.WildMixture.TAUGHT)
     expected = (0.3 * plain + 0.6 * crops + 64 - plain - crops) / 64 * np.log(4)
     assert mixture.loss(logits, labels, taught).item() == pytest.approx(expected, rel=1e-5)
@@ -152,7 +164,7 @@ def test_vehicles_are_turned_further_than_other_photographs(mixture):
 
 def test_judges_are_always_the_same(mixture):
     photographs = torch.from_numpy(noise(5, seed=9)).permute(0, 3, 1, 2), torch.zeros(5, dtype=torch.long)
-    (images, labels), (again, _) = mixture.judges(*photographs), mixture.judges(*photographs)
+    (images, labels), (again, _) = mixture.validation(*photographs), mixture.validation(*photographs)
     assert len(images) == 5 + 4 + 2 + 20 and (images == again).all() and labels[:5].sum() == 0
 
 
@@ -165,6 +177,12 @@ def test_a_folder_of_another_name_is_refused(folder):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no <class>"):
         wild.load(tmp_path, list(CLASSES), 32)
+
+
+def test_an_image_that_cant_be_read_is_refused(folder):
+    (folder / "cat" / "tabby_00001.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="tabby_00001.png is no image that can be read"):
+        wild.load(folder, list(CLASSES), 32)
 
 
 def test_an_image_of_another_size_is_refused(folder):

@@ -1,5 +1,7 @@
 """Bit-packed inference: every kernel against torch on +-1, frozen networks against the models they come from."""
 
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.scripts import load_script
+from tests.scripts import ROOT, load_script
 from util.binop import BinOp
 from util.layers import BinConv2d, BinLinear
 from util.packed import Engine
@@ -136,6 +138,27 @@ def test_threads_that_share_a_network_wait_for_its_run():
     seen, last = network.seconds, scores[-1, -1, -1, -1]
     running.join()
     assert seen == network.seconds and not np.isnan(last)
+
+
+FEW_THREADS = """
+import resource
+import numpy as np
+from util.packed import _xnor
+x, negative, scale = np.full((64, 9, 9, 32), 0x3f80, np.uint16), np.eye(32, dtype=np.uint8).reshape(32, 32, 1, 1), np.ones(32, np.float32)
+results = [np.zeros((64, 9, 9, 32), np.float32) for _ in range(2)]
+_xnor.binary_conv(x, negative, scale, scale, 1, 0, results[0])
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)  # room for the stacks of a dozen threads
+_xnor.binary_conv(x, negative, scale, scale, 1, 0, results[1], threads=1000)
+assert (results[0] == 31).all() and (results[1] == 31).all()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+def test_a_layer_goes_on_with_the_threads_that_the_system_has():
+    done = subprocess.run([sys.executable, "-c", FEW_THREADS], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_batches_threads_and_kernels_give_the_same_bits():

@@ -43,7 +43,10 @@ def from_codes(kept: dict[str, torch.Tensor]) -> torch.Tensor:
     codes, step = kept["codes"], kept["step"]
     if codes.dim() < 2 or codes.dtype != torch.int8 or step.shape != codes.shape[:1] or not step.is_floating_point():
         raise ValueError(f"codes {codes.dtype} {tuple(codes.shape)} and steps {step.dtype} {tuple(step.shape)} do not make a weight")
-    return (codes + 0.5) * _per_filter(step, codes)
+    weight = (codes + 0.5) * _per_filter(step, codes)
+    if not weight.isfinite().all():
+        raise ValueError("it is NaN or infinite")
+    return weight
 
 
 def _scales(weight: torch.Tensor) -> torch.Tensor:

@@ -81,7 +81,7 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], default: str = ""
     parser.add_argument("--epochs", type=at_least(1), help="of training (default: the recipe's)")
     parser.add_argument("--lr", type=_positive, help="highest learning rate (default: the recipe's)")
     parser.add_argument("--batch-size", type=at_least(1), help="of training, of all processes together (default: the recipe's)")
-    parser.add_argument("--seed", type=int, default=1, help="of initial weights, order and augmentation")
+    parser.add_argument("--seed", type=at_least(0), default=1, help="of initial weights, order and augmentation")
     parser.add_argument("--limit", type=at_least(1), metavar="N", help="at most N images of each set, evenly over its classes, or N frames")
     parser.add_argument("--name", type=_file_name, metavar="NAME", help="of the files that a training writes (default: the network's)")
     parser.add_argument("--resume", action="store_true", help="continue the training that was cut off")
@@ -173,11 +173,11 @@ def label_of(text: str, classes: Sequence[str]) -> str:
 
 
 def at_least(low: int) -> Callable[[str], int]:
-    """Return what turns a flag's text into a whole number from `low` up."""
+    """Return what turns a flag's text into a whole number from `low` up to what libraries take for one (2^31 - 1)."""
 
     def number(text: str) -> int:
-        if not text.lstrip("-").isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} up")
+        if not re.fullmatch("-?[0-9]{1,10}", text) or not low <= int(text) < 2**31:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {low} up to {2**31 - 1}")
         return int(text)
 
     return number

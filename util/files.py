@@ -44,6 +44,25 @@ def atomic_write(path: str | Path, folder: Path | None = None) -> Iterator[Path]
         os.close(descriptor)
 
 
+@contextmanager
+def locked(path: Path, why: str) -> Iterator[None]:
+    """Keep all other processes out of blocks with this `path`, a file that is there meanwhile; raises InputError(why) if one is in one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        with suppress(OSError):  # where there are no locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(why) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
 def temporary_name(path: Path) -> str:
     """Return a name, another each time, for what is to become `path`."""
     return f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}"

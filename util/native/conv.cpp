@@ -12,6 +12,7 @@ namespace xnor {
 namespace {
 
 constexpr std::uint16_t kNever = 65535;  // no count is as large
+constexpr std::size_t kMaxRuns = 1 << 20;
 
 }  // namespace
 
@@ -85,6 +86,8 @@ BinaryConv::BinaryConv(const Kernels& k, const Conv& conv, const Shape& shape, s
                             runs_.push_back(
                                 {((ky - y0) * in.width + kx - x0) * pixel, (ky * conv.width + kx) * depth, depth});
                     }
+                if (runs_.size() > kMaxRuns)
+                    throw std::invalid_argument(std::string(step) + ": its window leaves the map in too many ways");
                 patterns_.push_back({first, int(runs_.size()) - first, (y1 - y0) * (x1 - x0) * in.channels});
             }
             if (group < 0 || groups_[group].pixels == kPixels) {

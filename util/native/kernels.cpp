@@ -394,9 +394,9 @@ void bfloat16_bits(const std::uint16_t* x, int n, std::uint8_t* out) {
     }
 }
 
-// ---- The limit
-// ------------------------------------------------------------------------------------------------------- The compiler
-// must not see that every round is the same, and must keep the sums in registers.
+// ---- The limit -----------------------------------------------------------------------------------------------------
+
+// The compiler must not see that every round is the same, and must keep the sums in registers.
 #if VECTOR == 4
 #define OPAQUE(value) asm volatile("" : "+r"(value))
 #elif defined(__ARM_NEON)

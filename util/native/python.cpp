@@ -8,8 +8,8 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
-#include <thread>
 
+#include "../../fastmcd/workers.hpp"
 #include "conv.hpp"
 
 namespace nb = nanobind;
@@ -72,9 +72,9 @@ void run(Locked& self, const Maps<const T>& images, const Maps<float>& scores, b
     self.network.run(images.data(), int(images.shape(0)), scores.data(), timed);
 }
 
-// Threads for a while: those of the OpenMP runtime whose GOMP_parallel is at `gomp`, or our own where it is 0. An idle
-// thread of OpenMP's looks for work for milliseconds, on a core that ours would need.
-Everywhere team(int threads, std::uintptr_t gomp) {
+// What calls work on `threads` threads: those of the OpenMP runtime whose GOMP_parallel is at `gomp`, as an idle one of
+// them looks for work for milliseconds, on a core that another would need; or our own, where that is 0.
+Everywhere on_threads(int threads, std::uintptr_t gomp) {
     using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
     return [=](const std::function<void()>& work) {
         if (gomp != 0) {
@@ -82,9 +82,8 @@ Everywhere team(int threads, std::uintptr_t gomp) {
             reinterpret_cast<Parallel>(gomp)(call, const_cast<std::function<void()>*>(&work), unsigned(threads), 0);
             return;
         }
-        std::vector<std::jthread> others;
-        for (int t = 1; t < threads; ++t) others.emplace_back(work);
-        work();
+        fastmcd::Workers workers(threads);
+        workers(workers.count(), [&](int, int, int) { work(); });
     };
 }
 
@@ -100,7 +99,7 @@ void one_layer(const Maps<const std::uint16_t>& x, const Values<std::uint8_t>& n
     if (threads < 1 || threads > 1024) throw nb::value_error("threads must be 1 to 1024");
     nb::gil_scoped_release release;
     binary_conv(conv, in, span(negative), span(scale), span(shift), x.data(), int(x.shape(0)), y.data(), kernel,
-                team(threads, gomp));
+                on_threads(threads, gomp));
 }
 
 nb::tuple shape_tuple(const Shape& s) { return nb::make_tuple(s.channels, s.height, s.width); }

@@ -31,7 +31,8 @@ STEPS = {
     "average_pool": POOL,
     "max_pool_bits": {"any": ("uint8", 1), **POOL},
 }
-MOST_VALUES = 2**24  # in all maps of one image together: 64 MiB
+MAX_VALUES = 2**24  # in all maps of one image together: 64 MiB
+MAX_SUMMED = 2**32  # values that the windows of one image see together: twenty times as many as those of the networks here
 
 
 # ---- Writing ---------------------------------------------------------------------------------------------------------
@@ -78,6 +79,8 @@ def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
 def is_packed(path: str | Path) -> bool:
     """Return whether the file at `path` looks like a packed network (rather than a checkpoint): 8 bytes of length, then JSON."""
     try:
+        if not Path(path).is_file():  # a pipe may never have a writer
+            return False
         with open(path, "rb") as file:
             return file.read(9)[8:] == b"{"
     except OSError:
@@ -123,8 +126,8 @@ def _first_spec(head: dict, expected: Spec | None) -> Spec:
 
 
 def check(steps: list[dict], arrays: Mapping[str, np.ndarray], shape: Shape, outputs: int) -> None:
-    """Raise ValueError, in one line, for steps that can't be run or want more memory than a network needs; nothing is unpacked for that."""
-    maps, values = [tuple(shape)], math.prod(shape)
+    """Raise ValueError, for steps that can't be run or want more memory or time than a network, in one line; nothing is unpacked."""
+    maps, values, summed = [tuple(shape)], math.prod(shape), 0
     for i, step in enumerate(steps):
         name, channels = step["step"], maps[-1][0]
         if name not in STEPS or step.keys() != {"step", *STEPS[name]}:
@@ -146,8 +149,9 @@ def check(steps: list[dict], arrays: Mapping[str, np.ndarray], shape: Shape, out
             sides = (_slid(length, size, step["stride"], step["padding"]) for length, size in zip(sides, window, strict=True))
         maps.append((channels, *sides))
         values += math.prod(maps[-1])
-        if values > MOST_VALUES:
-            raise ValueError(f"maps of more than {MOST_VALUES} values")
+        summed += math.prod(maps[-1]) * math.prod(kernel[1:] or window)
+        if values > MAX_VALUES or summed > MAX_SUMMED:
+            raise ValueError(f"maps of more than {MAX_VALUES} values, or sums of more than {MAX_SUMMED}")
     if math.prod(maps[-1]) != outputs:
         raise ValueError(f"{math.prod(maps[-1])} outputs for {outputs} classes")
 

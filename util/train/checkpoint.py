@@ -53,18 +53,20 @@ def load(path: str | Path) -> dict:
         checkpoint = {"state_dict": checkpoint}
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{path}: holds no 'state_dict'; use a file written by main.py")
+    if not isinstance(checkpoint.get("arch"), str | None) or not all(isinstance(key, str) for key in checkpoint["state_dict"]):
+        raise InputError(f"{path}: its network or its weights have names that are no text; use a file written by main.py")
     state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
+    check_weights(state, path)
     try:
         state = {key: from_codes(value) if isinstance(value, dict) else value for key, value in state.items()}
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: holds a weight in 8 bits that can't be read ({_first_line(error)})") from error
-    check_weights(state, path)
     return {**checkpoint, "state_dict": state, "best_acc": number(checkpoint.get("best_acc", checkpoint.get("acc")))}
 
 
-def _plain_key(key):
+def _plain_key(key: str) -> str:
     """Return a state dict's key without what DistributedDataParallel and torch.compile put before it."""
-    while isinstance(key, str) and key.startswith(WRAPPERS):
+    while key.startswith(WRAPPERS):
         key = key.partition(".")[2]
     return key
 
@@ -72,14 +74,17 @@ def _plain_key(key):
 def check_weights(state: Mapping, what: str | Path) -> None:
     """Raise InputError if a tensor of a state dict can't be a weight: not dense, without values, quantized, complex, NaN or infinite.
 
-    What is no tensor passes. `what` begins the message.
+    Neither can one of a dict in it (util.binop.to_codes). What is no tensor passes. `what` begins the message.
     """
-    for key, value in state.items():
+    parts = {f"{key}.{part}": x for key, value in state.items() if isinstance(value, dict) for part, x in value.items()}
+    for key, value in {**state, **parts}.items():
         if not isinstance(value, torch.Tensor):
             continue
         if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
             kind = "quantized" if value.is_quantized else "without values" if value.is_meta else f"{value.layout}, {value.dtype}"
             raise InputError(f"{what}: {key} is {kind.replace('torch.', '')}; expected plain dense numbers")
+        if value.nbytes > value.untyped_storage().nbytes():  # a few numbers that claim to be many more than memory holds
+            raise InputError(f"{what}: {key} is {tuple(value.shape)}, but holds fewer numbers; expected plain dense numbers")
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(f"{what}: {key} holds NaN or infinite numbers; use weights of an earlier epoch")
 
@@ -151,11 +156,12 @@ def start_from(model: nn.Module, path: str | Path, spec: Spec, known: Mapping[st
     classes = list(known.get(found, known[spec.arch]))
     if "spec" in saved:
         classes = list(_spec(saved, path).classes)
+    kept = None
     if classes != list(spec.classes):
         state, fresh = saved["state_dict"], model.state_dict()
         head = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)][-1]
         pairs = [(i, classes.index(name)) for i, name in enumerate(spec.classes) if name in classes]
-        for key in (f"{head}.weight", f"{head}.bias"):
+        for key in (key for key in (f"{head}.weight", f"{head}.bias") if key in fresh):
             if not isinstance(state.get(key), torch.Tensor) or state[key].shape != (len(classes), *fresh[key].shape[1:]):
                 break  # `fill` says what is wrong
             rows = 0.2 * fresh[key].cpu()
@@ -163,9 +169,10 @@ def start_from(model: nn.Module, path: str | Path, spec: Spec, known: Mapping[st
                 rows[ours] = state[key][theirs]
             state[key] = rows
         new = [name for name in spec.classes if name not in classes]
-        head = f"new for {' '.join(new)}" if new else "kept for fewer classes, or in another order"
-        print(f"{path}: body kept; head {head}", flush=True)
+        kept = f"head new for {' '.join(new)}" if new else "head kept for fewer classes, or in another order"
     fill(model, saved, path, spec.arch, *known)
+    if kept:
+        print(f"{path}: body kept; {kept}", flush=True)
     return found
 
 

@@ -41,17 +41,24 @@ def _load_folder(split: Path, classes: list[str], mode: str, size: int) -> tuple
     paths, labels = [], []
     for label, name in enumerate(classes):
         found = sorted(p for p in (split / name).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not found and (split / name).is_dir():
+            raise InputError(f"{split / name}: holds no images; add some, or remove the folder")
         paths += found
         labels += [label] * len(found)
     if not paths:
         raise InputError(f"{split}: no images in {classes[0]}/ … {classes[-1]}/; expected one folder per class")
     images = np.empty((len(paths), size, size, 3 if mode == "RGB" else 1), np.uint8)
     for i, path in enumerate(tqdm(paths, f"reading {split}", unit=" images", leave=False, disable=None)):
-        with reading(path, "image that can be read"), Image.open(path) as image:
-            if image.size != (size, size):  # before it is decoded: a small file may claim to be a huge image
-                raise InputError(f"{path}: {image.width}x{image.height} pixels, expected {size}x{size}")
-            images[i] = np.asarray(image.convert(mode)).reshape(size, size, -1)
+        images[i] = read_image(path, mode, size)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+
+
+def read_image(path: Path, mode: str, size: int) -> np.ndarray:
+    """Return uint8 (size, size, C) of the file at `path`, C = 3 for mode "RGB", 1 for "L"; raises InputError for another size."""
+    with reading(path, "image that can be read"), Image.open(path) as image:
+        if image.size != (size, size):  # before it is decoded: a small file may claim to be a huge image
+            raise InputError(f"{path}: {image.width}x{image.height} pixels, expected {size}x{size}")
+        return np.asarray(image.convert(mode)).reshape(size, size, -1)
 
 
 def beginning(pretrained: Path | None, own: list[str] | None, shipped: Path) -> Path | None:
@@ -91,7 +98,7 @@ def drawn(images: torch.Tensor, labels: torch.Tensor, most: int | None) -> tuple
 
 
 def balanced(labels: np.ndarray, most: int) -> np.ndarray:
-    """Return the places, in order, of `most` labels drawn by a fixed seed, evenly over the classes as far as each has so many."""
+    """Return the indices, in order, of `most` labels drawn by a fixed seed, evenly over the classes as far as each has so many."""
     order = np.random.default_rng(0).permutation(len(labels))
     turn = np.empty(len(labels), int)  # how many of its class are drawn before it
     for label in np.unique(labels):

@@ -70,7 +70,7 @@ def fit_head(
     found, labels = [], []
     hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float()))
     with torch.no_grad():
-        for i in range(IMAGES // own_images.batch_size):
+        for i in range(max(1, IMAGES // own_images.batch_size)):
             images, of, _ = own_images.batch(1, i)
             model(preprocess(images.to(device)))
             labels.append(of.to(device))

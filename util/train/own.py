@@ -7,7 +7,7 @@ track are never on two sides; any other file counts as a track of its own.
 """
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from util.files import IMAGE_SUFFIXES
 from util.packed.freeze import freeze
 from util.spec import OTHER, Network, Spec
 from util.train import augment, curve, data
+from util.train.batches import Batch
 from util.train.head import head_of
 from util.train.recipe import Recipe
 from util.train.run import Files
@@ -35,16 +36,16 @@ OF_TRACK = re.compile(r"(.+_track[0-9]+)_frame[0-9]+")  # as util.outputs.datase
 KINDS = " ".join(sorted(IMAGE_SUFFIXES))
 LARGEST = 1 << 26  # pixels of an image
 SIDE = 64  # pixels of a kept image's longer side, twice what a network sees
-JUDGED_BY = 5  # one in so many tracks of a class is held out, and one tests
+HELD_OUT_BY = 5  # one in so many tracks of a class is held out, and one tests
 FINE_TUNED_FROM = 500  # tracks; of a hundred, all weights learnt nothing that helped in other clips (docs/experiments-training.md)
 EPOCH = 2048  # images that are drawn for an epoch
 MADE = 0.3  # share of images of `other` that are made
-MOST_JUDGES = 100  # held-out images of a class, at most
+VALIDATED = 100  # validation images of a class, at most
 TEMPERATURES = (0.1, 10)  # least and most
-KEPT_NAMES, MOST_UNSURE = 0.98, 0.5  # share of right names that `unknown_below` keeps; it is no larger than that
+KEPT_NAMES, MAX_UNSURE = 0.98, 0.5  # share of right names that `unknown_below` keeps; it is no larger than that
 
 # What differs from a network's recipe where it begins with weights that know something: few steps, small ones.
-FINE_TUNING = {"epochs": 4, "lr": 0.0002, "batch_size": 64, "sizes": ((1, 32),), "anneal_until": 0.0, "freeze_bn_from": 1.0,
+FINE_TUNING = {"epochs": 4, "lr": 0.0002, "batch_size": 64, "anneal_until": 0.0, "freeze_bn_from": 1.0,
                "cutmix": 0.0, "smoothing": 0.05, "ema_decay": 0.98, "patience": 5}  # fmt: skip
 
 
@@ -57,7 +58,7 @@ class Part:
     tracks: np.ndarray
 
     def take(self, at: np.ndarray) -> "Part":
-        """Return the images at these places."""
+        """Return the images at these indices."""
         return Part([self.images[i] for i in at], self.labels[at], self.tracks[at])
 
     def count_tracks(self) -> np.ndarray:
@@ -72,7 +73,7 @@ class Part:
 
 def recipe_for(recipe: Recipe, pretrained: bool) -> Recipe:
     """Return the recipe for own classes: fine-tuning if it begins with weights, else longer and with the recipe's own steps."""
-    own = replace(recipe, **FINE_TUNING)
+    own = replace(recipe, **FINE_TUNING, sizes=recipe.sizes[-1:])
     return own if pretrained else replace(own, epochs=9 * own.epochs, lr=recipe.lr, patience=2 * own.patience)
 
 
@@ -92,12 +93,12 @@ def load(root: Path, classes: Sequence[str], limit: int | None = None) -> tuple[
         tracks = sorted(set(learnt.tracks[of].tolist()), key=lambda track: hashlib.sha256(track.encode(errors="replace")).digest())
         if len(tracks) < 2:
             raise InputError(f"{root}: all images of {name} are one, or of one track; give two or more: one is held out")
-        judges = max(1, len(tracks) // JUDGED_BY)
-        held = tracks[:judges]
-        tests = [] if test else tracks[judges : 2 * judges] if len(tracks) > 2 else held
+        count = max(1, len(tracks) // HELD_OUT_BY)
+        held = tracks[:count]
+        tests = [] if test else tracks[count : 2 * count] if len(tracks) > 2 else held
         for which, some in ("held out", held), ("test", tests), ("train", [t for t in tracks if t not in held and t not in tests]):
             at[which].append(of[np.isin(learnt.tracks[of], some)])
-    parts = {which: learnt.take(np.concatenate(places)) for which, places in at.items()}
+    parts = {which: learnt.take(np.concatenate(indices)) for which, indices in at.items()}
     parts["test"] = test or parts["test"]
     return tuple(_limited(parts[which], limit) for which in at)
 
@@ -172,7 +173,7 @@ class OwnImages:
 
     Of the class `other` a share of MADE are pictures made for it, of lit grounds, edges, captions: a few clips show too few of them.
 
-    `steps.train_epoch`s of EPOCH images each; what is judged has as many images of each class, too, so that the share that is right is
+    An epoch is EPOCH of them; of the validation images each class has as many, too, so that the share that is right is
     the mean over the classes.
     """
 
@@ -190,7 +191,7 @@ class OwnImages:
         return f"{len(self.spec.classes)} classes ({' '.join(self.spec.classes)}); images: {counts}"
 
     def batch(self, *numbers: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (images, labels, places), uint8 (N, C, H, W), (N,), (N,); `numbers` (such as seed, epoch and step) fix them."""
+        """Return (images, labels, indices), uint8 (N, C, H, W), (N,), (N,); `numbers` (such as seed, epoch and step) fix them."""
         rng = np.random.default_rng(numbers)
         at = rng.choice(len(self.chances), self.batch_size, p=self.chances)
         crops = [augment.seen_again(self.learnt.images[i], rng) for i in at]
@@ -202,14 +203,14 @@ class OwnImages:
 
     def evenly(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return about `count` images and labels, prepared and otherwise unchanged, as many of each class."""
-        places = [np.flatnonzero(self.learnt.labels == label) for label in range(len(self.spec.classes))]
+        indices = [np.flatnonzero(self.learnt.labels == label) for label in range(len(self.spec.classes))]
         images, labels = self.learnt.prepared(self.spec)
-        at = torch.from_numpy(np.concatenate([np.resize(of, max(len(of), count // len(places))) for of in places]))
+        at = torch.from_numpy(np.concatenate([np.resize(of, max(len(of), count // len(indices))) for of in indices]))
         return images[at], labels[at]
 
-    def batch_of(self, seed: int) -> Callable:
-        """Return a function from (epoch, step, whatever) to that step's batch."""
-        return lambda epoch, step, _: self.batch(seed, epoch, step)
+    def batch_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the images, labels and indices of a step."""
+        return self.batch(batch.seed, batch.epoch, batch.step)
 
     def many(self, count: int) -> torch.Tensor:
         """Return the images of as many batches as make `count`, always the same."""
@@ -219,18 +220,13 @@ class OwnImages:
         """Return the mean cross-entropy of float logits (N, C)."""
         return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
 
-    def judges(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the held-out images and labels; those of a class that has fewer than others are there several times."""
         labels = self.held_out.labels
-        most = min(MOST_JUDGES, np.bincount(labels).max())
+        most = min(VALIDATED, np.bincount(labels).max())
         of = (np.flatnonzero(labels == label) for label in np.unique(labels))
         at = [np.resize(some, most) if len(some) < most else some[np.linspace(0, len(some) - 1, most).astype(int)] for some in of]
         return self.held_out.take(np.concatenate(at)).prepared(self.spec)
-
-
-def on(device: torch.device, batch_of: Callable) -> Callable:
-    """Return `batch_of` with its images and labels on `device`."""
-    return lambda *which: tuple(x.to(device) for x in batch_of(*which))
 
 
 def for_tracks(recipe: Recipe, own_images: OwnImages, model: nn.Module) -> Recipe:
@@ -262,29 +258,28 @@ def threshold(p: np.ndarray, labels: np.ndarray, keep: float) -> float:
 def calibrated(spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Spec:
     """Return the spec with the temperature of the least loss on held-out images (logits (N, C), labels (N,)), and `unknown_below`.
 
-    That is the probability that KEPT_NAMES of those that are named rightly have at least, no more than MOST_UNSURE; 0 where there is a
+    That is the probability that KEPT_NAMES of those that are named rightly have at least, no more than MAX_UNSURE; 0 where there is a
     class `other`, which decides by itself.
     """
     temperature = fit_temperature(logits, labels)
     kept = threshold(torch.from_numpy(logits / temperature).softmax(1).numpy(), labels, KEPT_NAMES)
-    below = 0.0 if OTHER in spec.classes or np.isnan(kept) else min(MOST_UNSURE, kept)
+    below = 0.0 if OTHER in spec.classes or np.isnan(kept) else min(MAX_UNSURE, kept)
     return replace(spec, temperature=round(temperature, 3), unknown_below=round(below, 3))
 
 
-def conclude(own_images: OwnImages, network: Network, files: Files) -> Spec:
-    """Return the network's spec, calibrated; print who was taken for whom among the test images, and write it as a picture."""
+def conclude(own_images: OwnImages, network: Network) -> tuple[Spec, np.ndarray]:
+    """Return the network's spec, calibrated, and who was taken for whom among the test images (see `confusion`), which is printed."""
     images, labels = own_images.test.prepared(own_images.spec)
     counts = confusion(_logits(network, images), labels.numpy())
     print(curve.confusion_table(counts, own_images.spec.classes))
-    files.directory.mkdir(parents=True, exist_ok=True)
+    images, labels = own_images.validation()
+    return calibrated(own_images.spec, _logits(network, images), labels.numpy()), counts
+
+
+def leave(model: nn.Module, spec: Spec, counts: np.ndarray, files: Files) -> None:
+    """Write, beside a network's weights, who was taken for whom, and it packed; print the command that names what moves in a clip."""
     title = f"{files.name}: {counts.trace() / counts.sum():.1%} of {counts.sum()} test images"
-    curve.plot_confusion(files.confusion, counts, own_images.spec.classes, title)
-    images, labels = own_images.judges()
-    return calibrated(own_images.spec, _logits(network, images), labels.numpy())
-
-
-def pack(model: nn.Module, spec: Spec, files: Files) -> None:
-    """Write the network packed, beside its weights, and print the command that names with it what moves in a clip."""
+    curve.plot_confusion(files.confusion, counts, spec.classes, title)
     if not packed.built():
         print("run make native, then this script with --pretrained and --export to pack the network for util.watch")
         return

@@ -97,6 +97,11 @@ def _choose(args, model: nn.Module, spec: Spec) -> Network:
         return TorchNetwork(freeze_layers(model, threads=torch.get_num_threads()), spec)
 
 
+def evaluate(model: nn.Module, spec: Spec, images: torch.Tensor, labels: torch.Tensor, classes: int | None = None) -> float:
+    """Return the `accuracy` of a model with latent weights, which stays as it is."""
+    return accuracy(TorchNetwork(model, spec), images, labels, classes)
+
+
 def accuracy(network: Network, images: torch.Tensor, labels: torch.Tensor, classes: int | None = None) -> float:
     """Return the share of uint8 images (N, C, H, W) that get the right one of `labels` (N,), in [0, 1], of the first `classes` or all."""
     batches = zip(images.split(250), labels.split(250), strict=True)

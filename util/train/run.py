@@ -6,29 +6,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import distributed, nn
 from tqdm import tqdm
 
 from util.errors import InputError
-from util.files import stoppable
+from util.files import locked, stoppable
 from util.spec import Spec
 from util.train import checkpoint, curve
+from util.train.batches import Batch, batches_of
 from util.train.recipe import Recipe
-from util.train.steps import Machine
+from util.train.steps import Learner, set_lr
 
 COUNTS = ("epoch", "step", "total", "images", "seconds")  # what a run counts: total, images, seconds of the present epoch
 SAVE_EVERY = 10  # seconds: epochs on a GPU can be shorter than writing them
-
-
-class Stateful(Protocol):
-    """What a checkpoint can hold: a model, an optimizer, an EMA."""
-
-    def state_dict(self) -> dict: ...
-
-    def load_state_dict(self, state: dict): ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +50,10 @@ class Files:
         return self.directory / f"{self.name}.last.pth.tar"
 
     @property
+    def lock(self) -> Path:
+        return self.directory / f".{self.name}.lock"
+
+    @property
     def log(self) -> Path:
         return self.directory / f"{self.name}.log.csv"
 
@@ -80,6 +77,7 @@ def settings_of(args, arch: str, recipe: Recipe, classes: Sequence[str] = (), im
     """
     own = {"classes": ", ".join(classes), "images": images} if classes else {}
     given = {name: getattr(args, name, None) for name in ("seed", "limit", "pretrained", "teacher")}
+    given |= {"old_std": True} if getattr(args, "old_std", False) else {}
     return {"arch": arch, "lr": recipe.lr, "batch_size": recipe.batch_size, **given, **own}
 
 
@@ -89,50 +87,64 @@ def _plain(value):
 
 
 class Run:
-    """One run of training, of `epochs` epochs.
+    """One run of training: of a learner, by a recipe.
 
-    parts: what `--resume` needs besides the run's own numbers, under the names that a checkpoint has; "state_dict" is the model.
-    settings: see settings_of. held_out: the fingerprint of the held-out images (util.train.data.fingerprint).
-    All files but NAME.last.pth.tar are touched by `finish` only, and only if the run beats what is there on the same held-out images:
-    a quick try never costs anybody good weights. A context: inside, the first Ctrl-C, SIGTERM or closed terminal lets the step end and
-    saves it (see util.files.stoppable).
+    settings: see settings_of; its seed fixes the order of the images. held_out: the fingerprint of the held-out images
+    (util.train.data.fingerprint). All files but NAME.last.pth.tar are touched by `finish` only, and only if the run beats what is there on
+    the same held-out images: a quick try never costs anybody good weights. A context: inside, no other run may have its name, and the
+    first Ctrl-C, SIGTERM or closed terminal lets the step end and saves it (see util.files.stoppable).
     Of several processes, the first writes and prints.
     """
 
-    def __init__(
-        self, files: Files, epochs: int, parts: Mapping[str, Stateful], settings: Mapping[str, Any], held_out: str, machine: Machine,
-        spec: Spec | None = None, resume: bool = False,
-    ):  # fmt: skip
-        self.files, self.epochs, self.parts, self.machine, self.spec, self.held_out = files, epochs, parts, machine, spec, held_out
-        self.settings = {name: _plain(value) for name, value in settings.items()} | {"arithmetic": machine.arithmetic}
+    def __init__(self, files: Files, recipe: Recipe, learner: Learner, settings: Mapping[str, Any], held_out: str, resume: bool = False):
+        self.files, self.recipe, self.learner, self.machine, self.held_out = files, recipe, learner, learner.machine, held_out
+        self.settings = {name: _plain(value) for name, value in settings.items()} | {"arithmetic": self.machine.arithmetic}
         self.epoch, self.step, self.total, self.images, self.seconds = 0, 0, 0.0, 0, 0.0
         self.rows: list[curve.Epoch] = []
         self.best: Best | None = None
-        self._losses, self._saved, self._stop = [], -math.inf, False
+        self._lr, self._losses, self._saved, self._stop = recipe.lr, [], -math.inf, False
+        self._context = contextlib.ExitStack()
         if resume:
             self._resume()
 
     def __enter__(self):
         if self.machine.first:
-            what = f"{self.epochs} epochs" if self.epochs else "the head alone"
+            self._context.enter_context(locked(self.files.lock, f"a training called {self.files.name} is running; give this one --name"))
+            what = f"{self.recipe.epochs} epochs" if self.recipe.epochs else "the head alone"
             print(f"training {self.files.name}: {what} on {self.machine}", flush=True)
-        self._stopping = stoppable(self._ask_to_stop)
-        self._stopping.__enter__()
+        self._context.enter_context(stoppable(self._ask_to_stop))
         return self
 
     def __exit__(self, *exception):
-        self._stopping.__exit__(*exception)
+        self._context.close()
 
     def _ask_to_stop(self):
         self._stop = True
 
     # ---- One step after the other ----
-    def steps(self, count: int, title: str) -> Iterator[int]:
-        """Yield the numbers of an epoch's steps, from the one after the last that was saved; give each one's loss to `add`."""
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are done, or the recipe's patience is at its end (early stopping)."""
+        patience = self.recipe.patience
+        if self.epoch >= self.recipe.epochs or not (patience and self.rows):
+            return self.epoch >= self.recipe.epochs
+        best = max(self.rows, key=lambda row: row.held_out_accuracy)  # the first of several
+        return self.epoch - best.epoch >= patience
+
+    def batches(self, count: int) -> Iterator[Batch]:
+        """Yield an epoch's batches of `count` images, from the one after the last that was saved, each at its learning rate.
+
+        Give each one's loss to `add`.
+        """
+        batches = batches_of(count, self.settings["seed"], self.epoch + 1, self.recipe, self.machine)
+        self._lr = self.recipe.lr_at(batches[-1].progress)
+        title = f"epoch {self.epoch + 1} at {self.recipe.size(self.epoch + 1)} px"
         start, hide = time.perf_counter() - self.seconds, None if self.machine.first else True  # None: where there is no terminal
-        for i in tqdm(range(self.step, count), title, count, initial=self.step, unit="step", leave=False, disable=hide):
-            yield i
-            self.step, self.seconds = i + 1, time.perf_counter() - start
+        bar = {"initial": self.step, "unit": "step", "leave": False, "disable": hide}
+        for batch in tqdm(batches[self.step :], title, len(batches), **bar):
+            set_lr(self.learner.optimizer, self.recipe.lr_at(batch.progress))
+            yield batch
+            self.step, self.seconds = batch.step + 1, time.perf_counter() - start
             if self._all_stop():
                 self._save()
                 raise KeyboardInterrupt
@@ -159,14 +171,11 @@ class Run:
             self.total, self.images = self.total + value * images, self.images + images
         self._losses.clear()
 
-    def end_epoch(self, lr: float, accuracy: float, evaluated: nn.Module) -> None:
-        """Print one line and save what `--resume` needs.
-
-        lr: of the last step. accuracy, in [0, 1]: of the `evaluated` model on the held-out images.
-        """
+    def end_epoch(self, accuracy: float, evaluated: nn.Module) -> None:
+        """Print one line and save what `--resume` needs; accuracy, in [0, 1]: of the `evaluated` model on the held-out images."""
         self._count()
         self.epoch += 1
-        loss, seconds = self.total / self.images, round(self.seconds, 1)
+        lr, loss, seconds = self._lr, self.total / self.images, round(self.seconds, 1)
         self.rows.append(curve.Epoch(self.epoch, round(lr, 8), seconds, round(loss, 5), round(accuracy, 5), self.machine.arithmetic))
         best = self.best
         # Of equal epochs the last is taken; but what the training began with (epoch 0) stays until one is better.
@@ -176,7 +185,7 @@ class Run:
             held_out = f"held out {100 * accuracy:.2f} %"
             print(f"epoch {self.epoch:3d}  lr {lr:.5f}  {self.seconds:6.1f} s  loss {loss:.4f}  {held_out}", flush=True)
         self.step, self.total, self.images, self.seconds = 0, 0.0, 0, 0.0
-        if self.epoch == self.epochs or time.monotonic() - self._saved >= SAVE_EVERY:
+        if self.over or time.monotonic() - self._saved >= SAVE_EVERY:
             self._save()
 
     def take(self, accuracy: float, evaluated: nn.Module) -> None:
@@ -189,13 +198,6 @@ class Run:
     def _keep(self, accuracy: float, evaluated: nn.Module) -> None:
         self.best = Best(self.epoch, accuracy, {key: value.clone() for key, value in evaluated.state_dict().items()})
 
-    def stale(self, patience: int) -> bool:
-        """Return whether held-out accuracy has not risen for `patience` epochs, so that the training may as well end; 0: never."""
-        if not (patience and self.rows):
-            return False
-        best = max(row.held_out_accuracy for row in self.rows)
-        return self.epoch - next(row.epoch for row in self.rows if row.held_out_accuracy == best) >= patience
-
     # ---- To go on later ----
     def _save(self) -> None:
         self._count()
@@ -206,33 +208,41 @@ class Run:
             "arch": self.settings["arch"], "best_acc": 100 * self.best.held_out_accuracy if self.best else 0.0,
             **{name: getattr(self, name) for name in COUNTS},
             "settings": self.settings, "held_out": self.held_out, "rows": [list(row) for row in self.rows],
-            "best": vars(self.best) if self.best else None, **{name: part.state_dict() for name, part in self.parts.items()},
+            "best": vars(self.best) if self.best else None, **{name: part.state_dict() for name, part in self.learner.parts.items()},
         })  # fmt: skip
 
     def _resume(self) -> None:
         last = self.files.last
         saved = checkpoint.load(last)
-        needed = {"settings", "held_out", "rows", "best", *COUNTS, *self.parts}
+        needed = {"settings", "held_out", "rows", "best", *COUNTS, *self.learner.parts}
         if missing := needed - saved.keys():
             raise InputError(f"{last}: no training to resume in it ({', '.join(sorted(missing))} missing)")
-        for name, value in self.settings.items():
-            if (earlier := saved["settings"].get(name)) != value:
-                raise InputError(f"{last}: was trained with {name} {earlier}, not {value}; repeat its options")
+        try:
+            counts = {name: type(getattr(self, name))(saved[name]) for name in COUNTS}
+            settings, rows = {**saved["settings"]}, [curve.Epoch(*row) for row in saved["rows"]]
+            best = Best(**saved["best"]) if saved["best"] else None
+            if min(counts["epoch"], counts["step"]) < 0:
+                raise ValueError("a count below 0")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{last}: its training can't be read ({error}); begin anew, without --resume") from error
+        for name in self.settings | settings:
+            if (earlier := settings.get(name)) != (now := self.settings.get(name)):
+                raise InputError(f"{last}: was trained with {name} {earlier}, not {now}; repeat its options")
         if saved["held_out"] != self.held_out:
             raise InputError(f"{last}: was trained on other images; give its --data, or begin anew, without --resume")
-        for name, part in self.parts.items():
+        for name, part in self.learner.parts.items():
             try:
                 part.load_state_dict(saved[name])
             except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
                 found = str(error).splitlines()[0]
                 raise InputError(f"{last}: its {name} does not fit ({found}); begin anew, without --resume") from error
-        for name in COUNTS:
-            setattr(self, name, saved[name])
-        self.rows, self.best = [curve.Epoch(*row) for row in saved["rows"]], Best(**saved["best"]) if saved["best"] else None
+        vars(self).update(counts, rows=rows, best=best)
 
     # ---- What is left behind ----
-    def finish(self, accuracy: float, state: Mapping[str, Any]) -> bool:
+    def finish(self, accuracy: float, state: Mapping[str, Any], spec: Spec) -> bool:
         """Return whether the weights of the best epoch, `state`, were written, being the best so far; print the test `accuracy` (0..1).
+
+        spec: what a clip needs to know of the network, which goes with them.
 
         Raises InputError, and keeps what was there, if the weights are not finite.
         """
@@ -247,8 +257,7 @@ class Run:
             return False
         checkpoint.save(self.files.best, {
             "arch": self.settings["arch"], "best_acc": 100 * accuracy, "held_out_accuracy": held_out, "held_out": self.held_out,
-            "epoch": self.best.epoch, "settings": self.settings, "state_dict": checkpoint.on_cpu(state),
-            **({"spec": self.spec.to_dict()} if self.spec else {}),
+            "epoch": self.best.epoch, "settings": self.settings, "state_dict": checkpoint.on_cpu(state), "spec": spec.to_dict(),
         })  # fmt: skip
         if self.rows:
             curve.write(self.files.log, self.rows)

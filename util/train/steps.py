@@ -1,14 +1,15 @@
-"""What every training step needs: where it runs, learning rate, EMA, distillation, CUDA graphs, several processes."""
+"""What every training step needs: where it runs, what learns in it, EMA, distillation, CUDA graphs, several processes."""
 import contextlib
 import ctypes
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import distributed, nn
@@ -16,14 +17,23 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from util.binop import BinOp
 from util.errors import InputError, quiet
 from util.train import checkpoint
-from util.train.cpu_ops import cpu_has
+from util.train.cpu_ops import accelerate, cpu_has
 from util.train.recipe import Recipe
 
 TEMPERATURE = 2  # of distillation
 JOINING = timedelta(minutes=2)  # that processes wait for each other at the start; PyTorch's own half an hour looks like a hang
 OF_DEVICE = ("lr", "fused", "capturable")  # an optimizer's options that depend on where it runs; lr is set before each step
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold: a model, an optimizer, an EMA."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict): ...
 
 
 # ---- Where and in what arithmetic ------------------------------------------------------------------------------------
@@ -126,26 +136,26 @@ def step_model(model: nn.Module, machine: Machine) -> nn.Module:
     return torch.compile(model, dynamic=False) if machine.compiled else model
 
 
-# ---- Numbers ---------------------------------------------------------------------------------------------------------
-def generator(*numbers: int) -> torch.Generator:
-    """Return a generator of random numbers that `numbers` (such as seed, epoch and step) fix."""
-    text = " ".join(map(str, numbers)).encode()
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7]))
+# ---- Model, optimizer, EMA -----------------------------------------------------------------------------------------------
+class Learner:
+    """A model in training: what a step calls in its place, its optimizer, and the BinOp of its binarized weights.
 
-
-def batches_of(count: int, seed: int, epoch: int, batch_size: int, processes: int) -> list[torch.Tensor]:
-    """Return an epoch's batches of indices below `count`, in an order that seed and epoch fix; each has an image or more per process.
-
-    A last batch that is too small for that is left out; raises InputError if all are.
+    ema: of its weights, where there is one; made before, as the model becomes one of faster layers here.
     """
-    order = torch.randperm(count, generator=generator(seed, epoch))
-    batches = [batch for batch in order.split(batch_size) if len(batch) >= processes]
-    if not batches:
-        raise InputError(f"batches of {min(count, batch_size)} images are too small for {processes} processes; give a larger --batch-size")
-    return batches
+
+    def __init__(self, model: nn.Module, recipe: Recipe, machine: Machine, ema: AveragedModel | None = None):
+        self.model, self.ema, self.machine, self.bin_op = model, ema, machine, BinOp(model, machine.compiled)
+        if machine.compiled and machine.device.type == "cpu":
+            accelerate(model, machine.popcount_forward, machine.int8_gradients)
+        self.optimizer = portable(recipe.optimizer(model, recipe.lr))
+        self.forward = step_model(model, machine)
+
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """What a checkpoint must hold for the training to go on, under its names there."""
+        return {"state_dict": self.model, "optimizer": self.optimizer} | ({"ema": self.ema} if self.ema else {})
 
 
-# ---- Optimizer and EMA -----------------------------------------------------------------------------------------------
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set every parameter group's learning rate to `lr`, times its own `lr_scale` if it has one."""
     for group in optimizer.param_groups:
@@ -204,10 +214,16 @@ def blend(model: nn.Module, others: Mapping[str, torch.Tensor], share: float) ->
 # ---- Distillation ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Teacher:
-    """What tells a teacher's logits of a batch: (images x, their places among the training images) -> (N, classes)."""
+    """What tells a teacher's logits of a batch: (images x, their indices among the training images) -> (N, classes)."""
 
     logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     online: bool  # a network, asked in each step about x itself; otherwise cached logits of the images before augmentation
+
+
+def cached_teacher(path: Path, count: int, classes: int, kept: torch.Tensor, device: torch.device) -> Teacher:
+    """Return the teacher whose logits of all `count` training images are in a file; `kept`: those that indices count."""
+    cached = load_teacher_logits(path, count, classes)[kept].to(device)
+    return Teacher(lambda x, indices: cached[indices], online=False)
 
 
 def load_teacher_logits(path: Path, count: int, classes: int) -> torch.Tensor:
@@ -226,9 +242,11 @@ def training_loss(logits: torch.Tensor, labels: torch.Tensor, teacher_logits: to
     return loss if teacher_logits is None else 0.1 * loss + 0.9 * distillation_loss(logits, teacher_logits)
 
 
-def loss_for(teacher: Teacher | None) -> Callable[..., torch.Tensor]:
+def loss_for(teacher: Teacher | None, smoothing: float = 0.0) -> Callable[..., torch.Tensor]:
     """Return the loss of (logits, labels, teacher's logits or None): of an online teacher the distillation loss alone."""
-    return (lambda logits, _, teacher_logits: distillation_loss(logits, teacher_logits)) if teacher and teacher.online else training_loss
+    if teacher and teacher.online:
+        return lambda logits, _, teacher_logits: distillation_loss(logits, teacher_logits)
+    return partial(training_loss, smoothing=smoothing)
 
 
 def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:

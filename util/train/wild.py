@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from util.errors import InputError
 from util.spec import Spec
-from util.train import augment
+from util.train import augment, data
+from util.train.batches import Batch
 from util.train.steps import distillation_losses
 
 # Sources of `other` in Tiny ImageNet that mostly show people, which are learnt as such, and those that often do, which are not learnt.
@@ -22,8 +22,8 @@ UNSURE = (
 ).split()
 VEHICLES = ("automobile", "ship", "truck")  # seen from above, too, where photographs show none
 WINDOWS = "people"  # the source of `person` whose images are pedestrian windows, of which the person is a part
-KEPT_OUT = 6  # one in so many sources of `other` judges how much of what is foreign gets a name
-HELD_OUT = 10  # one in so many images of what has a name judges, too
+KEPT_OUT = 6  # one in so many sources of `other` is held out, to tell how much of what is foreign gets a name
+HELD_OUT = 10  # one in so many images of what has a name is held out, too
 
 
 def load(root: Path, classes: list[str], size: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -40,11 +40,7 @@ def load(root: Path, classes: list[str], size: int) -> tuple[torch.Tensor, torch
             name = "person" if folder.name == "other" and source in PEOPLE else folder.name
             if name == "other" and source in UNSURE:
                 continue
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-            if pixels.shape[:2] != (size, size):
-                raise InputError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {size}x{size}")
-            images.append(pixels)
+            images.append(data.read_image(path, "RGB", size))
             labels.append(classes.index(name))
             sources.append(source)
     if not images:
@@ -73,9 +69,11 @@ class WildMixture:
     """Batches for a network that names what moves: photographs as they are, and they and `wild` images as crops of a clip look.
 
     images, labels: the photographs, uint8 (N, 3, size, size), int64 (N,). root: see `load`. spec: the network's; its last two classes
-    are person and other. batch_size: of this process. Raises InputError, in one line, if there is too little to learn from.
+    are person and other. batch_size: of this process. device: of what `loss` gets. Raises InputError, in one line, if there is too
+    little to learn from.
     """
 
+    SMALLEST = 15  # images of a batch: each share has one or more, and so has what is made to look like crops and what isn't
     # Shares of a batch, in this order; of the last three some are not made to look like crops.
     SHARES = {"photographs": 0.25, "photographs as crops": 0.12, "known": 0.24, "people": 0.17, "other": 0.17, "grounds": 0.05}
     PLAIN = {"known": 0.45, "people": 0.25, "other": 0.4}
@@ -99,20 +97,21 @@ class WildMixture:
         self.kinds = kinds_of(self.labels, self.sources, other)
         self.vehicles = [self.classes.index(name) for name in VEHICLES if name in self.classes]
         kept = self.labels[self.kept]
-        self.places = {
+        self.indices = {
             "photographs": np.arange(len(self.names)), "photographs as crops": np.arange(len(self.names)),
             "known": self.kept[(kept != person) & (kept != other)], "people": self.kept[kept == person], "other": self.kept[kept == other],
         }  # fmt: skip
         for kind, least in self.LEAST.items():
-            if not len(self.places[kind]):
+            if not len(self.indices[kind]):
                 raise InputError(f"{root}: too little to learn from; it needs {least}")
+        if batch_size < self.SMALLEST:
+            raise InputError(f"a batch of {batch_size} images (of each process) is too small for its mixture; give {self.SMALLEST} or more")
         self.counts = {kind: round(share * batch_size) for kind, share in self.SHARES.items()}
         self.counts["photographs"] += batch_size - sum(self.counts.values())
         weights = [self.TAUGHT[kind] for kind in self.TAUGHT for _ in range(self.counts[kind])]
         self.weights = torch.tensor(weights, device=device).T  # of a photograph's losses
-        self.device = device
-        self.chances = {"photographs as crops": self._chances(self.names), "known": self._chances(self.labels[self.places["known"]])}
-        windows = self.sources[self.places["people"]] == WINDOWS
+        self.chances = {"photographs as crops": self._chances(self.names), "known": self._chances(self.labels[self.indices["known"]])}
+        windows = self.sources[self.indices["people"]] == WINDOWS
         self.chances["people"] = np.where(windows, 0.55 / max(1, windows.sum()), 0.45 / max(1, (~windows).sum()))
         self.chances["people"] /= self.chances["people"].sum()
 
@@ -123,12 +122,12 @@ class WildMixture:
         return chances / chances.sum()
 
     def batch(self, *numbers: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (images, labels, places): uint8 (N, 3, size, size), (N,), and the places of the photographs, which come first.
+        """Return (images, labels, indices): uint8 (N, 3, size, size), (N,), and the indices of the photographs, which come first.
 
         `numbers` (such as seed, epoch and step) fix the batch.
         """
         rng = np.random.default_rng(numbers)
-        drawn = {kind: rng.choice(at, self.counts[kind], p=self.chances.get(kind)) for kind, at in self.places.items()}
+        drawn = {kind: rng.choice(at, self.counts[kind], p=self.chances.get(kind)) for kind, at in self.indices.items()}
         plain, crops = drawn["photographs"], drawn["photographs as crops"]
         images = [augment.as_cut(self.photographs[plain], [augment.PHOTOGRAPH] * len(plain), rng)]
         images.append(self._crops(self.photographs[crops], self._turned(augment.PHOTOGRAPH, self.names[crops]), rng))
@@ -169,16 +168,16 @@ class WildMixture:
         away = distillation_losses(logits[:count, :known], taught[:count])
         return torch.cat([alone * losses[:count] + beside * away, losses[count:]]).mean()
 
-    def batch_of(self, seed: int, rank: int = 0):
-        """Return a function from (epoch, step, whatever) to that step's batch, which is another in each of several processes."""
-        more = [rank] if rank else []  # the first draws what one process alone draws
-        return lambda epoch, step, _: tuple(part.to(self.device, non_blocking=True) for part in self.batch(seed, epoch, step, *more))
+    def batch_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the images, labels and indices of a step, others in each of several processes."""
+        more = [batch.rank] if batch.rank else []  # the first draws what one process alone draws
+        return self.batch(batch.seed, batch.epoch, batch.step, *more)
 
     def many(self, seed: int, count: int) -> torch.Tensor:
         """Return the images of as many batches as make `count`, always the same."""
         return torch.cat([self.batch(seed, i)[0] for i in range(-(-count // sum(self.counts.values())))])
 
-    def judges(self, images: torch.Tensor, labels: torch.Tensor, most: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
+    def validation(self, images: torch.Tensor, labels: torch.Tensor, most: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (images, labels), always the same: photographs, and up to `most` held-out images of what is known, people, and other.
 
         images, labels: the photographs that were not learnt. The others are made to look like crops.
