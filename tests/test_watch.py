@@ -247,6 +247,15 @@ def test_what_is_met_often_is_named_sooner(stand_in, clip, tmp_path):
     assert run(network, video=str(clip), save=tmp_path / "b", settings=str(tmp_path / "a.toml")).tracks == {"grey": 2}
 
 
+def test_a_track_called_by_its_kind_is_in_all_files(stand_in, clip, tmp_path):
+    network = RedOrGrey(1e6, 0.6)
+    network.spec = replace(network.spec, kinds={"thing": ("grey", "red")})
+    (tmp_path / "a.toml").write_text("names.kinds = true\n")
+    assert run(network, video=str(clip), save=tmp_path / "out", settings=str(tmp_path / "a.toml")).tracks == {"thing": 2}
+    assert {row["label"] for row in rows_of(tmp_path / "out" / "predictions.csv")} == {"thing"}
+    assert {found["category_id"] for found in json.loads((tmp_path / "out" / "coco.json").read_text())} == {0}, "it has no class"
+
+
 def test_the_speed_of_a_box_counts_as_evidence(stand_in, clip, tmp_path):
     network = RedOrGrey()  # the red box goes about two of its heights a second, the grey one rests; by its colour it is just red
     network.spec = replace(network.spec, speeds={"grey": (math.log(2), 0.5), "red": (-3, 0.5)}, prior={"red": 0.025})

@@ -7,7 +7,7 @@ Beside those of util.outputs.results and util.outputs.staging the directory then
     events/000007.png        the best crop of track 7
     changes.jsonl            the same at the start of each track, when its name changes and at its end
     coco.json                COCO results, one per object: image_id (the frame), category_id, bbox, score (of the detector), track_id
-    coco_categories.json     the names of those category ids: 0 is "unknown", class i of the network is i + 1
+    coco_categories.json     the names of those category ids: 0 is "unknown" (a kind, too), class i of the network is i + 1
     tracks.txt               MOTChallenge results: frame,id,left,top,width,height,conf,-1,-1,-1; objects with a track alone
     cdnet/bin000123.png      the masks, 0 or 255, as the tools for the data sets of changedetection.net expect them
     annotated.mp4            the video with boxes and names     contact_sheet.png  a picture of each track     report.html  report.py
@@ -124,7 +124,7 @@ class Coco(Sink):
     def add(self, moment: Moment) -> None:
         text = ""
         for seen in moment.sightings:
-            place = {"image_id": moment.number, "category_id": self.ids[seen.label], "bbox": [float(length) for length in seen.box]}
+            place = {"image_id": moment.number, "category_id": self.ids.get(seen.label, 0), "bbox": [float(length) for length in seen.box]}
             comma = "," if text else self._comma
             text += comma + "\n" + json.dumps({**place, "score": round(float(seen.score), 4), "track_id": seen.track})
         if text:
