@@ -101,6 +101,15 @@ def test_directories_stand_for_the_clips_in_them(clips):
     there = ["c/a.avi", "c/b.MP4", "c/cdnet", "c/deep/er/d.mkv", "c/pics"]
     assert batch.find_clips("c", batch.Path("c/out")) == there
     assert batch.find_clips("c") == sorted([*there, "c/out/x/y.mp4"])
+    os.symlink("..", "c/deep/up")
+    assert batch.find_clips("c", batch.Path("c/out")) == there, "a link that leads back leads to nothing new"
+
+
+def test_a_clip_whose_name_looks_like_a_flag_is_no_flag(clips):
+    clips("-a.avi", "b.avi")
+    assert batch.find_clips(".") == batch.find_clips("*.avi") == ["./-a.avi", "b.avi"]
+    code, out, error = run("--video", ".", "--save", "out")
+    assert code == 0 and {name: row["status"] for name, row in rows().items()} == {"-a": "done", "b": "done"}, error
 
 
 @pytest.mark.parametrize("source", ["one.avi", "c/pics", "c/pics/", "c/cdnet", "missing.mp4", "0", 0, "-", "rtsp://host/a?b=[1]", "c/text"])
@@ -127,6 +136,8 @@ def test_names_tell_clips_apart(clips):
         "three.avi": "three.avi", "TWO.avi": "TWO.avi", "v.2": "v.2", "one.mp4": "../up/one.mp4",
     }  # fmt: skip
     assert len(batch.name_clips(["rtsp://cam/1?user=me", "0", "-", "a_b/c.avi", "a/b_c.avi", "x/c.avi", "x/b_c.avi"])) == 7
+    long = batch.name_clips([f"{'x' * 252}.ts", f"y/{'é' * 126}.ts", f"http://host/{'z' * 900}/a", f"http://host/{'z' * 901}/a"])
+    assert len(long) == 4 and all(len(f"{name}.part".encode()) <= 255 for name in long)
     assert all("/" not in name and not name.startswith(".") for name in batch.name_clips(["../a", "./b", "/"]))
 
 
