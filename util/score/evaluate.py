@@ -130,16 +130,17 @@ def _score(results: Path, truth: Truth, limit: int | None, label: str) -> dict[s
     boxes, frames = (truth.boxes, truth.frames) if truth.boxes is not None else truth.mask_boxes()
     if label and not (boxes.label != "").any():
         boxes.label[:] = label
-    last, there = limit or max(boxes.frame if frames is None else frames, default=0), max(masks, default=0)
+    limit = limit or MOST_FRAMES
+    last, there = min(limit, max(boxes.frame if frames is None else frames, default=0)), max(masks, default=0)
     if masks and there < last:
         raise InputError(f"{results} ends at frame {there}, but the truth goes on to {last}; --limit {there} scores what is there")
-    known = np.empty(0, int) if frames is None else frames[frames <= (limit or MOST_FRAMES)]
+    known = np.empty(0, int) if frames is None else frames[frames <= limit]
 
     def part(table: Boxes | None) -> Boxes | None:
         if table is None:
             return None
         keep = np.ones(len(table), bool) if frames is None else np.isin(table.frame, known)
-        return _inside(table[keep & (table.frame <= (limit or MOST_FRAMES))], truth)
+        return _inside(table[keep & (table.frame <= limit)], truth)
 
     boxes, found, tracks, names = part(boxes), part(read_boxes(results)), part(read_tracks(results)), part(read_names(results))
     out = {"frames": len(known) if frames is not None else len(masks) or None}
