@@ -131,6 +131,13 @@ def test_events_are_sent_to_their_end_though_a_file_cannot_be_finished(stand_in,
     assert hook.sent and hook.finished == 1
 
 
+@pytest.mark.parametrize("recordings", ["out", "out/gate", "out.part/gate"])
+def test_recordings_are_not_put_into_results_which_are_replaced(stand_in, clip, tmp_path, recordings):
+    with pytest.raises(InputError, match="replaced whole; give another directory"):
+        run(video=str(clip), save=tmp_path / "out", record="all", recordings=tmp_path / recordings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]
+
+
 def test_interruption_keeps_what_was_done_and_ends_the_tracks(stand_in, clip, tmp_path):
     class Interrupted(RedOrGrey):
         calls = 0

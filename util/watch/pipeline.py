@@ -129,6 +129,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     if args.start and video.live:
         raise InputError(f"--start is for files; {video.name} is live, and the machine's clock says when")
     video.started = args.start or video.started
+    recordings = _recordings(args) if args.record else None
     pipeline, clock = Pipeline(video, network, settings), Clock()
     places = pipeline.tracker.places
     summary = Summary(places)
@@ -138,7 +139,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     with stops, page or nullcontext(), open_sinks(args, video, network.spec.classes, pipeline.detector, places) as sinks:
         if page:
             sinks.sinks.append(page)
-        recorder = _recorder(args, video, settings["record"]) if args.record else None
+        recorder = _recorder(args, recordings, video, settings["record"]) if recordings else None
         if recorder:
             sinks.sinks.append(recorder)
         if hook:
@@ -193,10 +194,17 @@ def _notifier(url: str, pipeline: "Pipeline", camera: str | None):
     return Webhook(url)
 
 
-def _recorder(args, video: Video, around: dict[str, float]):
+def _recordings(args) -> Path:
+    """Return where recordings go; InputError if that is in results, which another run replaces."""
+    directory = (args.recordings or Path("recordings")) / (args.camera or "")  # of several cameras each has its own
+    if args.save and any(directory.resolve().is_relative_to(Path(place).resolve()) for place in (args.save, f"{args.save}.part")):
+        raise InputError(f"recordings in {directory} would lie in {args.save}, which is replaced whole; give another directory")
+    return directory
+
+
+def _recorder(args, directory: Path, video: Video, around: dict[str, float]):
     from util.outputs.record import Recorder  # here: few runs record
 
-    directory = (args.recordings or Path("recordings")) / (args.camera or "")  # of several cameras each has its own
     return Recorder(directory, video, args.keep or Keep(), args.record == "all", **around)
 
 
