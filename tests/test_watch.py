@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import math
+import signal
 import time
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from tests.test_webhook import server
 from util import watch
 from util.cli import time_of
 from util.errors import InputError
+from util.track.tracking import Tracker
 from util.watch import pipeline
 
 
@@ -155,6 +157,22 @@ def test_interruption_keeps_what_was_done_and_ends_the_tracks(stand_in, clip, tm
     assert len(rows_of(tmp_path / "out" / "predictions.csv")) == len(rows_of(tmp_path / "out" / "detections.csv")) == 12
     assert not (tmp_path / "out" / "summary.json").exists()
     assert (tmp_path / "out" / "annotated.mp4").exists() and (tmp_path / "out" / "contact_sheet.png").exists()
+
+
+def test_an_interruption_waits_until_the_frame_is_named_and_written(stand_in, clip, tmp_path, monkeypatch):
+    name, calls = Tracker.name, []
+
+    def interrupted(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 8:
+            signal.raise_signal(signal.SIGINT)
+        return name(self, *arguments)
+
+    monkeypatch.setattr(Tracker, "name", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(video=str(clip), save=tmp_path / "out")
+    assert rows_of(tmp_path / "out" / "predictions.csv")[-1]["frame"] == "8"
+    assert [json.loads(line)["last_frame"] for line in (tmp_path / "out" / "events.jsonl").open()] == [8, 8]
 
 
 def test_a_cut_off_video_is_refused_but_what_was_read_is_kept(stand_in, tmp_path):

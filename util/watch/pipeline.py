@@ -17,7 +17,7 @@ import fastmcd
 from util.cli import Keep
 from util.crops import cut_out, prepare
 from util.errors import InputError, printable
-from util.files import stoppable
+from util.files import stoppable, uninterrupted
 from util.outputs.events import Changes
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
@@ -221,14 +221,16 @@ def _page(args, video: Video, pipeline: "Pipeline", clock: Clock, settings: dict
 
 def _watch(args, video: Video, pipeline: "Pipeline", sinks: Sinks, summary: Summary, clock: Clock) -> None:
     total = min(filter(None, [args.limit, video.frame_count]), default=None)
-    for moment in tqdm(pipeline.over(video, args.limit, clock), "naming", total, unit=" frames", leave=False, disable=None):
-        summary.add(moment)
-        with clock("write"):
-            sinks.add(moment)
+    for timed in tqdm(pipeline.frames(video, args.limit, clock), "naming", total, unit=" frames", leave=False, disable=None):
+        with uninterrupted():  # tracks that end in a frame are in the files of that frame, or in none
+            moment = pipeline(*timed, clock)
+            summary.add(moment)
+            with clock("write"):
+                sinks.add(moment)
 
 
 class Pipeline:
-    """Detector, network and tracker in a row: call it with a frame, get the Moment."""
+    """Detector, network and tracker in a row: call it with each of `frames`, get its Moment."""
 
     def __init__(self, video: Video, network: Network, settings: dict[str, dict]):
         self.network, spec, self.size = network, network.spec, (video.width, video.height)
@@ -254,15 +256,13 @@ class Pipeline:
         self.zones = make_zones(*self.size, **settings["zones"])
         self.places.lines, self.places.zones = settings["lines"], self.zones.named
 
-    def over(self, video: Video, limit: int | None, clock: Clock) -> Iterator[Moment]:
-        """Yield the Moments of a video's frames, `limit` at most."""
+    def frames(self, video: Video, limit: int | None, clock: Clock) -> Iterator[tuple[int, float, np.ndarray]]:
+        """Yield (number from 1, seconds, BGR) of a video's frames, `limit` at most, once the detector has been rehearsed with the first."""
         frames = ((video.seconds, frame) for frame in clock.each("decode", video))
         late = (lambda timed: timed[0] >= LATE) if video.live else None
         rehearsed = clock.each("detect", self.detector.rehearsed(frames, itemgetter(1), late))
         for number, (seconds, frame) in enumerate(islice(rehearsed, limit), 1):
-            moment = self(number, seconds, frame, clock)
-            clock.frames = number
-            yield moment
+            yield number, seconds, frame
 
     def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:
         with clock("detect"):
@@ -279,6 +279,7 @@ class Pipeline:
             logits = self.look(moment, viewed) if viewed else np.empty((0, len(self.log_prior)))
         with clock("track"):
             self.tracker.name(moment, viewed, logits[:, self.columns])
+        clock.frames = number
         return moment
 
     def look(self, moment: Moment, viewed: Sequence[int]) -> np.ndarray:
