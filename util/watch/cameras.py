@@ -46,9 +46,13 @@ class Child:
 
     def _start(self, now: float) -> None:
         stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
-        self.process = start([*self._command, "--save", str(self._save / self.name / stamp)], os.getcwd())
         self._began, self.restarts, self.out = now, self.restarts + 1, ""
         self._said.clear()
+        try:
+            self.process = start([*self._command, "--save", str(self._save / self.name / stamp)], os.getcwd())
+        except OSError as error:  # no memory, or no room for another process
+            self._wait_after(now, f"cannot start: {error.strerror}")
+            return
         self._threads = [threading.Thread(target=target, args=(self.process,), daemon=True) for target in (self._listen, self._keep)]
         for thread in self._threads:
             thread.start()
@@ -65,12 +69,16 @@ class Child:
         for thread in self._threads:
             thread.join(1)
         code, self.process = self.process.returncode, None
-        self.done, self.reason = code == 0, printable(reason_of(code, "".join(self._said)))
+        self.done, self.reason = code == 0, ""
         if not self.done:
-            self._wait = FIRST_WAIT if now - self._began > LASTING else self._wait
-            self._next = now + self._wait
-            tqdm.write(f"{self.name}: ended ({self.reason}); started again in {self._wait:g} s", file=sys.stderr)
-            self._wait = min(2 * self._wait, LONGEST_WAIT)
+            self._wait_after(now, printable(reason_of(code, "".join(self._said))))
+
+    def _wait_after(self, now: float, reason: str) -> None:
+        self.reason = reason
+        self._wait = FIRST_WAIT if now - self._began > LASTING else self._wait
+        self._next = now + self._wait
+        tqdm.write(f"{self.name}: ended ({self.reason}); started again in {self._wait:g} s", file=sys.stderr)
+        self._wait = min(2 * self._wait, LONGEST_WAIT)
 
     def stop(self) -> None:
         """Tell the process to end as Ctrl-C would."""
