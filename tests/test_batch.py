@@ -14,7 +14,7 @@ import pytest
 from tests.clips import squares
 from tests.scripts import ROOT, load_script, run_script
 from util.errors import InputError
-from util.watch import batch, on_ray
+from util.watch import batch, jobs, on_ray
 
 # Stands in for a main.py: what it does with one clip is said by the clip's name.
 SCRIPT = """
@@ -213,6 +213,16 @@ def test_an_interruption_ends_the_clips_and_keeps_what_was_done(clips, sign, whe
     assert process.returncode == 2 and error.count("\n") == 1 and "interrupted" in error
     assert os.path.exists("out/slow/ended") and os.path.exists("out/slower/ended") and not os.path.exists("out/z")
     assert {name: row["status"] for name, row in rows().items()} == {"a": "done", "slow": "waiting", "slower": "waiting", "z": "waiting"}
+
+
+def test_a_clip_that_will_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.5)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    outcomes = jobs.run_here({"deaf": [sys.executable, "-c", deaf], "quick": [sys.executable, "-c", "import time; time.sleep(1)"]}, 2)
+    began = time.monotonic()
+    assert next(outcomes)[0] == "quick"
+    outcomes.close()
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv (util-linux)")
