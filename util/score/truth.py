@@ -272,5 +272,5 @@ def write_truth(frames: Iterable, directory: Path, names: Sequence[str]) -> None
             rows.append((number, ids[o.id], *box, int(o.visible >= IN_VIEW), o.label + 1, f"{o.visible:.3f}"))
     write_image(directory / "ROI.bmp", np.full(frame.mask.shape, 255, np.uint8))
     (directory / "temporalROI.txt").write_text(f"1 {number}\n")
-    (directory / "gt" / "labels.txt").write_text("\n".join(names) + "\n")
+    (directory / "gt" / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     (directory / "gt" / "gt.txt").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))

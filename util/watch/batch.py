@@ -209,7 +209,7 @@ def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: Out
     log = save / f"{name}.log"
     if reason:
         with atomic_write(log) as temporary:
-            temporary.write_text(discreet(out + error))
+            temporary.write_text(discreet(out + error), encoding="utf-8")
     else:
         log.unlink(missing_ok=True)
     return _row(name, clip, "failed" if reason else "done", summary, reason)

@@ -89,7 +89,7 @@ def save_drawing(path: Path, camera: str | None, drawing: dict[str, dict], check
         raise InputError(f"{path}: zones and lines cannot be saved into it as it is laid out; {advice}") from None
     with atomic_write(path) as temporary:
         shutil.copymode(path, temporary)  # it may hold passwords of cameras
-        temporary.write_text(drawn)
+        temporary.write_text(drawn, encoding="utf-8")
         check(temporary)
 
 
