@@ -142,9 +142,9 @@ class Tracker:
     def associate(self, moment: Moment) -> list[int]:
         """Return the indices of the sightings to look at; fill in speeds that are known."""
         boxes = np.array([sighting.box for sighting in moment.sightings], float)
-        identities = self._association.update(boxes, moment.result.homography, moment.seconds).tolist()
+        identities, speeds = self._association.update(boxes, moment.result.homography, moment.seconds)
         self._seen, overdue = [], []
-        for sighting, identity, speed in zip(moment.sightings, identities, self._association.speeds.tolist(), strict=True):
+        for sighting, identity, speed in zip(moment.sightings, identities.tolist(), speeds.tolist(), strict=True):
             state = self._states.get(identity) if identity else None
             if state is None:
                 state = TrackState(moment, Evidence(*self.calibration, self.other, HALF_LIFE))
