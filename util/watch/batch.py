@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from util.errors import InputError, discreet, shown
 from util.files import atomic_write
+from util.outputs.manifest import MANIFEST
 from util.outputs.results import TABLE
-from util.outputs.staging import MANIFEST, SUMMARY
+from util.outputs.staging import SUMMARY
 from util.source.ahead import usable_cores
 from util.source.images import list_images
 from util.source.stream import is_url

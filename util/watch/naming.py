@@ -10,10 +10,11 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from util.crops import prepare
+from util.outputs.manifest import adopted
 from util.outputs.pictures import CONTACT_SHEET, draw_sheet, encode_png
 from util.outputs.results import read_results
 from util.outputs.sinks import PredictionTable
-from util.outputs.staging import Staging, adopted, refuse_other_table
+from util.outputs.staging import Staging, refuse_other_table
 from util.spec import OTHER, Network, Spec
 from util.track.evidence import Evidence
 from util.track.tracking import UNKNOWN
