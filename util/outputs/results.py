@@ -18,7 +18,8 @@ import numpy as np
 from util.crops import cut_out, moving
 from util.errors import InputError
 from util.files import GrowingFile
-from util.outputs.pictures import CONTACT_SHEET, encode_png
+from util.outputs import sheet
+from util.outputs.pictures import encode_png
 from util.outputs.sink import Sink
 from util.outputs.staging import Staging
 from util.source.images import list_images, read_bgr
@@ -64,7 +65,7 @@ def read_results(directory: str | Path, best_only: bool = False) -> list[Detecti
             raise InputError(f"{directory} is {'not a directory' if directory.exists() else 'not there' + hint}")
         if (directory / TABLE).is_file():
             return _read_table(directory, best_only)
-        images = [path for path in list_images(directory) if path.name != CONTACT_SHEET]
+        images = [path for path in list_images(directory) if path.name != sheet.NAME]
     except OSError as error:
         raise InputError(f"{error.filename or directory}: {error.strerror}") from None
     if not images:

@@ -10,8 +10,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from util.crops import prepare
+from util.outputs import sheet
 from util.outputs.manifest import adopted
-from util.outputs.pictures import CONTACT_SHEET, draw_sheet, encode_png
+from util.outputs.pictures import encode_png
 from util.outputs.results import read_results
 from util.outputs.sinks import PredictionTable
 from util.outputs.staging import Staging, refuse_other_table
@@ -105,8 +106,8 @@ def _name(logits: np.ndarray, spec: Spec) -> tuple[str, float]:
 def _write(directory: Path, predictions: Predictions, images: list[np.ndarray], captions: list[str], staging: Staging | None) -> None:
     if staging:
         labels = [row[6] for row in predictions.rows]
-        sheet = {CONTACT_SHEET: encode_png(draw_sheet(images, captions, labels, directory.name))} if images else {}
-        staging.write({TABLE: predictions.csv(), **sheet})
+        pictures = {sheet.NAME: encode_png(sheet.draw_sheet(images, captions, labels, directory.name))} if images else {}
+        staging.write({TABLE: predictions.csv(), **pictures})
         staging.frames = len(images)
     else:
         with adopted(directory, TABLE) as temporary:
