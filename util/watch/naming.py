@@ -16,9 +16,8 @@ from util.outputs.pictures import encode_png
 from util.outputs.results import read_results
 from util.outputs.sinks import PredictionTable
 from util.outputs.staging import Staging, refuse_other_table
-from util.spec import OTHER, Network, Spec
-from util.track.evidence import Evidence
-from util.track.tracking import UNKNOWN
+from util.spec import Network, Spec
+from util.track.names import Names
 
 TABLE = PredictionTable.NAME
 COLUMNS = list(PredictionTable.COLUMNS[:-1])  # single objects belong to no track
@@ -96,11 +95,11 @@ def _name_all(args, directory: Path, predictions: Predictions, network: Network,
 
 
 def _name(logits: np.ndarray, spec: Spec) -> tuple[str, float]:
-    """Return (class or UNKNOWN, probability) of one object, as a track of one view would be named."""
-    evidence = Evidence(spec.temperature, spec.unknown_below, spec.classes.index(OTHER) if OTHER in spec.classes else None)
+    """Return (class or "unknown", probability) of one object, as a track of one view would be named."""
+    names = Names(spec.classes, spec.temperature, spec.unknown_below)
+    evidence = names.evidence()
     evidence.add(logits)
-    label, probability = evidence.name()
-    return UNKNOWN if label is None else spec.classes[label], probability
+    return names.of(evidence)[1:]
 
 
 def _write(directory: Path, predictions: Predictions, images: list[np.ndarray], captions: list[str], staging: Staging | None) -> None:

@@ -24,6 +24,7 @@ from util.outputs.sinks import open_sinks
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
 from util.track.evidence import is_whole
+from util.track.names import Names
 from util.track.places import Places, Tally
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
@@ -131,12 +132,11 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     video.started = args.start or video.started
     recordings = _recordings(args) if args.record else None
     pipeline, clock = Pipeline(video, network, settings), Clock()
-    places = pipeline.tracker.places
-    summary = Summary(places)
+    summary = Summary(pipeline.places)
     hook = _notifier(args.notify, pipeline, args.camera) if args.notify else None
     stops = stoppable(video.stop) if video.live else nullcontext()
     page = _page(args, video, pipeline, clock, settings, [hook] if hook else []) if args.serve else None
-    with stops, page or nullcontext(), open_sinks(args, video, network.spec.classes, pipeline.detector, places) as sinks:
+    with stops, page or nullcontext(), open_sinks(args, video, network.spec.classes, pipeline.detector, pipeline.places) as sinks:
         if page:
             sinks.sinks.append(page)
         recorder = _recorder(args, recordings, video, settings["record"]) if recordings else None
@@ -188,7 +188,7 @@ def _notifier(url: str, pipeline: "Pipeline", camera: str | None):
 
         if camera:  # each has topics of its own
             url = parts._replace(path=f"/{parts.path.strip('/') or PREFIX}/{camera}").geturl()
-        return Mqtt(url, [name for name in pipeline.tracker.classes if name != OTHER])
+        return Mqtt(url, [name for name in pipeline.tracker.names.classes if name != OTHER])
     from util.outputs.webhook import Webhook
 
     return Webhook(url)
@@ -240,16 +240,16 @@ class Pipeline:
             self.detector = fastmcd.Detector(video.width, video.height, **{**spec.detector, **settings["detector"]})
         except (TypeError, ValueError) as error:
             raise InputError(f"detector: {error}") from None
-        names = settings["names"]
-        only = {*names["only"], OTHER} if names["only"] else spec.classes
-        self.log_prior, self.geometry = spec.log_prior(names["prior"]), names["geometry"]
+        given = settings["names"]
+        only = {*given["only"], OTHER} if given["only"] else spec.classes
+        self.log_prior, self.geometry = spec.log_prior(given["prior"]), given["geometry"]
         self.columns = [i for i, name in enumerate(spec.classes) if name in only]
-        unknown_below = spec.unknown_below if names["unknown_below"] is None else names["unknown_below"]
-        self.temperature, schedule = names["temperature"] or spec.temperature, Schedule(budget=names["views_per_frame"])
-        self.tracker = Tracker(
-            [spec.classes[i] for i in self.columns], (self.temperature, unknown_below), video.fps, **settings["tracks"], schedule=schedule,
-            kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"], hold=names["hold"], places=self.places,
-        )  # fmt: skip
+        self.temperature = given["temperature"] or spec.temperature
+        unknown_below = spec.unknown_below if given["unknown_below"] is None else given["unknown_below"]
+        classes = [spec.classes[i] for i in self.columns]
+        names = Names(classes, self.temperature, unknown_below, given["hold"], spec.kinds, given["kinds"], given["drop_other"])
+        schedule = Schedule(budget=given["views_per_frame"])
+        self.tracker = Tracker(names, video.fps, **settings["tracks"], schedule=schedule, places=self.places)
 
     def redraw(self, settings: dict[str, dict]) -> None:
         """Let other zones and lines count from the next frame on; another thread may call it. InputError where they don't fit the frame."""
