@@ -155,7 +155,7 @@ def test_reasons_are_one_line():
 
 # ---- Runs ----
 def test_a_clip_that_fails_stops_no_other(clips):
-    clips("c/bad.mp4", "c/bug.mp4", "c/crash.mp4", "c/good.mp4", "c/fine.mp4")
+    clips("c/bad.mp4", "c/bug.mp4", "c/crash.mp4", "c/good.mp4", "c/fine.mp4", "out/bad.log/in the way", "out/good.log/in the way")
     code, out, error = run("--video", "c", "--save", "out", "--jobs", "2")
     assert code == 2 and error == "script.py: error: 3 of 5 clips failed: bad, bug, crash\n"
     assert {name: (row["status"], row["reason"]) for name, row in rows().items()} == {
@@ -167,7 +167,7 @@ def test_a_clip_that_fails_stops_no_other(clips):
     }
     wanted = {"frames": "5", "objects": "3", "tracks": "2", "ms_per_frame": "3.50", "labels": "cat 2 dog 1", "source": "c/good.mp4"}
     assert rows()["good"].items() >= wanted.items()
-    assert "half way" in open("out/bug.log").read() and "Traceback" in open("out/bug.log").read() and not os.path.exists("out/good.log")
+    assert "half way" in open("out/bug.log").read() and "Traceback" in open("out/bug.log").read() and not os.path.exists("out/fine.log")
     assert "fine done 5 3 2 3.50 cat 2 dog 1" in " ".join(out.split()) and "ZeroDivisionError" in out
     assert json.load(open("out/good/summary.json"))["threads"] == [1, "1"]
 

@@ -208,11 +208,12 @@ def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: Out
     summary = read_summary(save / name, arguments)
     reason = reason_of(code, error) or ("" if summary else f"left no {SUMMARY}")
     log = save / f"{name}.log"
-    if reason:
-        with atomic_write(log) as temporary:
-            temporary.write_text(discreet(out + error), encoding="utf-8")
-    else:
-        log.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, InputError):  # a full disk, say; the reason stands in the table as well
+        if not reason:
+            log.unlink(missing_ok=True)
+        else:
+            with atomic_write(log) as temporary:
+                temporary.write_text(discreet(out + error), encoding="utf-8")
     return _row(name, clip, "failed" if reason else "done", summary, reason)
 
 
