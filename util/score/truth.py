@@ -204,6 +204,8 @@ def mot_rows(path: Path, flags: bool = False) -> Iterator[tuple[str, tuple]]:
             raise InputError(f"{place} is {found}; identities count from 1")
         if not 1 <= frame <= MOST_FRAMES or width <= 0 or height <= 0:
             raise InputError(f"{place} is {found}; frames count from 1 to {MOST_FRAMES}, and boxes have a size")
+        if frame % 1 or number % 1:
+            raise InputError(f"{place} is {found}; frames and identities are whole numbers")
         if number and (frame, number) in seen:
             raise InputError(f"{place}: identity {number:.0f} is twice in frame {frame:.0f}")
         seen.add((frame, number))
