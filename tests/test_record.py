@@ -393,7 +393,7 @@ def test_the_command_records_a_live_source_until_it_is_stopped(tmp_path):
 
 def test_memory_is_bounded_where_writing_is_too_slow(tmp_path, monkeypatch):
     """The disk stands still: what does not fit is left out up to a key frame, and counted once for each time."""
-    monkeypatch.setattr(record, "MOST", 2000)
+    monkeypatch.setattr(record, "MAX_BYTES", 2000)
     stands, gone_on = threading.Event(), threading.Event()
     monkeypatch.setattr(Recorder, "_step", lambda self, piece: stands.set() or gone_on.wait(10))
     recorder = Recorder(tmp_path / "r", FakeVideo(), Keep(), everything=True)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-MOST_TEXT = 1 << 26  # bytes of a text file that is read whole
+MAX_TEXT = 1 << 26  # bytes of a text file that is read whole
 
 
 class InputError(Exception):
@@ -88,7 +88,7 @@ def _mute() -> int:
         os.close(null)
 
 
-def read_text(path: str | os.PathLike, kind: str, most: int = MOST_TEXT, errors: str = "strict") -> str:
+def read_text(path: str | os.PathLike, kind: str, most: int = MAX_TEXT, errors: str = "strict") -> str:
     """Return the text of a file, without a byte order mark; InputError if it is not UTF-8, or holds over `most` bytes (or never ends).
 
     errors: what to do with bytes that are not UTF-8, as for bytes.decode.

@@ -32,7 +32,7 @@ from util.errors import InputError
 
 CLIENTS = 64  # connections at a time; more are closed at once
 TIMEOUT = 30.0  # seconds that a connection may take from one complete answer to the end of the next
-MOST_SENT = 1 << 16  # bytes of what a client sends
+MAX_SENT = 1 << 16  # bytes of what a client sends
 TOKEN, SHORTEST = "FASTMCD_TOKEN", 16  # the environment's variable; characters that a token has at least
 HEADERS = {
     "Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin", "Referrer-Policy": "no-referrer",
@@ -150,8 +150,8 @@ class Server:
     def _refuse(self, request: web.BaseRequest) -> web.Response | None:
         """What a request gets that may not ask; None where it may."""
         host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
-        if (request.content_length or 0) > MOST_SENT or "Transfer-Encoding" in request.headers:
-            raise Refused(413, f"at most {MOST_SENT} bytes, whose number is said, are taken")
+        if (request.content_length or 0) > MAX_SENT or "Transfer-Encoding" in request.headers:
+            raise Refused(413, f"at most {MAX_SENT} bytes, whose number is said, are taken")
         if not (self._unix or self._token or is_loopback(_host_of(host))):
             raise Refused(421, "this page is for its own machine, by a loopback address")
         elsewhere = request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
