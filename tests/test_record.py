@@ -115,6 +115,17 @@ def test_everything_is_cut_at_the_hour_and_nothing_is_missing(tmp_path):
     assert numbers(first) == list(range(250)) and numbers(second) == [number % 256 for number in range(250, 400)]
 
 
+def test_what_a_recorder_counts_is_known_when_it_is_finished(tmp_path, monkeypatch):
+    step = Recorder._step
+    monkeypatch.setattr(Recorder, "_step", lambda *given: time.sleep(0.01) or step(*given))
+    recorder = Recorder(tmp_path / "r", FakeVideo(BEGAN + timedelta(seconds=9)), Keep(), everything=True)
+    for number in range(50):
+        recorder.add(moment(number))
+    recorder.finish([], Clock())
+    assert recorder.files == 2, "the second from the hour on, after 25 frames"
+    recorder.close()
+
+
 def test_without_a_time_of_day_the_name_is_the_time_from_the_start(tmp_path):
     recorded(tmp_path / "r", 130, [(100, 110)], video=FakeVideo(None), before=1, after=1)
     assert [path.name for path in files_of(tmp_path / "r")] == ["00-00-03.mp4"]

@@ -89,14 +89,18 @@ class Recorder(Sink):
         if self._encoder:
             for piece in self._encoder.rest():
                 self.take(piece)
+        self._write_rest()  # here: the counts are told before close()
 
     def close(self) -> None:
+        self._write_rest()
+        self.ledger.close()
+
+    def _write_rest(self) -> None:
         self.video.tap(None)
         with self._changed:
             self._over = True
             self._changed.notify()
         self._thread.join()
-        self.ledger.close()
 
     # ---- What comes --------------------------------------------------------------------------------------------------
     def _packet(self, stream, packet, seconds: float, timed: bool) -> None:
