@@ -20,7 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from util.errors import InputError, discreet, shown
+from util.errors import InputError, discreet, printable, shown
 from util.files import atomic_write
 from util.outputs.manifest import MANIFEST
 from util.outputs.results import TABLE
@@ -186,7 +186,7 @@ def run_clips(args, clips: Sequence[str]) -> list[dict]:
     finally:
         _write_table(args.save / "summary.csv", rows.values())
     print(table(rows.values()))
-    print(f"written: {args.save / 'summary.csv'}")
+    print(f"written: {printable(args.save / 'summary.csv')}")
     if failed := [name for name, row in rows.items() if row["status"] == "failed"]:
         raise InputError(f"{len(failed)} of {len(rows)} clips failed: {', '.join(failed)}")
     return list(rows.values())

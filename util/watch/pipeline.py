@@ -155,31 +155,41 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
                 if hook:
                     hook.finish()
         if args.save:
-            counts = {"frames": summary.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
-            if video.live:
-                counts |= {"dropped": video.dropped, "reconnects": video.reconnects, "stopped": video.stopped}
-            if recorder:
-                counts["recordings"] = {"files": recorder.files, "deleted": recorder.ledger.deleted, "gaps": recorder.gaps}
-            if hook:
-                counts["events"] = {"sent": hook.sent, "dropped": hook.dropped}
-            arguments, labels = without_secrets(args.command[1]), dict(summary.tracks.most_common())
-            sinks.summarize(arguments=arguments, **counts, labels=labels, **summary.passed.summary(), ms_per_frame=clock.ms())
-    print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {summary.frames} frames")
-    if video.live:
-        print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
-    if recorder:
-        told = f"{recorder.ledger.deleted} deleted to make room, {recorder.gaps} gaps"
-        print(f"recorded: {recorder.files} files in {recorder.ledger.directory}, {told}")
-    if hook:
-        print(f"notified: {hook.sent} events sent to {hook.name}, {hook.dropped} dropped")
-    print(f"ms per frame: {clock}")
-    if summary.sightings:
-        print(summary.table())
-    for line in summary.passages():
-        print(line)
+            counts, labels = _counts(video, summary, recorder, hook), dict(summary.tracks.most_common())
+            passed, ms = summary.passed.summary(), clock.ms()
+            sinks.summarize(arguments=without_secrets(args.command[1]), **counts, labels=labels, **passed, ms_per_frame=ms)
+    print(*_lines(video, summary, recorder, hook, clock), sep="\n")
     if right:
         print(summary.share_right(right))
     return summary
+
+
+def _counts(video: Video, summary: Summary, recorder, hook) -> dict:
+    """Return what summary.json counts."""
+    counts = {"frames": summary.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
+    if video.live:
+        counts |= {"dropped": video.dropped, "reconnects": video.reconnects, "stopped": video.stopped}
+    if recorder:
+        counts["recordings"] = {"files": recorder.files, "deleted": recorder.ledger.deleted, "gaps": recorder.gaps}
+    if hook:
+        counts["events"] = {"sent": hook.sent, "dropped": hook.dropped}
+    return counts
+
+
+def _lines(video: Video, summary: Summary, recorder, hook, clock: Clock) -> Iterator[str]:
+    """Yield what stdout tells of a run."""
+    yield f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {summary.frames} frames"
+    if video.live:
+        yield f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again"
+    if recorder:
+        told = f"{recorder.ledger.deleted} deleted to make room, {recorder.gaps} gaps"
+        yield f"recorded: {recorder.files} files in {printable(recorder.ledger.directory)}, {told}"
+    if hook:
+        yield f"notified: {hook.sent} events sent to {hook.name}, {hook.dropped} dropped"
+    yield f"ms per frame: {clock}"
+    if summary.sightings:
+        yield summary.table()
+    yield from summary.passages()
 
 
 def _notifier(url: str, pipeline: "Pipeline", camera: str | None):
