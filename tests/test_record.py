@@ -1,5 +1,6 @@
 """--record: which seconds are in which file, what is deleted and what never, a full disk, a kill; against streams on loopback."""
 import argparse
+import contextlib
 import errno
 import io
 import json
@@ -348,6 +349,23 @@ def test_a_disk_without_any_room_ends_no_run(tmp_path, monkeypatch, capfd):
     recorder = recorded(tmp_path / "r", 60, everything=True)
     assert recorder.gaps > 0 and not files_of(tmp_path / "r")
     assert capfd.readouterr().err.count("\n") == 1, "said once"
+
+
+def test_a_log_on_a_full_disk_ends_no_recording(tmp_path, monkeypatch):
+    (tmp_path / "r").mkdir()
+    monkeypatch.setattr(record, "PAUSE", 0.0)
+    disk = Disk(monkeypatch, tmp_path / "r", 0)
+    with contextlib.suppress(OSError), open("/dev/full", "w", buffering=1) as log:  # of its close
+        monkeypatch.setattr(sys, "stderr", log)
+        recorder = Recorder(tmp_path / "r", FakeVideo(), Keep(), everything=True)
+        for number in range(100):
+            disk.room = 0 if number < 50 else 10**9
+            recorder.add(moment(number))
+            wait_until(lambda: not recorder._waiting)
+        recorder.finish([], Clock())
+        recorder.close()
+        monkeypatch.undo()
+    assert recorder.gaps > 0 and numbers(files_of(tmp_path / "r")[0])[-1] > 80
 
 
 def test_keep_is_read_and_refused():

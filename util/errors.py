@@ -2,6 +2,7 @@
 import contextlib
 import os
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -35,6 +36,14 @@ def shown(url: str) -> str:
 def discreet(text: str) -> str:
     """Return a text with each URL in it as `shown` has it."""
     return re.sub(r"\b[a-zA-Z][\w+.-]*://\S*[@?#]\S*", lambda found: shown(found[0]), text)
+
+
+def say(line: object) -> None:
+    """Write a line to stderr, above a progress bar. That its reader is gone, or the disk where it goes is full, ends nothing."""
+    from tqdm import tqdm  # here: what has nothing to say does without
+
+    with contextlib.suppress(OSError, ValueError):
+        tqdm.write(str(line), file=sys.stderr)
 
 
 # ---- Reading what others wrote ---------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ writes. Files are fragmented .mp4, or .mkv for codecs that .mp4 has not: playabl
 import contextlib
 import io
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -15,9 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from tqdm import tqdm
-
 from util.cli import Keep
+from util.errors import say
 from util.outputs.ledger import FULL, Ledger
 from util.outputs.pictures import H264
 from util.outputs.sink import Sink, Timings
@@ -233,7 +231,7 @@ class Recorder(Sink):
 
     def _complain(self, line: str) -> None:
         if line != self._complaint:
-            tqdm.write(f"{self.ledger.directory}: {line}", file=sys.stderr)
+            say(f"{self.ledger.directory}: {line}")
         self._complaint = line
 
 

@@ -16,7 +16,6 @@ import re
 import secrets
 import socket
 import stat
-import sys
 import threading
 import time
 import traceback
@@ -25,10 +24,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from tqdm import tqdm
 
 from util.cli import is_loopback
-from util.errors import InputError
+from util.errors import InputError, say
 
 CLIENTS = 64  # connections at a time; more are closed at once
 TIMEOUT = 30.0  # seconds that a connection may take from one complete answer to the end of the next
@@ -141,7 +139,7 @@ class Server:
         except Exception:  # a bug, which ends no run
             self._bugs += 1
             if self._bugs == 1:
-                tqdm.write(traceback.format_exc(), file=sys.stderr)
+                say(traceback.format_exc())
             response = web.Response(status=500, text="this failed; the program's stderr says how\n")
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)

@@ -1,5 +1,4 @@
 """The newest frames of a source that does not wait: a thread reads it and connects again when it breaks."""
-import sys
 import threading
 import time
 import weakref
@@ -9,9 +8,8 @@ from datetime import datetime
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from util.errors import InputError
+from util.errors import InputError, say
 from util.source.stream import Lost
 
 NEWEST = 4  # frames that wait at most: 0.16 s at 25 a second, enough for what comes in bursts
@@ -170,7 +168,7 @@ class Live:
                 seconds, frame, came = reader.frames.popleft() if reader.frames else (0, None, 0)
                 over = reader.over
             for note in notes:
-                tqdm.write(note, file=sys.stderr)
+                say(note)
             if frame is not None:
                 self.came = came
                 return seconds, self._picture(frame)

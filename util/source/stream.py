@@ -9,9 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from tqdm import tqdm
 
-from util.errors import InputError, discreet
+from util.errors import InputError, discreet, say
 from util.source.ahead import spare_cores
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp")
@@ -263,4 +262,4 @@ def read_all(name: str, stream: Stream) -> Iterator[tuple[float | None, np.ndarr
     if cut_off and stream.decoded:
         raise InputError(f"{name}: ends inside a frame after {stream.decoded} frames, which were kept; was it cut off?")
     if stream.damaged:
-        tqdm.write(f"{what} and were left out", file=sys.stderr)
+        say(f"{what} and were left out")

@@ -4,7 +4,6 @@ A process that ends with an error, be it a crash or a camera that is away for to
 then ever less often. Each start has its own directory, OUT/NAME/2026-11-26T16-00-00, so that none replaces another's results.
 """
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -13,9 +12,7 @@ from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 
-from tqdm import tqdm
-
-from util.errors import InputError, printable
+from util.errors import InputError, printable, say
 from util.files import stoppable
 from util.spec import Network
 from util.watch.batch import common_arguments, reason_of
@@ -60,7 +57,7 @@ class Child:
     def _listen(self, process) -> None:
         for line in process.stderr:
             self._said.append(line)
-            tqdm.write(f"{self.name}: {printable(line.rstrip())}", file=sys.stderr)
+            say(f"{self.name}: {printable(line.rstrip())}")
 
     def _keep(self, process) -> None:
         self.out = process.stdout.read()
@@ -77,7 +74,7 @@ class Child:
         self.reason = reason
         self._wait = FIRST_WAIT if now - self._began > LASTING else self._wait
         self._next = now + self._wait
-        tqdm.write(f"{self.name}: ended ({self.reason}); started again in {self._wait:g} s", file=sys.stderr)
+        say(f"{self.name}: ended ({self.reason}); started again in {self._wait:g} s")
         self._wait = min(2 * self._wait, LONGEST_WAIT)
 
     def stop(self) -> None:
@@ -138,5 +135,5 @@ def _overview(address, sockets: dict[str, Path], children: list[Child]):
     from util.serve.overview import Overview  # here: few runs need a server
 
     page = Overview(address, sockets, lambda: [child.status() for child in children])
-    tqdm.write(f"page: {page.server.url}", file=sys.stderr)
+    say(f"page: {page.server.url}")
     return page

@@ -1,5 +1,4 @@
 """From a video to named tracks: what `--video` does. Detect, classify, track; every file of the run is a sink that gets each moment."""
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from tqdm import tqdm
 import fastmcd
 from util.cli import Keep
 from util.crops import cut_out, prepare
-from util.errors import InputError, printable
+from util.errors import InputError, printable, say
 from util.files import stoppable, uninterrupted
 from util.outputs.events import Changes
 from util.outputs.sink import Sinks
@@ -225,7 +224,7 @@ def _page(args, video: Video, pipeline: "Pipeline", clock: Clock, settings: dict
     drawing = Drawing(args.settings, args.camera, pipeline, settings)
     page = Page(args.serve, video, clock, args.camera or printable(video.name), drawing.shown, drawing.save, notifiers, pipeline.places)
     if args.camera is None:  # else who started this shows it
-        tqdm.write(f"page: {page.server.url}", file=sys.stderr)
+        say(f"page: {page.server.url}")
     return page
 
 
