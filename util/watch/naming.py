@@ -13,7 +13,7 @@ from util.crops import prepare
 from util.outputs import sheet
 from util.outputs.manifest import adopted
 from util.outputs.pictures import encode_png
-from util.outputs.results import read_results
+from util.outputs.results import Detection, read_results
 from util.outputs.sinks import PredictionTable
 from util.outputs.staging import Staging, refuse_other_table
 from util.spec import Network, Spec
@@ -90,7 +90,7 @@ def _name_all(args, directory: Path, predictions: Predictions, network: Network,
                 captions.append(predictions.add(d.frame, d.object, (d.x, d.y, d.width, d.height), *_name(logits, network.spec)))
     finally:
         if captions or not detections:  # what could be named is kept
-            _write(directory, predictions, [d.image[..., :3] for d in detections[: len(captions)]], captions, staging)
+            _write(directory, predictions, Crops(detections[: len(captions)]), captions, staging)
     print(f"{directory}: {len(detections)} objects in {len({d.frame for d in detections})} frames")
 
 
@@ -102,7 +102,20 @@ def _name(logits: np.ndarray, spec: Spec) -> tuple[str, float]:
     return names.of(evidence)[1:]
 
 
-def _write(directory: Path, predictions: Predictions, images: list[np.ndarray], captions: list[str], staging: Staging | None) -> None:
+class Crops(Sequence):
+    """The crops of detections without their masks, each read when it is asked for: a contact sheet shows few of many."""
+
+    def __init__(self, detections: Sequence[Detection]):
+        self._detections = detections
+
+    def __len__(self) -> int:
+        return len(self._detections)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._detections[i].image[..., :3]
+
+
+def _write(directory: Path, predictions: Predictions, images: Sequence[np.ndarray], captions: list[str], staging: Staging | None) -> None:
     if staging:
         labels = [row[6] for row in predictions.rows]
         pictures = {sheet.NAME: encode_png(sheet.draw_sheet(images, captions, labels, directory.name))} if images else {}
