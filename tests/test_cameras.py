@@ -88,6 +88,13 @@ def test_flags_that_do_not_go_with_cameras(flags):
         parse_args(["--cameras", "FILE", *flags])
 
 
+def test_a_label_that_is_none_is_refused_before_any_camera_is_watched(tmp_path):
+    (tmp_path / "a.toml").write_text('[cameras.yard]\nsource = "x"\n')
+    args = parse_args([f"--cameras={tmp_path / 'a.toml'}", "--save", str(tmp_path / "out"), "--label", "unicorn"])
+    with pytest.raises(InputError, match="'unicorn' is no label"):
+        cameras.watch_cameras(args, SimpleNamespace(spec=SimpleNamespace(classes=CLASSES)))
+
+
 def test_a_process_that_cannot_be_started_is_tried_again(tmp_path, monkeypatch, capsys):
     def refuse(*_):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))

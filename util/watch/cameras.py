@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 
+from util.cli import label_of
 from util.errors import InputError, printable, say
 from util.files import stoppable
 from util.spec import Network
@@ -105,6 +106,8 @@ def watch_cameras(args, network: Network) -> None:
     cameras = load_cameras(args.cameras)
     for name in cameras:
         load_settings(str(args.cameras), list(network.spec.classes), name)
+    if args.label is not None:
+        label_of(args.label, network.spec.classes)
     program, given = args.command
     shared, stopped = common_arguments(given, OWN), []
     with tempfile.TemporaryDirectory(prefix="fastmcd-") as directory:  # which only this user may enter
