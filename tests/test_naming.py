@@ -42,6 +42,7 @@ def test_all_objects_or_the_best_of_each_frame_get_names(results, capsys):
     best = run(fastMCD=results)
     assert best.rows == [row for row in every.rows if row[1] == 0]
     assert "6 objects in 3 frames" in capsys.readouterr().out
+    assert run(multi_fastMCD=results, limit=2).rows == every.rows[:4], "those of two frames"
 
 
 def test_predictions_are_written_where_they_belong(results, tmp_path, monkeypatch):

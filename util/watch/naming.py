@@ -81,7 +81,9 @@ def name_directory(args, network: Network, right: Sequence[str] = ()) -> Predict
 
 
 def _name_all(args, directory: Path, predictions: Predictions, network: Network, staging: Staging | None = None) -> None:
-    detections = read_results(directory, best_only=bool(args.fastMCD))[: args.limit]
+    detections = read_results(directory, best_only=bool(args.fastMCD))
+    frames = set(sorted({detection.frame for detection in detections})[: args.limit])
+    detections = [detection for detection in detections if detection.frame in frames]
     captions = []
     try:
         for start in tqdm(range(0, len(detections), BATCH), "naming", unit="batch", leave=False, disable=None):
@@ -91,7 +93,7 @@ def _name_all(args, directory: Path, predictions: Predictions, network: Network,
     finally:
         if captions or not detections:  # what could be named is kept
             _write(directory, predictions, Crops(detections[: len(captions)]), captions, staging)
-    print(f"{directory}: {len(detections)} objects in {len({d.frame for d in detections})} frames")
+    print(f"{directory}: {len(detections)} objects in {len(frames)} frames")
 
 
 def _name(logits: np.ndarray, spec: Spec) -> tuple[str, float]:
