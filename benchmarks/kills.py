@@ -34,7 +34,7 @@ from tests.clips import squares  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import cli  # noqa: E402
 from util.errors import InputError  # noqa: E402
-from util.outputs import staging  # noqa: E402
+from util.outputs import manifest  # noqa: E402
 from util.watch.__main__ import main as watch  # noqa: E402
 
 NETWORK = ROOT / "MNIST" / "models" / "LeNet_5.xnor"
@@ -71,10 +71,10 @@ def check_run(folder: Path, alone: bool) -> str:
 def whole(out: Path, lengths: tuple[int, ...]) -> str:
     """Return what is wrong with a results directory: foreign or missing files, or another length than the run that it is of."""
     try:
-        staging.refuse_foreign(out, changed=True)
+        manifest.refuse_foreign(out, changed=True)
     except (InputError, OSError) as error:
         return str(error)
-    if missing := [name for name in staging.recorded(out) if not name.endswith("/") and not (out / name).exists()]:
+    if missing := [name for name in manifest.recorded(out) if not name.endswith("/") and not (out / name).exists()]:
         return f"{missing[:3]} of {len(missing)} files are missing"
     frames, summary = len(list((out / "masks").iterdir())), out / "summary.json"
     if summary.exists() and json.loads(summary.read_text())["frames"] != frames:

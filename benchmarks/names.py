@@ -36,7 +36,7 @@ from util import packed  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
 from util.crops import prepare  # noqa: E402
 from util.errors import InputError  # noqa: E402
-from util.outputs.pictures import contact_sheet  # noqa: E402
+from util.outputs.sheet import write_sheet  # noqa: E402
 from util.packed.freeze import freeze  # noqa: E402
 from util.score.metrics import MOVING, components, iou, match  # noqa: E402
 from util.score.truth import read_truth  # noqa: E402
@@ -303,7 +303,7 @@ def main(argv=None) -> list[Clip]:
     if clips:
         report_clips(clips)
     if args.sheet and (samples := list(_samples(clips))):
-        contact_sheet(*zip(*samples, strict=True), args.sheet, f"{args.network.name}: {len(clips)} clips")
+        write_sheet(*zip(*samples, strict=True), args.sheet, f"{args.network.name}: {len(clips)} clips")
     if args.wild:
         report_wild(args.wild, network, args.empty)
     if args.crops:

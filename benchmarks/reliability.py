@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cv2  # noqa: E402
 
 from util.errors import InputError  # noqa: E402
-from util.outputs import staging  # noqa: E402
+from util.outputs import manifest, staging  # noqa: E402
 from util.outputs.sinks import open_sinks  # noqa: E402
 from util.track.tracking import Moment, Sighting, Track  # noqa: E402
 
@@ -67,8 +67,8 @@ def check(out: Path, marks: set[int], way: str) -> str:
     fragment, and the report.
     """
     try:
-        staging.refuse_foreign(out, changed=True)
-        names = set(staging.recorded(out))
+        manifest.refuse_foreign(out, changed=True)
+        names = set(manifest.recorded(out))
         with open(out / "predictions.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         with open(out / "detections.csv", newline="") as file:
@@ -192,8 +192,8 @@ def attack_command(clip: str, kills: int, seed: int) -> tuple[int, list[str]]:
             process.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT]))
             code = process.wait()
             try:
-                staging.refuse_foreign(out, changed=True)
-                missing = [name for name in staging.recorded(out) if not name.endswith("/") and not (out / name).exists()]
+                manifest.refuse_foreign(out, changed=True)
+                missing = [name for name in manifest.recorded(out) if not name.endswith("/") and not (out / name).exists()]
                 problem = f"{missing[:3]} missing" * bool(missing) or "no summary" * (code == -9 and not (out / "summary.json").exists())
             except InputError as error:
                 problem = str(error)

@@ -207,7 +207,7 @@ def make_results(directory):
 
 
 def read_run(directory):
-    read_results(directory / "run")
+    [detection.image for detection in read_results(directory / "run")]
 
 
 def make_video(container, codec, pixels="yuv420p"):

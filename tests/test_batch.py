@@ -14,7 +14,7 @@ import pytest
 from tests.clips import squares
 from tests.scripts import ROOT, load_script, run_script
 from util.errors import InputError
-from util.watch import batch, on_ray
+from util.watch import batch, jobs, on_ray
 
 # Stands in for a main.py: what it does with one clip is said by the clip's name.
 SCRIPT = """
@@ -101,6 +101,15 @@ def test_directories_stand_for_the_clips_in_them(clips):
     there = ["c/a.avi", "c/b.MP4", "c/cdnet", "c/deep/er/d.mkv", "c/pics"]
     assert batch.find_clips("c", batch.Path("c/out")) == there
     assert batch.find_clips("c") == sorted([*there, "c/out/x/y.mp4"])
+    os.symlink("..", "c/deep/up")
+    assert batch.find_clips("c", batch.Path("c/out")) == there, "a link that leads back leads to nothing new"
+
+
+def test_a_clip_whose_name_looks_like_a_flag_is_no_flag(clips):
+    clips("-a.avi", "b.avi")
+    assert batch.find_clips(".") == batch.find_clips("*.avi") == ["./-a.avi", "b.avi"]
+    code, out, error = run("--video", ".", "--save", "out")
+    assert code == 0 and {name: row["status"] for name, row in rows().items()} == {"-a": "done", "b": "done"}, error
 
 
 @pytest.mark.parametrize("source", ["one.avi", "c/pics", "c/pics/", "c/cdnet", "missing.mp4", "0", 0, "-", "rtsp://host/a?b=[1]", "c/text"])
@@ -127,6 +136,8 @@ def test_names_tell_clips_apart(clips):
         "three.avi": "three.avi", "TWO.avi": "TWO.avi", "v.2": "v.2", "one.mp4": "../up/one.mp4",
     }  # fmt: skip
     assert len(batch.name_clips(["rtsp://cam/1?user=me", "0", "-", "a_b/c.avi", "a/b_c.avi", "x/c.avi", "x/b_c.avi"])) == 7
+    long = batch.name_clips([f"{'x' * 252}.ts", f"y/{'é' * 126}.ts", f"http://host/{'z' * 900}/a", f"http://host/{'z' * 901}/a"])
+    assert len(long) == 4 and all(len(f"{name}.part".encode()) <= 255 for name in long)
     assert all("/" not in name and not name.startswith(".") for name in batch.name_clips(["../a", "./b", "/"]))
 
 
@@ -144,7 +155,7 @@ def test_reasons_are_one_line():
 
 # ---- Runs ----
 def test_a_clip_that_fails_stops_no_other(clips):
-    clips("c/bad.mp4", "c/bug.mp4", "c/crash.mp4", "c/good.mp4", "c/fine.mp4")
+    clips("c/bad.mp4", "c/bug.mp4", "c/crash.mp4", "c/good.mp4", "c/fine.mp4", "out/bad.log/in the way", "out/good.log/in the way")
     code, out, error = run("--video", "c", "--save", "out", "--jobs", "2")
     assert code == 2 and error == "script.py: error: 3 of 5 clips failed: bad, bug, crash\n"
     assert {name: (row["status"], row["reason"]) for name, row in rows().items()} == {
@@ -156,7 +167,7 @@ def test_a_clip_that_fails_stops_no_other(clips):
     }
     wanted = {"frames": "5", "objects": "3", "tracks": "2", "ms_per_frame": "3.50", "labels": "cat 2 dog 1", "source": "c/good.mp4"}
     assert rows()["good"].items() >= wanted.items()
-    assert "half way" in open("out/bug.log").read() and "Traceback" in open("out/bug.log").read() and not os.path.exists("out/good.log")
+    assert "half way" in open("out/bug.log").read() and "Traceback" in open("out/bug.log").read() and not os.path.exists("out/fine.log")
     assert "fine done 5 3 2 3.50 cat 2 dog 1" in " ".join(out.split()) and "ZeroDivisionError" in out
     assert json.load(open("out/good/summary.json"))["threads"] == [1, "1"]
 
@@ -202,6 +213,16 @@ def test_an_interruption_ends_the_clips_and_keeps_what_was_done(clips, sign, whe
     assert process.returncode == 2 and error.count("\n") == 1 and "interrupted" in error
     assert os.path.exists("out/slow/ended") and os.path.exists("out/slower/ended") and not os.path.exists("out/z")
     assert {name: row["status"] for name, row in rows().items()} == {"a": "done", "slow": "waiting", "slower": "waiting", "z": "waiting"}
+
+
+def test_a_clip_that_will_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.5)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    outcomes = jobs.run_here({"deaf": [sys.executable, "-c", deaf], "quick": [sys.executable, "-c", "import time; time.sleep(1)"]}, 2)
+    began = time.monotonic()
+    assert next(outcomes)[0] == "quick"
+    outcomes.close()
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv (util-linux)")

@@ -1,4 +1,5 @@
 """Several cameras of one file: a process each, that is started again; one page; an end that is one. And a run's page, end to end."""
+import errno
 import json
 import os
 import re
@@ -85,6 +86,27 @@ def test_a_cameras_command_is_of_that_camera_whatever_its_name_begins_with(tmp_p
 def test_flags_that_do_not_go_with_cameras(flags):
     with pytest.raises(InputError, match="--cameras"):
         parse_args(["--cameras", "FILE", *flags])
+
+
+def test_a_label_that_is_none_is_refused_before_any_camera_is_watched(tmp_path):
+    (tmp_path / "a.toml").write_text('[cameras.yard]\nsource = "x"\n')
+    args = parse_args([f"--cameras={tmp_path / 'a.toml'}", "--save", str(tmp_path / "out"), "--label", "unicorn"])
+    with pytest.raises(InputError, match="'unicorn' is no label"):
+        cameras.watch_cameras(args, SimpleNamespace(spec=SimpleNamespace(classes=CLASSES)))
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(cameras, "FIRST_WAIT", 0.05)
+    child, go = cameras.Child("yard", [sys.executable, "-c", ""], tmp_path), cameras.start
+    monkeypatch.setattr(cameras, "start", refuse)
+    child.look()
+    assert child.status()["reason"] == "cannot start: Cannot allocate memory" and "started again in" in capsys.readouterr().err
+    monkeypatch.setattr(cameras, "start", go)
+    wait_until(lambda: child.look() or child.done)
+    assert child.status() == {"name": "yard", "running": False, "done": True, "restarts": 1, "reason": ""}
 
 
 def get(url, data=None, **headers):

@@ -17,15 +17,15 @@ FREEZING = {"trace.py", "fold.py", "freeze.py", "onnx.py"}  # of util/packed: wh
 PACKED = {"util/packed", "util/packed/freeze"}
 ALLOWED = {
     "fastmcd": {"numpy"},
-    "util": {"numpy", "cv2"},
+    "util": {"numpy", "cv2", "tqdm"},
     "util/binop": {"torch"} | BASE,  # with util/layers
     "util/packed": {"numpy", "safetensors"} | BASE,
     "util/packed/freeze": {"torch", "numpy", "onnx", "util/binop", "util/packed"} | BASE,
     "util/train": {"torch", "numpy", "scipy", "cv2", "PIL", "tqdm", "matplotlib", "safetensors", "util/binop"} | PACKED | BASE,
-    "util/source": {"numpy", "cv2", "av", "tqdm"} | BASE,
+    "util/source": {"numpy", "cv2", "av"} | BASE,
     "util/track": {"numpy", "cv2", "lap", "util/source"} | BASE,
-    "util/outputs": {"numpy", "cv2", "av", "PIL", "jinja2", "tqdm", "paho", "fastmcd", "util/source", "util/track"} | BASE,
-    "util/serve": {"numpy", "cv2", "tqdm", "aiohttp", "util/source", "util/track", "util/outputs"} | BASE,
+    "util/outputs": {"numpy", "cv2", "av", "PIL", "jinja2", "paho", "fastmcd", "util/source", "util/track"} | BASE,
+    "util/serve": {"numpy", "cv2", "aiohttp", "util/source", "util/track", "util/outputs"} | BASE,
     "util/score": {"numpy", "cv2", "PIL", "tqdm", "tabulate", "pycocotools", "trackeval"}
     | {"util/source", "util/track", "util/outputs"} | BASE,
     "util/watch": {"numpy", "tqdm", "tabulate", "ray", "tomlkit", "fastmcd", "util/packed"}

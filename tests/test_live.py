@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from itertools import count
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -237,6 +239,24 @@ def test_only_the_newest_frames_wait():
     taken = [next(frames) for _ in range(live.NEWEST)]
     assert [frame for _, frame in taken] == [6, 7, 8, 9]
     assert np.allclose([seconds for seconds, _ in taken], [6 / 25, 7 / 25, 8 / 25, 9 / 25]), "by the source's clock, from its first frame"
+    source.script.put(None)
+    frames.close()
+
+
+@pytest.mark.parametrize("set_to", [0, 5000])
+def test_time_goes_on_where_the_clock_of_a_stream_is_set(set_to):
+    source, packets = Scripted(), []
+    source.tap, source.has_clock = None, True
+    frames = live.Live("it", lambda: source, lambda frame: frame)
+    assert frames.tap(lambda stream, packet, seconds, timed: packets.append(seconds))
+    for stamp in (1000, 1000.04, set_to, set_to + 0.04):
+        wait_until(lambda: source.tap is not None)
+        source.tap(SimpleNamespace(stream=None, pts=round(100 * stamp), time_base=Fraction(1, 100)))
+        source.script.put((stamp, stamp))
+        wait_until(lambda stamp=stamp: source.script.empty() and stamp in [frame for _, frame, _ in frames._reader.frames])
+    taken = [next(frames)[0] for _ in range(4)]
+    assert taken == sorted(taken) and taken[3] - taken[2] == pytest.approx(0.04) and taken[3] < 3
+    assert max(abs(packet - frame) for packet, frame in zip(packets, taken, strict=True)) < 3, "what is recorded has the same time"
     source.script.put(None)
     frames.close()
 

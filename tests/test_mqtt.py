@@ -315,7 +315,8 @@ def test_addresses_of_brokers():
     add_video_argument(parser)
     add_video_options(parser)
     assert parser.parse_args(["--video", "0", "--notify", "mqtts://me:pass@host/a/b"]).notify == "mqtts://me:pass@host/a/b"
-    for text in ("mqtt:///secret", "mqtt://host/secret/+/x", "mqtt://host/secret%23", "mqtt://host:0/secret", "mqtt://host/%00secret"):
+    bad = "mqtt:///secret", "mqtt://host/secret/+/x", "mqtt://host/secret%23", "mqtt://host:0/secret", "mqtt://host/%00secret"
+    for text in (*bad, "mqtt://host/secret?discovery=%23"):
         with pytest.raises(InputError, match="--notify: that is no address") as error:
             parser.parse_args(["--notify", text])
         assert "secret" not in str(error.value)

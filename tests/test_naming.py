@@ -1,10 +1,12 @@
 """From the detector's results to names: which objects, the table, predictions.csv, interruption."""
 import argparse
 import csv
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from tests.networks import RedOrGrey
 from tests.results import ResultsWriter
 from util import watch
 from util.errors import InputError
+from util.outputs.results import COLUMNS
 from util.watch import naming
 
 
@@ -39,6 +42,7 @@ def test_all_objects_or_the_best_of_each_frame_get_names(results, capsys):
     best = run(fastMCD=results)
     assert best.rows == [row for row in every.rows if row[1] == 0]
     assert "6 objects in 3 frames" in capsys.readouterr().out
+    assert run(multi_fastMCD=results, limit=2).rows == every.rows[:4], "those of two frames"
 
 
 def test_predictions_are_written_where_they_belong(results, tmp_path, monkeypatch):
@@ -75,6 +79,20 @@ def test_interruption_keeps_what_was_done(results, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(Interrupted(), multi_fastMCD=results)
     assert sum(1 for _ in open(results / "predictions.csv")) == 5
+
+
+def test_memory_does_not_hold_all_crops(tmp_path, monkeypatch):
+    monkeypatch.setattr(naming, "BATCH", 16)
+    (tmp_path / "crops").mkdir()
+    cv2.imwrite(str(tmp_path / "crops" / "a.png"), np.full((200, 200, 3), 99, np.uint8))
+    rows = "".join(f"{number},0,0,0,200,200,0.5,crops/a.png\n" for number in range(1, 401))
+    (tmp_path / "detections.csv").write_text(",".join(COLUMNS) + "\n" + rows)
+    run(fastMCD=tmp_path, limit=16)
+    tracemalloc.start()
+    assert len(run(fastMCD=tmp_path).rows) == 400
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 16e6, "all of them are 48 MB"
 
 
 def test_a_table_from_elsewhere_stays(results, tmp_path):

@@ -11,7 +11,8 @@ from PIL import Image
 from tests.scripts import ROOT
 from util.errors import InputError
 from util.outputs import pictures
-from util.outputs.pictures import MOST_THUMBNAILS, PALETTE, VideoWriter, annotate, colour_of, contact_sheet
+from util.outputs.pictures import PALETTE, VideoWriter, annotate, colour_of
+from util.outputs.sheet import MAX_THUMBNAILS, write_sheet
 
 CIFAR = "airplane automobile bird cat deer dog frog horse ship truck".split()
 GREY = np.full((240, 320, 3), 128, np.uint8)
@@ -168,7 +169,7 @@ cli.run(main)
 
 def test_a_contact_sheet_shows_every_image_with_its_colour(tmp_path):
     images = [np.full((20 + i, 30, 3), (200, 10 * i, 0), np.uint8) for i in range(7)]
-    path = contact_sheet(images, [f"{name} 50%" for name in CIFAR[:7]], CIFAR[:7], tmp_path / "sheet.png")
+    path = write_sheet(images, [f"{name} 50%" for name in CIFAR[:7]], CIFAR[:7], tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(path).convert("RGB"))
     for image, name in zip(images, CIFAR, strict=False):
         assert (sheet == image[0, 0]).all(axis=2).any(), "the image, as RGB"
@@ -178,16 +179,16 @@ def test_a_contact_sheet_shows_every_image_with_its_colour(tmp_path):
 
 def test_a_long_contact_sheet_is_an_even_sample(tmp_path):
     images = [np.full((8, 8, 3), (i // 4, 255 - i // 4, 255), np.uint8) for i in range(1000)]
-    path = contact_sheet(images, ["an unusually long caption 99%"] * 1000, ["cat"] * 1000, tmp_path / "s.png")
+    path = write_sheet(images, ["an unusually long caption 99%"] * 1000, ["cat"] * 1000, tmp_path / "s.png")
     sheet = np.asarray(Image.open(path).convert("RGB"))
     seen = np.unique(sheet[(sheet[..., 2] == 255) & (sheet[..., 0].astype(int) + sheet[..., 1] == 255)][:, 0]).astype(int)
-    assert len(seen) == MOST_THUMBNAILS and np.diff(seen).max() <= 3 and seen[0] == 0 and seen[-1] >= 246
+    assert len(seen) == MAX_THUMBNAILS and np.diff(seen).max() <= 3 and seen[0] == 0 and seen[-1] >= 246
     assert sheet.shape[0] < 1600 and sheet.shape[1] < 1600
 
 
 def test_a_contact_sheet_takes_views_and_extreme_shapes(tmp_path):
     frame = np.zeros((50, 400, 3), np.uint8)
-    contact_sheet([frame[:, :, ::-1], frame[:1], frame[:, :1]], ["a", "", "c"], ["a", "", "c"], tmp_path / "s.png")
+    write_sheet([frame[:, :, ::-1], frame[:1], frame[:, :1]], ["a", "", "c"], ["a", "", "c"], tmp_path / "s.png")
     with pytest.raises(ValueError, match="0 images"):
-        contact_sheet([], [], [], tmp_path / "t.png")
+        write_sheet([], [], [], tmp_path / "t.png")
     assert not (tmp_path / "t.png").exists()

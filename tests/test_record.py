@@ -1,5 +1,6 @@
 """--record: which seconds are in which file, what is deleted and what never, a full disk, a kill; against streams on loopback."""
 import argparse
+import contextlib
 import errno
 import io
 import json
@@ -113,6 +114,17 @@ def test_everything_is_cut_at_the_hour_and_nothing_is_missing(tmp_path):
     first, second = files_of(tmp_path / "r")
     assert (first.name, second.name) == ("2026-11-26T15-59-50+0100.mp4", "2026-11-26T16-00-00+0100.mp4")
     assert numbers(first) == list(range(250)) and numbers(second) == [number % 256 for number in range(250, 400)]
+
+
+def test_what_a_recorder_counts_is_known_when_it_is_finished(tmp_path, monkeypatch):
+    step = Recorder._step
+    monkeypatch.setattr(Recorder, "_step", lambda *given: time.sleep(0.01) or step(*given))
+    recorder = Recorder(tmp_path / "r", FakeVideo(BEGAN + timedelta(seconds=9)), Keep(), everything=True)
+    for number in range(50):
+        recorder.add(moment(number))
+    recorder.finish([], Clock())
+    assert recorder.files == 2, "the second from the hour on, after 25 frames"
+    recorder.close()
 
 
 def test_without_a_time_of_day_the_name_is_the_time_from_the_start(tmp_path):
@@ -339,6 +351,23 @@ def test_a_disk_without_any_room_ends_no_run(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr().err.count("\n") == 1, "said once"
 
 
+def test_a_log_on_a_full_disk_ends_no_recording(tmp_path, monkeypatch):
+    (tmp_path / "r").mkdir()
+    monkeypatch.setattr(record, "PAUSE", 0.0)
+    disk = Disk(monkeypatch, tmp_path / "r", 0)
+    with contextlib.suppress(OSError), open("/dev/full", "w", buffering=1) as log:  # of its close
+        monkeypatch.setattr(sys, "stderr", log)
+        recorder = Recorder(tmp_path / "r", FakeVideo(), Keep(), everything=True)
+        for number in range(100):
+            disk.room = 0 if number < 50 else 10**9
+            recorder.add(moment(number))
+            wait_until(lambda: not recorder._waiting)
+        recorder.finish([], Clock())
+        recorder.close()
+        monkeypatch.undo()
+    assert recorder.gaps > 0 and numbers(files_of(tmp_path / "r")[0])[-1] > 80
+
+
 def test_keep_is_read_and_refused():
     assert keep_of("20GB") == Keep(size=20e9, text="20GB") and keep_of("1.5d,500MB") == Keep(5e8, 1.5 * 86400, "1.5d,500MB")
     for text in ("", "20", "GB", "-1d", "0GB", "20GB,30GB", "1e9d", "20 GB", "14D"):
@@ -393,7 +422,7 @@ def test_the_command_records_a_live_source_until_it_is_stopped(tmp_path):
 
 def test_memory_is_bounded_where_writing_is_too_slow(tmp_path, monkeypatch):
     """The disk stands still: what does not fit is left out up to a key frame, and counted once for each time."""
-    monkeypatch.setattr(record, "MOST", 2000)
+    monkeypatch.setattr(record, "MAX_BYTES", 2000)
     stands, gone_on = threading.Event(), threading.Event()
     monkeypatch.setattr(Recorder, "_step", lambda self, piece: stands.set() or gone_on.wait(10))
     recorder = Recorder(tmp_path / "r", FakeVideo(), Keep(), everything=True)

@@ -17,7 +17,7 @@ import pytest
 from util.outputs.dataset import read_labels
 from util.outputs.events import crop_name, read_crop
 from util.outputs.pictures import encode_png
-from util.outputs.report import BINS, MOST, Activity, Longest, Report, _ticks
+from util.outputs.report import BINS, MAX_TRACKS, Activity, Longest, Report, _ticks
 from util.outputs.staging import Staging
 from util.track.places import Crossing, Places, Visit
 from util.track.tracking import UNKNOWN, Moment, Sighting, Track
@@ -111,9 +111,9 @@ def test_of_many_tracks_the_longest_are_shown_and_all_are_counted(tmp_path):
     rng = np.random.default_rng(2)
     tracks = [track(n, sightings=int(rng.integers(5, 10000))) for n in range(1, 524)]
     page = made(tmp_path, tracks)
-    longest = sorted(sorted(tracks, key=lambda t: -t.sightings)[:MOST], key=lambda t: t.number)
+    longest = sorted(sorted(tracks, key=lambda t: -t.sightings)[:MAX_TRACKS], key=lambda t: t.number)
     assert re.findall(r"<b>#(\d+)</b>", page) == [str(t.number) for t in longest]
-    assert f"The {MOST} longest of 523" in page and "cat 523 100.0 %" in text_of(page)
+    assert f"The {MAX_TRACKS} longest of 523" in page and "cat 523 100.0 %" in text_of(page)
     assert len(page) < 1_000_000
 
 
@@ -175,7 +175,7 @@ def test_a_browser_shows_it(tmp_path, count, dark):
     (tmp_path / "report.html").write_text(page.replace("</body>", f"{measure}</body>"))
     scheme = ["--blink-settings=preferredColorScheme=0"] * dark
     dom = chromium(tmp_path / "report.html", "--dump-dom", *scheme)
-    assert f"tracks {count}" in text_of(dom) and dom.count('class="row"') == min(count, MOST) and not re.search("https?:", dom)
+    assert f"tracks {count}" in text_of(dom) and dom.count('class="row"') == min(count, MAX_TRACKS) and not re.search("https?:", dom)
     assert "<title>1000 1000</title>" in dom, "nothing reaches beyond the window"
     chromium(tmp_path / "report.html", f"--screenshot={tmp_path / 'page.png'}", *scheme)
     picture = cv2.imread(str(tmp_path / "page.png"))
@@ -199,7 +199,7 @@ def test_a_phone_shows_all_of_it(tmp_path, count):
     (tmp_path / "report.html").write_text(page.replace("</body>", f"{measure}</body>"))
     (tmp_path / "phone.html").write_text("""<script>onmessage = message => document.title = message.data</script>
       <body><iframe src="report.html" style="width: 390px; height: 800px; border: 0"></iframe></body>""")
-    shown = min(count, MOST)
+    shown = min(count, MAX_TRACKS)
     assert f"<title>390 390 {shown} {shown}</title>" in chromium(tmp_path / "phone.html", "--dump-dom", "--virtual-time-budget=5000")
 
 

@@ -70,11 +70,12 @@ def test_crops_are_read_back_as_a_video_shows_them(tmp_path):
     detections = read_results(tmp_path)
     assert len(detections) == len(expected) > 40
     assert all(np.array_equal(d.image, expected[d.frame, d.object]) for d in detections)
+    before = [d.image for d in detections]
     cv2.imwrite(str(tmp_path / "masks" / f"{detections[0].frame:06d}.png"), np.zeros((20, 20), np.uint8))
     (tmp_path / "masks" / f"{detections[-1].frame:06d}.png").unlink()
     again = read_results(tmp_path)
     for i in (0, -1):  # a foreign mask, and none
-        assert np.array_equal(again[i].image, detections[i].image[..., :3])
+        assert np.array_equal(again[i].image, before[i][..., :3])
 
 
 def test_files_are_those_of_the_contract(tmp_path):
@@ -211,7 +212,7 @@ def test_a_wrong_row_is_named(tmp_path, row, says):
     (directory / "crops" / "torn.png").write_bytes(secret.read_bytes()[:100])
     (directory / "detections.csv").write_text(HEADER + row.replace("SECRET", str(secret)) + "\n")
     with pytest.raises(InputError) as caught:
-        read_results(directory)
+        [detection.image for detection in read_results(directory)]
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -1,5 +1,8 @@
 """Settings files, presets and zones: what is read, what is refused, and that the documented file is true."""
+import os
 import re
+import subprocess
+import sys
 import tomllib
 
 import cv2
@@ -182,3 +185,11 @@ def test_a_drawing_is_saved_into_any_layout_or_nothing_is_changed(tmp_path, text
         assert whole is before or {table: place[table] for table in drawing} == drawing
         place.pop("zones", None), place.pop("lines", None)
     assert after == before and ("# mine" in path.read_text()) == ("# mine" in text)
+
+
+def test_a_drawing_is_saved_in_utf_8_whatever_the_locale_says(tmp_path):
+    (tmp_path / "s.toml").write_text("# Grüße\n", encoding="utf-8")
+    code = "from util.watch.settings import *; save_drawing(Path('s.toml'), None, {'lines': {'go': [[0, 0], [5, 5]]}}, repr)"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **ascii_only}, check=True, timeout=60)
+    assert (tmp_path / "s.toml").read_text(encoding="utf-8").startswith("# Grüße\n")

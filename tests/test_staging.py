@@ -12,7 +12,8 @@ from tests.scripts import ROOT, load_script
 from util.errors import InputError
 from util.files import atomic_write, uninterrupted
 from util.outputs import staging
-from util.outputs.staging import MANIFEST, Staging, adopted, recorded
+from util.outputs.manifest import FIRST_LINE, MANIFEST, adopted, recorded
+from util.outputs.staging import Staging
 
 
 def made(out, text="first", names=("a.txt", "crops/1.png", "crops/2.png")):
@@ -49,7 +50,7 @@ CHANGES = {
     "a link in the place of a file": lambda out: (out / "a.txt").unlink() or (out / "a.txt").symlink_to("/etc/hostname"),
     "a link in the place of a directory": lambda out: (out / "crops").symlink_to((out / "crops").rename(out.parent / "moved")),
     "a directory in the place of a file": lambda out: (out / "a.txt").unlink() or (out / "a.txt").mkdir(),
-    "a manifest that leads out": lambda out: (out / MANIFEST).write_text(staging.FIRST_LINE + "../precious\n"),
+    "a manifest that leads out": lambda out: (out / MANIFEST).write_text(FIRST_LINE + "../precious\n"),
     "a manifest of something else": lambda out: (out / MANIFEST).write_text("name: results\n"),
     "no manifest": lambda out: (out / MANIFEST).unlink(),
 }

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from util.track.names import Names
 from util.track.tracking import UNKNOWN, Moment, Sighting, Tracker
 from util.track.views import Schedule
 
@@ -13,9 +14,9 @@ CLASSES = ["a", "b", "c"]
 FRAME = np.zeros((240, 320, 3), np.uint8)
 
 
-def follow(frames, homographies=None, logits=None, fps=25, classes=CLASSES, **options):
+def follow(frames, homographies=None, logits=None, fps=25, names=Names(CLASSES), **options):  # noqa: B008
     """Return (moments, all tracks) of a tracker that saw `frames`, a list of lists of boxes, at `fps` frames per second."""
-    tracker, moments, tracks = Tracker(classes, fps=fps, **options), [], []
+    tracker, moments, tracks = Tracker(names, fps, **options), [], []
     for t, boxes in enumerate(frames):
         homography = np.eye(3) if homographies is None else homographies[t]
         sightings = [Sighting(tuple(box), (0, 0, 32, 32), 0.9) for box in boxes]
@@ -60,7 +61,7 @@ def test_a_moment_tells_which_tracks_begin_and_which_change_their_name():
 def test_what_is_dropped_as_none_of_the_classes_is_told_once():
     names = [[[2.0, 0, 0]]] * 6 + [[[0, 0, 9.0]]] * 24
     frames = [[(10 + 3 * t, 50, 30, 20)] for t in range(30)] + [[]] * 40
-    moments, tracks = follow(frames, logits=names + [np.zeros((0, 3))] * 40, classes=["a", "b", "other"], drop_other=True)
+    moments, tracks = follow(frames, logits=names + [np.zeros((0, 3))] * 40, names=Names(["a", "b", "other"], drop_other=True))
     assert not tracks and [track.number for moment in moments for track in moment.begun] == [1]
     assert [(track.number, track.label) for moment in moments for track in moment.dropped] == [(1, UNKNOWN)]
 
@@ -116,7 +117,7 @@ def test_the_name_is_that_of_most_evidence_and_steady():
 
 def test_weak_evidence_is_unknown():
     logits = [np.array([[0.2, 0.1, 0]])] * 20
-    _, [track] = follow([[(50 + t, 50, 40, 30)] for t in range(20)], logits=logits, calibration=(1.0, 0.6))
+    _, [track] = follow([[(50 + t, 50, 40, 30)] for t in range(20)], logits=logits, names=Names(CLASSES, unknown_below=0.6))
     assert track.label == UNKNOWN and track.probability < 0.6
 
 
@@ -154,7 +155,7 @@ def test_what_is_lost_keeps_its_size():
 def test_what_has_no_name_or_is_seen_otherwise_is_not_expected():
     gone = [[(50, 50, 40, 30)]] * 20 + [[]] * 10
     unnamed = [[[0, 0, 0]]] * 20 + [np.zeros((0, 3))] * 10
-    assert not any(moment.expected for moment in follow(gone, logits=unnamed, calibration=(1.0, 0.5))[0])
+    assert not any(moment.expected for moment in follow(gone, logits=unnamed, names=Names(CLASSES, unknown_below=0.5))[0])
     larger = [[(50, 50, 40, 30)]] * 20 + [[(0, 0, 200, 150)]] * 10  # too large to be the same, and all around it
     assert not any(moment.expected for moment in follow(larger)[0])
 
@@ -162,7 +163,7 @@ def test_what_has_no_name_or_is_seen_otherwise_is_not_expected():
 @pytest.mark.parametrize(("score", "given", "named"), [(0.0, [3.0, 0, 0], True), (0.0, [2.0, 0, 0], False), (0.3, [0.8, 0, 0], True)])
 def test_an_object_in_no_track_yet_needs_score_or_a_sure_name(score, given, named):
     """Probabilities of these logits: 0.91, 0.79, 0.53."""
-    tracker = Tracker(CLASSES, fps=25)
+    tracker = Tracker(Names(CLASSES), fps=25)
     for t in range(6):
         moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting((50, 50, 40, 30), (0, 0, 32, 32), score)])
         tracker.name(moment, tracker.associate(moment), np.array([given]))
@@ -174,14 +175,15 @@ def test_a_name_is_held_until_another_is_clearly_likelier():
     """Two classes in turn, each a little ahead: the name flaps unless it is held; what is clearly likelier takes its place all the same."""
     frames = [[(50 + t, 50, 40, 30)] for t in range(90)]
     looks = [[[2.0, 1.0, 0]]] * 5 + [[[1.0, 1.3, 0]], [[1.3, 1.0, 0]], [[1.0, 1.5, 0]]] * 15 + [[[0, 4.0, 0]]] * 40
-    names = {hold: [moment.sightings[0].label for moment in follow(frames, logits=looks, hold=hold)[0]] for hold in (0.0, 0.2)}
+    moments = {hold: follow(frames, logits=looks, names=Names(CLASSES, hold=hold))[0] for hold in (0.0, 0.2)}
+    names = {hold: [moment.sightings[0].label for moment in moments[hold]] for hold in moments}
     changes = {hold: sum(a != b for a, b in zip(labels, labels[1:], strict=False)) for hold, labels in names.items()}
     assert changes[0.0] >= 1 and "b" in names[0.0][5:50]
     assert changes[0.2] == 1 and set(names[0.2][5:50]) == {"a"} and names[0.2][-1] == "b"
 
 
 def test_nothing_is_held_of_what_has_ended():
-    tracker = Tracker(CLASSES, fps=25)
+    tracker = Tracker(Names(CLASSES), fps=25)
     for t in range(3000):
         boxes = [(t % 50 * 4, 50, 40, 30)] if t % 80 < 50 else []
         moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(b, (0, 0, 32, 32), 0.9) for b in boxes])
@@ -196,7 +198,7 @@ def test_tracks_have_every_field_filled():
 
 def views_of(boxes, logits, schedule):
     """Return the frames, from 0, in which an object with these boxes was looked at."""
-    tracker, frames = Tracker(CLASSES, fps=25, schedule=schedule), []
+    tracker, frames = Tracker(Names(CLASSES), fps=25, schedule=schedule), []
     for t, box in enumerate(boxes):
         moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting(box, (0, 0, 32, 32), 0.9)])
         viewed = tracker.associate(moment)
@@ -224,7 +226,7 @@ def test_a_crop_that_is_clearly_better_is_looked_at_at_once():
 
 
 def test_of_too_many_objects_all_have_their_turn():
-    tracker, seen = Tracker(CLASSES, fps=25, schedule=Schedule(budget=2)), set()
+    tracker, seen = Tracker(Names(CLASSES), fps=25, schedule=Schedule(budget=2)), set()
     for t in range(12):
         sightings = [Sighting((50 * i, 100, 30, 30), (0, 0, 32, 32), 0.9) for i in range(5)]
         moment = Moment(t + 1, t / 25, FRAME, SimpleNamespace(homography=np.eye(3)), sightings)
@@ -237,15 +239,15 @@ def test_of_too_many_objects_all_have_their_turn():
 
 def test_other_is_unknown_and_can_be_left_out():
     frames, looks = [[(50 + t, 50, 40, 30)] for t in range(20)], [np.array([[0.0, 0.0, 5.0]])] * 20
-    names = {"classes": ["car", "van", "other"], "kinds": {"vehicle": ["car", "van"]}}
-    assert [track.label for track in follow(frames, logits=looks, **names)[1]] == [UNKNOWN]
-    assert follow(frames, logits=looks, drop_other=True, **names)[1] == []
+    names = Names(["car", "van", "other"], kinds={"vehicle": ["car", "van"]})
+    assert [track.label for track in follow(frames, logits=looks, names=names)[1]] == [UNKNOWN]
+    assert follow(frames, logits=looks, names=dataclasses.replace(names, drop_other=True))[1] == []
 
 
 def test_a_kind_names_what_is_one_of_its_classes():
     frames, looks = [[(50 + t, 50, 40, 30)] for t in range(20)], [np.array([[3.0, 2.9, -3.0]])] * 20
-    names = {"classes": ["car", "van", "other"], "kinds": {"vehicle": ["car", "van"]}, "calibration": (1.0, 0.8)}
-    [track] = follow(frames, logits=looks, **names)[1]
+    names = Names(["car", "van", "other"], unknown_below=0.8, kinds={"vehicle": ["car", "van"]})
+    [track] = follow(frames, logits=looks, names=names)[1]
     assert (track.label, track.kind) == (UNKNOWN, "vehicle") and track.kind_probability > 0.99
-    moments, [track] = follow(frames, logits=looks, name_kinds=True, **names)
+    moments, [track] = follow(frames, logits=looks, names=dataclasses.replace(names, name_kinds=True))
     assert track.label == moments[-1].sightings[0].label == "vehicle"

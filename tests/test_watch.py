@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import math
+import signal
 import time
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from tests.test_webhook import server
 from util import watch
 from util.cli import time_of
 from util.errors import InputError
+from util.track.tracking import Tracker
 from util.watch import pipeline
 
 
@@ -131,6 +133,13 @@ def test_events_are_sent_to_their_end_though_a_file_cannot_be_finished(stand_in,
     assert hook.sent and hook.finished == 1
 
 
+@pytest.mark.parametrize("recordings", ["out", "out/gate", "out.part/gate"])
+def test_recordings_are_not_put_into_results_which_are_replaced(stand_in, clip, tmp_path, recordings):
+    with pytest.raises(InputError, match="replaced whole; give another directory"):
+        run(video=str(clip), save=tmp_path / "out", record="all", recordings=tmp_path / recordings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]
+
+
 def test_interruption_keeps_what_was_done_and_ends_the_tracks(stand_in, clip, tmp_path):
     class Interrupted(RedOrGrey):
         calls = 0
@@ -148,6 +157,22 @@ def test_interruption_keeps_what_was_done_and_ends_the_tracks(stand_in, clip, tm
     assert len(rows_of(tmp_path / "out" / "predictions.csv")) == len(rows_of(tmp_path / "out" / "detections.csv")) == 12
     assert not (tmp_path / "out" / "summary.json").exists()
     assert (tmp_path / "out" / "annotated.mp4").exists() and (tmp_path / "out" / "contact_sheet.png").exists()
+
+
+def test_an_interruption_waits_until_the_frame_is_named_and_written(stand_in, clip, tmp_path, monkeypatch):
+    name, calls = Tracker.name, []
+
+    def interrupted(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 8:
+            signal.raise_signal(signal.SIGINT)
+        return name(self, *arguments)
+
+    monkeypatch.setattr(Tracker, "name", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(video=str(clip), save=tmp_path / "out")
+    assert rows_of(tmp_path / "out" / "predictions.csv")[-1]["frame"] == "8"
+    assert [json.loads(line)["last_frame"] for line in (tmp_path / "out" / "events.jsonl").open()] == [8, 8]
 
 
 def test_a_cut_off_video_is_refused_but_what_was_read_is_kept(stand_in, tmp_path):
@@ -245,6 +270,15 @@ def test_what_is_met_often_is_named_sooner(stand_in, clip, tmp_path):
     assert run(network, video=str(clip), save=tmp_path / "a").tracks == {"red": 2}
     (tmp_path / "a.toml").write_text("names.prior = { red = 1e-9 }\n")
     assert run(network, video=str(clip), save=tmp_path / "b", settings=str(tmp_path / "a.toml")).tracks == {"grey": 2}
+
+
+def test_a_track_called_by_its_kind_is_in_all_files(stand_in, clip, tmp_path):
+    network = RedOrGrey(1e6, 0.6)
+    network.spec = replace(network.spec, kinds={"thing": ("grey", "red")})
+    (tmp_path / "a.toml").write_text("names.kinds = true\n")
+    assert run(network, video=str(clip), save=tmp_path / "out", settings=str(tmp_path / "a.toml")).tracks == {"thing": 2}
+    assert {row["label"] for row in rows_of(tmp_path / "out" / "predictions.csv")} == {"thing"}
+    assert {found["category_id"] for found in json.loads((tmp_path / "out" / "coco.json").read_text())} == {0}, "it has no class"
 
 
 def test_the_speed_of_a_box_counts_as_evidence(stand_in, clip, tmp_path):

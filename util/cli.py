@@ -235,7 +235,7 @@ def web_address(text: str) -> str:
     """Return a flag's address of a web server or an MQTT broker. The message doesn't repeat it: it may hold a password."""
     with contextlib.suppress(ValueError):  # such as a port of 99999
         parts = urlsplit(text)
-        topic = unquote(parts.path) if parts.scheme in ("mqtt", "mqtts") else ""
+        topic = unquote(parts.path + parts.query) if parts.scheme in ("mqtt", "mqtts") else ""  # ?discovery= is one, too
         known = parts.scheme in ("http", "https", "mqtt", "mqtts") and not re.search("[+#\0]", topic)  # wildcards
         if re.fullmatch(r"[!-~]+", text) and known and parts.hostname and parts.port != 0:
             return text

@@ -8,9 +8,9 @@ from util.digits import digits
 from util.spec import Spec
 
 TAIL = 0.01  # of the values, left out at both ends when contrast is measured
-LEAST_RANGE = 40  # grey levels: less contrast than that is not stretched to the full range, it may be noise
+MIN_RANGE = 40  # grey levels: less contrast than that is not stretched to the full range, it may be noise
 DETAIL = 12  # grey levels, mean difference from the blurred image; CIFAR-10's images: 9.6 (median), 11.9 (third quartile)
-MOST_SHARPENING = 1.5
+MAX_SHARPENING = 1.5
 DIMMED = 0.5  # of what lies around the object, where a network wants it dimmed instead of blank
 GROWN = 0.03  # of the square root of a box's area: how far around what moves a crop shows its ground
 
@@ -71,9 +71,9 @@ def clear(image: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3): the image stretched to the full range, then, if it is soft, sharpened until its detail is DETAIL."""
     counts = np.cumsum(np.bincount(image.ravel(), minlength=256))
     low, high = np.searchsorted(counts, [TAIL * image.size, (1 - TAIL) * image.size])
-    x = (image - np.float32(low)) * np.float32(255 / max(high - low, LEAST_RANGE))
+    x = (image - np.float32(low)) * np.float32(255 / max(high - low, MIN_RANGE))
     x = x.clip(0, 255)
     detail = x - cv2.GaussianBlur(x, (0, 0), 1.0)
     amount = DETAIL / max(float(np.abs(detail).mean()), 0.5) - 1
-    x += np.float32(np.clip(amount, 0, MOST_SHARPENING)) * detail
+    x += np.float32(np.clip(amount, 0, MAX_SHARPENING)) * detail
     return x.clip(0, 255).round().astype(np.uint8)

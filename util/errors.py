@@ -2,12 +2,13 @@
 import contextlib
 import os
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-MOST_TEXT = 1 << 26  # bytes of a text file that is read whole
+MAX_TEXT = 1 << 26  # bytes of a text file that is read whole
 
 
 class InputError(Exception):
@@ -35,6 +36,14 @@ def shown(url: str) -> str:
 def discreet(text: str) -> str:
     """Return a text with each URL in it as `shown` has it."""
     return re.sub(r"\b[a-zA-Z][\w+.-]*://\S*[@?#]\S*", lambda found: shown(found[0]), text)
+
+
+def say(line: object) -> None:
+    """Write a line to stderr, above a progress bar. That its reader is gone, or the disk where it goes is full, ends nothing."""
+    from tqdm import tqdm  # here: what has nothing to say does without
+
+    with contextlib.suppress(OSError, ValueError):
+        tqdm.write(str(line), file=sys.stderr)
 
 
 # ---- Reading what others wrote ---------------------------------------------------------------------------------------
@@ -88,7 +97,7 @@ def _mute() -> int:
         os.close(null)
 
 
-def read_text(path: str | os.PathLike, kind: str, most: int = MOST_TEXT, errors: str = "strict") -> str:
+def read_text(path: str | os.PathLike, kind: str, most: int = MAX_TEXT, errors: str = "strict") -> str:
     """Return the text of a file, without a byte order mark; InputError if it is not UTF-8, or holds over `most` bytes (or never ends).
 
     errors: what to do with bytes that are not UTF-8, as for bytes.decode.

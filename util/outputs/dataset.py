@@ -29,7 +29,7 @@ from util.cli import Parser, at_least, run  # noqa: E402
 from util.errors import InputError, read_text, reading  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.outputs.pictures import encode_png  # noqa: E402
-from util.outputs.results import TABLE, Detection, read_results, read_rows, with_crops  # noqa: E402
+from util.outputs.results import TABLE, Detection, read_results, read_table  # noqa: E402
 from util.outputs.sinks import PredictionTable  # noqa: E402
 from util.source.images import list_images  # noqa: E402
 from util.spec import check_classes  # noqa: E402
@@ -114,12 +114,12 @@ def _of_run(directory: Path, labels: Path, given: dict[str, str], views: int) ->
         if frame and int(frame) != first[int(track)]:
             raise InputError(f"{labels}: track {track} begins at frame {frame}, in {directory} at {first[int(track)]}; it's of another run")
     classes = {int(key.partition("@")[0]): name for key, name in given.items()}
-    rows = {(detection.frame, detection.object): (detection, crop) for detection, crop in read_rows(directory)}
-    wanted = _views(directory, set(classes), rows.keys(), views)
+    found = {(detection.frame, detection.object): detection for detection in read_table(directory)}
+    wanted = _views(directory, set(classes), found.keys(), views)
     prefix = _prefix(directory, (directory / TABLE).read_bytes())
     return (
         (f"{prefix}_track{(track := wanted[view.frame, view.object]):06d}_frame{view.frame:06d}.png", classes[track], view)
-        for view in with_crops(directory, [rows[at] for at in sorted(wanted)])
+        for view in (found[at] for at in sorted(wanted))
     )
 
 

@@ -23,8 +23,8 @@ NAME = "recordings.txt"
 FIRST_LINE = "fastMCD recordings 1: what is recorded here, and --keep may delete\n"
 LINE = re.compile(r"([\w+-][\w.+-]{0,99}\.(?:mp4|mkv))(?: (\d{1,18}) (\d{1,19}))?", re.ASCII)
 FULL = {errno.ENOSPC, errno.EDQUOT}
-FREE = 0.01  # share of the disk that is left to others, at most MOST_FREE
-MOST_FREE = 1 << 30  # bytes
+FREE = 0.01  # share of the disk that is left to others, at most MAX_FREE
+MAX_FREE = 1 << 30  # bytes
 
 
 @dataclass
@@ -141,7 +141,7 @@ class Ledger:
         size = growing + sum(entry.size for entry in self.complete)
         oldest = time.time() - self.complete[0].changed / 1e9
         disk = os.fstatvfs(self._lock)
-        room = min(MOST_FREE, FREE * disk.f_blocks * disk.f_frsize)
+        room = min(MAX_FREE, FREE * disk.f_blocks * disk.f_frsize)
         return size > self.keep.size or oldest > self.keep.seconds or disk.f_bavail * disk.f_frsize < room
 
     def close(self) -> None:

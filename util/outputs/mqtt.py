@@ -10,9 +10,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tqdm import tqdm
-
-from util.errors import InputError, printable
+from util.errors import InputError, printable, say
 from util.outputs.webhook import FIRST_WAIT, LAST, LONGEST_WAIT, QUEUE, credentials
 from util.track.tracking import UNKNOWN
 
@@ -198,7 +196,7 @@ class Mqtt:
         return getattr(error, "strerror", None) or "no connection"
 
     def _say(self, line: str) -> None:
-        tqdm.write(f"{self.name}: {printable(line)}", file=sys.stderr)
+        say(f"{self.name}: {printable(line)}")
 
     # ---- Home Assistant --------------------------------------------------------------------------------------------
     def _configurations(self) -> list[tuple[str, dict]]:

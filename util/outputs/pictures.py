@@ -1,4 +1,4 @@
-"""Pictures of what was found: frames with boxes and names on them, a video of those, a contact sheet of crops."""
+"""Pictures of what was found: frames with boxes and names on them, and a video of those."""
 import contextlib
 import math
 import os
@@ -13,17 +13,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from util.errors import InputError, quiet
-from util.files import atomic_write, create, refuse_special, temporary_name, write_all
+from util.files import create, refuse_special, temporary_name, write_all
 from util.track.tracking import UNKNOWN
 
 # RGB, far apart in hue and lightness, all readable with a dark text on them or a light one.
 PALETTE = [(230, 60, 60), (245, 150, 30), (250, 220, 60), (150, 210, 60), (40, 160, 80), (60, 210, 200), (70, 170, 250),
            (50, 90, 220), (150, 90, 240), (240, 110, 220), (190, 140, 100), (200, 205, 215)]  # fmt: skip
 DARK, LIGHT = (16, 18, 22), (250, 250, 250)
-SHEET, MUTED = (24, 26, 31), (150, 156, 168)  # a contact sheet's ground and small print
-SIDE, GAP, HEADER, CAPTION = 112, 12, 32, 28  # pixels of it
-MOST_THUMBNAILS = 96
-CONTACT_SHEET = "contact_sheet.png"  # what it is called beside the images that it shows
+MUTED = (150, 156, 168)  # small print, and what has no name
 SALT = 335644  # found by trying: neither two of CIFAR-10's names nor two digits share a colour
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER]  # and a filter:
 MASK, PHOTOGRAPH = cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_FILTER_UP  # the quickest for each
@@ -102,7 +99,7 @@ def _corners(x: int, y: int, width: int, height: int) -> list[np.ndarray]:
 @lru_cache(maxsize=64)
 def _plate(text: str, size: int, colour: tuple[int, int, int]) -> np.ndarray:
     """Text on a coloured ground, BGR uint8."""
-    font = _font(size)
+    font = font_of(size)
     pad = max(2, size // 4)
     plate = Image.new("RGB", (math.ceil(font.getlength(text)) + 2 * pad, size + pad + pad // 2), colour)
     ImageDraw.Draw(plate).text((pad, plate.height / 2), text, _ink(colour), font, anchor="lm")
@@ -110,7 +107,8 @@ def _plate(text: str, size: int, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font of all texts, `size` pixels high."""
     return ImageFont.load_default(size)
 
 
@@ -295,60 +293,3 @@ class _Output:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-
-def draw_sheet(images: Sequence[np.ndarray], captions: Sequence[str], labels: Sequence[str], title: str = "") -> np.ndarray:
-    """Return a contact sheet, BGR uint8: thumbnails of RGB uint8 (h, w, 3) images in a grid, each with its caption and label's colour.
-
-    Of more than 96 images an even sample is shown, and the header says so. Small images are enlarged. ValueError without an image.
-    """
-    if not images or not len(images) == len(captions) == len(labels):
-        raise ValueError(f"{len(images)} images, {len(captions)} captions and {len(labels)} labels make no contact sheet")
-    count = len(images)
-    shown = [i * count // MOST_THUMBNAILS for i in range(MOST_THUMBNAILS)] if count > MOST_THUMBNAILS else range(count)
-    columns = min(12, max(4, math.ceil(math.sqrt(1.5 * len(shown)))))
-    rows = math.ceil(len(shown) / columns)
-    edge, top = GAP + SIDE, GAP + HEADER
-    sheet = Image.new("RGB", (columns * edge + GAP, top + rows * (edge + CAPTION) + GAP // 2), SHEET)
-    draw = ImageDraw.Draw(sheet)
-    note = f"{len(shown)} of {count}, evenly sampled" if count > len(shown) else f"{count} shown"
-    font, small = _font(20), _font(14)
-    title = _shorten(title or "Moving objects", font, sheet.width - 3 * GAP - small.getlength(note))
-    draw.text((GAP, GAP + 2), title, LIGHT, font)
-    draw.text((sheet.width - GAP, GAP + 6), note, MUTED, small, anchor="ra")
-    for place, i in enumerate(shown):
-        x, y = GAP + place % columns * edge, top + place // columns * (edge + CAPTION)
-        _thumbnail(sheet, draw, images[i], captions[i], colour_of(labels[i]), x, y)
-    return np.asarray(sheet)[..., ::-1]
-
-
-def contact_sheet(
-    images: Sequence[np.ndarray], captions: Sequence[str], labels: Sequence[str], path: str | Path, title: str = ""
-) -> Path:
-    """Return `path`, where a contact sheet has been written as a PNG (see draw_sheet); it is whole or an earlier one stays."""
-    sheet = encode_png(draw_sheet(images, captions, labels, title))
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(sheet)
-    return Path(path)
-
-
-def _thumbnail(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, rgb: np.ndarray, caption: str, colour: tuple[int, int, int], x: int, y: int
-) -> None:
-    image = Image.fromarray(np.ascontiguousarray(rgb))
-    factor = SIDE / max(image.size)
-    size = [max(1, round(length * factor)) for length in image.size]
-    image = image.resize(size, Image.Resampling.LANCZOS)
-    left, top = x + (SIDE - size[0]) // 2, y + (SIDE - size[1]) // 2
-    sheet.paste(image, (left, top))
-    font = _font(13)
-    draw.rectangle((x, y + SIDE + 3, x + SIDE - 1, y + SIDE + 5), colour)
-    draw.text((x + SIDE / 2, y + SIDE + 16), _shorten(caption, font, SIDE), LIGHT, font, anchor="mm")
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

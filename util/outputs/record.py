@@ -1,12 +1,11 @@
 """Recordings: the source's own packets, or encoded frames, in files of at most an hour, around what happens or without end.
 
-Only what a file needs passes through memory: a ring holds the last seconds, at most MOST bytes, from a key frame on. A thread of its own
+Only what a file needs passes through memory: a ring holds the last seconds, at most MAX_BYTES, from a key frame on. A thread of its own
 writes. Files are fragmented .mp4, or .mkv for codecs that .mp4 has not: playable to their last key frame whatever ends the run.
 """
 import contextlib
 import io
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -15,16 +14,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from tqdm import tqdm
-
 from util.cli import Keep
+from util.errors import say
 from util.outputs.ledger import FULL, Ledger
 from util.outputs.pictures import H264
 from util.outputs.sink import Sink, Timings
 from util.source.video import Video
 from util.track.tracking import Moment, Track
 
-MOST = 64 << 20  # bytes of packets in memory
+MAX_BYTES = 64 << 20  # bytes of packets in memory
 IN_MP4 = {"h264", "hevc", "av1", "vp9", "mpeg4"}  # others go to .mkv
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 PAUSE = 60.0  # seconds without recording after an error
@@ -89,14 +87,18 @@ class Recorder(Sink):
         if self._encoder:
             for piece in self._encoder.rest():
                 self.take(piece)
+        self._write_rest()  # here: the counts are told before close()
 
     def close(self) -> None:
+        self._write_rest()
+        self.ledger.close()
+
+    def _write_rest(self) -> None:
         self.video.tap(None)
         with self._changed:
             self._over = True
             self._changed.notify()
         self._thread.join()
-        self.ledger.close()
 
     # ---- What comes --------------------------------------------------------------------------------------------------
     def _packet(self, stream, packet, seconds: float, timed: bool) -> None:
@@ -124,7 +126,7 @@ class Recorder(Sink):
     def take(self, piece: Piece) -> None:
         """Let a piece wait to be written; where writing is too slow, everything up to a key frame is left out."""
         with self._changed:
-            if self._waiting_size > MOST or (self._skipping and not piece.key):
+            if self._waiting_size > MAX_BYTES or (self._skipping and not piece.key):
                 self.gaps += not self._skipping
                 self._skipping = True
                 return
@@ -179,7 +181,7 @@ class Recorder(Sink):
             second = next((i for i, old in enumerate(self._ring) if i and old.key), None)
             reach = 0 if self.everything else self.before + 2  # a track is a little older when it begins
             early = second is not None and self._ring[second].seconds <= piece.seconds - reach
-            if not early and self._size <= MOST:
+            if not early and self._size <= MAX_BYTES:
                 break
             for _ in range(second or 1):
                 self._size -= len(self._ring.popleft().data)
@@ -229,7 +231,7 @@ class Recorder(Sink):
 
     def _complain(self, line: str) -> None:
         if line != self._complaint:
-            tqdm.write(f"{self.ledger.directory}: {line}", file=sys.stderr)
+            say(f"{self.ledger.directory}: {line}")
         self._complaint = line
 
 

@@ -1,7 +1,7 @@
 """report.html: what one run over a video has found, on a page that needs neither server nor network.
 
 Everything is in the file: style, pictures, charts. Only the annotated video is linked, as its neighbour. Memory is bounded however
-long the run: counts, a chart of at most BINS bins, and the MOST longest tracks, whose pictures lie in events/ until the end.
+long the run: counts, a chart of at most BINS bins, and the MAX_TRACKS longest tracks, whose pictures lie in events/ until the end.
 """
 import base64
 import heapq
@@ -22,7 +22,7 @@ from util.track.places import Places, Tally
 from util.track.tracking import UNKNOWN, Moment, Track
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
-MOST = 100  # tracks on the timeline
+MAX_TRACKS = 100  # tracks on the timeline
 SIDE = 160  # pixels of a shown crop's longer side
 NOT_KEPT = np.empty((0, 0, 3), np.uint8)
 CHOICES = 20  # classes beside `other`, at most; others can be typed
@@ -33,15 +33,15 @@ STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600,
 class Longest:
     """Keeps the tracks with the most sightings of a stream of any length, without their pictures."""
 
-    def __init__(self, most: int):
-        self.most, self.seen, self._heap = most, 0, []
+    def __init__(self, count: int):
+        self.count, self.seen, self._heap = count, 0, []
 
     def add(self, tracks: Sequence[Track]) -> None:
         """Take tracks that have ended; each number comes once."""
         for track in tracks:
             self.seen += 1
             key = track.sightings, track.probability, -self.seen  # the last decides, so tracks need no order
-            if len(self._heap) < self.most:
+            if len(self._heap) < self.count:
                 heapq.heappush(self._heap, (*key, replace(track, best=NOT_KEPT)))
             elif key > self._heap[0][:3]:
                 heapq.heapreplace(self._heap, (*key, replace(track, best=NOT_KEPT)))
@@ -99,7 +99,7 @@ class Report(Sink):
     ):  # fmt: skip
         self.staging, self.title, self.video, self.source, self.classes = staging, title, video, source, classes
         self.frames, self.sightings, self.last = 0, 0, 0.0
-        self.labels, self.longest, self.activity, self.tally = Counter(), Longest(MOST), Activity(), Tally(places or Places())
+        self.labels, self.longest, self.activity, self.tally = Counter(), Longest(MAX_TRACKS), Activity(), Tally(places or Places())
 
     def add(self, moment: Moment) -> None:
         self.frames, self.last = self.frames + 1, moment.seconds

@@ -8,8 +8,9 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,8 @@ import numpy as np
 from util.crops import cut_out, moving
 from util.errors import InputError
 from util.files import GrowingFile
-from util.outputs.pictures import CONTACT_SHEET, encode_png
+from util.outputs import sheet
+from util.outputs.pictures import encode_png
 from util.outputs.sink import Sink
 from util.outputs.staging import Staging
 from util.source.images import list_images, read_bgr
@@ -34,10 +36,7 @@ CONTEXT, SMALLEST_CROP = 0.15, 32  # of a pair: margin / longer side of the box;
 
 @dataclass(eq=False)
 class Detection:
-    """One object in one frame: its box in whole pixels, score 0..1 and crop.
-
-    The crop: RGB uint8 (h, w, 3), where there is a mask with what moves in it as its alpha (h, w, 4), see util.crops.
-    """
+    """One object in one frame: its box in whole pixels, score 0..1 and crop."""
 
     frame: int
     object: int
@@ -46,7 +45,15 @@ class Detection:
     width: int
     height: int
     score: float
-    image: np.ndarray
+    read: Callable[[], np.ndarray]
+
+    @property
+    def image(self) -> np.ndarray:
+        """The crop, RGB uint8 (h, w, 3), where there is a mask with what moves in it as its alpha (h, w, 4), see util.crops.
+
+        That of a results directory is read from there each time, as many are more than memory holds. Raises InputError if it is damaged.
+        """
+        return self.read()
 
 
 def read_results(directory: str | Path, best_only: bool = False) -> list[Detection]:
@@ -54,7 +61,7 @@ def read_results(directory: str | Path, best_only: bool = False) -> list[Detecti
 
     Read are the results directory above, and flat directories of pairs NAME.png (mask) + NAME_orig.png (frame), whose
     objects are the mask's connected regions, largest first, or of plain images, each one an object of its own frame
-    (score 1). Raises InputError naming the row or file that is missing, damaged or out of place.
+    (score 1). Raises InputError naming the row or file that is missing, damaged or out of place; a crop is read later.
     """
     directory = Path(directory)
     try:
@@ -63,8 +70,8 @@ def read_results(directory: str | Path, best_only: bool = False) -> list[Detecti
             hint = f", but {part} is: the run that writes it is not finished or was killed" * part.exists()
             raise InputError(f"{directory} is {'not a directory' if directory.exists() else 'not there' + hint}")
         if (directory / TABLE).is_file():
-            return _read_table(directory, best_only)
-        images = [path for path in list_images(directory) if path.name != CONTACT_SHEET]
+            return _best_of_each_frame(read_table(directory)) if best_only else read_table(directory)
+        images = [path for path in list_images(directory) if path.name != sheet.NAME]
     except OSError as error:
         raise InputError(f"{error.filename or directory}: {error.strerror}") from None
     if not images:
@@ -77,34 +84,17 @@ def read_results(directory: str | Path, best_only: bool = False) -> list[Detecti
 
 # The results directory
 
-def _read_table(directory: Path, best_only: bool) -> list[Detection]:
-    rows = read_rows(directory)
-    if best_only:
-        best = {}
-        for detection, crop in rows:
-            if detection.frame not in best or detection.score > best[detection.frame][0].score:
-                best[detection.frame] = detection, crop
-        rows = list(best.values())
-    return list(with_crops(directory, rows))
+def _best_of_each_frame(detections: list[Detection]) -> list[Detection]:
+    best = {}
+    for detection in detections:
+        if detection.frame not in best or detection.score > best[detection.frame].score:
+            best[detection.frame] = detection
+    return list(best.values())
 
 
-def with_crops(directory: Path, rows: Iterable[tuple[Detection, Path]]) -> Iterator[Detection]:
-    """Yield the detections of some of `read_rows`' rows with their crops; those of one frame should follow each other."""
-    number, mask = 0, None
-    for detection, crop in rows:
-        if detection.frame != number:
-            number, path = detection.frame, directory / mask_name(detection.frame)
-            mask = read_bgr(path)[..., 0] if path.is_file() else None
-        detection.image = _with_mask(_read_rgb(crop), detection, mask)
-        yield detection
-
-
-def read_rows(directory: Path) -> list[tuple[Detection, Path]]:
-    """Return what detections.csv holds, by frame and object: each detection, its image empty, and the path of that.
-
-    Raises InputError naming the row that is damaged or out of place.
-    """
-    path = directory / TABLE
+def read_table(directory: Path) -> list[Detection]:
+    """Return what detections.csv holds, by frame and object; raises InputError naming the row that is damaged or out of place."""
+    path, mask_of = directory / TABLE, lru_cache(maxsize=1)(partial(_read_mask, directory))  # objects of one frame follow each other
     try:
         rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -115,16 +105,16 @@ def read_rows(directory: Path) -> list[tuple[Detection, Path]]:
     found = {}
     for line, row in enumerate(rows[1:], 2):
         try:
-            detection, crop = _parse(row, directory)
+            detection = _parse(row, directory, mask_of)
         except ValueError as error:
             raise InputError(f"{path} line {line}: {error}") from None
-        if found.setdefault((detection.frame, detection.object), (detection, crop))[0] is not detection:
+        if found.setdefault((detection.frame, detection.object), detection) is not detection:
             raise InputError(f"{path} line {line}: object {detection.object} of frame {detection.frame} is there twice")
     return [found[key] for key in sorted(found)]
 
 
-def _parse(row: list[str], directory: Path) -> tuple[Detection, Path]:
-    """A detection without its image, and the path of that; ValueError saying what is wrong with the row."""
+def _parse(row: list[str], directory: Path, mask_of: Callable[[int], np.ndarray | None]) -> Detection:
+    """Return the detection of a row; ValueError saying what is wrong with it."""
     if len(row) != len(COLUMNS):
         raise ValueError(f"{len(row)} fields, expected {len(COLUMNS)}")
     for column, text in zip(COLUMNS[:6], row, strict=False):
@@ -139,8 +129,8 @@ def _parse(row: list[str], directory: Path) -> tuple[Detection, Path]:
         raise ValueError(f"score is {row[6][:40]!r}, expected a number from 0 to 1")
     if not _is_file_inside(row[7], directory):
         raise ValueError(f"crop {row[7][:80]!r} is no file inside {directory}")
-    not_read = np.empty((0, 0, 3), np.uint8)
-    return Detection(frame, number, x, y, width, height, float(row[6]), not_read), directory / row[7]
+    box, crop = (x, y, width, height), directory / row[7]
+    return Detection(frame, number, *box, float(row[6]), lambda: _with_mask(_read_rgb(crop), box, mask_of(frame)))
 
 
 def _is_file_inside(name: str, directory: Path) -> bool:
@@ -151,18 +141,22 @@ def _is_file_inside(name: str, directory: Path) -> bool:
     return path.is_relative_to(directory.resolve()) and path.is_file()
 
 
-def _with_mask(image: np.ndarray, detection: Detection, mask: np.ndarray | None) -> np.ndarray:
+def _read_mask(directory: Path, frame: int) -> np.ndarray | None:
+    path = directory / mask_name(frame)
+    return read_bgr(path)[..., 0] if path.is_file() else None
+
+
+def _with_mask(image: np.ndarray, box: tuple[int, ...], mask: np.ndarray | None) -> np.ndarray:
     """The crop with what moves in it as its alpha; as it is where there is no mask, or one of another frame.
 
     The table doesn't say where a crop lies: its middle is the box's, but for a shift into the frame.
     """
-    (height, width), box = image.shape[:2], (detection.x, detection.y, detection.width, detection.height)
+    height, width = image.shape[:2]
     if mask is None or any(low + length > limit for low, length, limit in zip(box[:2], box[2:], mask.shape[::-1], strict=True)):
         return image
     if width > mask.shape[1] or height > mask.shape[0]:
         return image
-    x = _span(detection.x, detection.width, width, mask.shape[1])
-    y = _span(detection.y, detection.height, height, mask.shape[0])
+    x, y = _span(box[0], box[2], width, mask.shape[1]), _span(box[1], box[3], height, mask.shape[0])
     return np.dstack([image, moving((x, y, width, height), box, mask)])
 
 
@@ -195,7 +189,8 @@ def _read_pair(number: int, mask_path: Path, frame_path: Path) -> list[Detection
         raise InputError(f"{mask_path} and its frame {frame_path.name} differ in size: {sizes}")
     regions = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:].tolist()
     regions = sorted((r for r in regions if r[4] >= SMALLEST_REGION), key=lambda r: (-r[4], r[1], r[0]))
-    return [Detection(number, i, *r[:4], 1.0, _with_context(frame, mask, *r[:4])) for i, r in enumerate(regions)]
+    crops = [_with_context(frame, mask, *r[:4]) for r in regions]
+    return [Detection(number, i, *r[:4], 1.0, partial(np.asarray, crop)) for i, (r, crop) in enumerate(zip(regions, crops, strict=True))]
 
 
 def _with_context(frame: np.ndarray, mask: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -213,7 +208,7 @@ def _read_plain(number: int, path: Path) -> Detection:
     height, width = image.shape[:2]
     if min(width, height) < SMALLEST_IMAGE:
         raise InputError(f"{path} is {width}x{height} pixels; at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE} are needed")
-    return Detection(number, 0, 0, 0, width, height, 1.0, image)
+    return Detection(number, 0, 0, 0, width, height, 1.0, partial(np.asarray, image))
 
 
 # Writing

@@ -7,7 +7,7 @@ Beside those of util.outputs.results and util.outputs.staging the directory then
     events/000007.png        the best crop of track 7
     changes.jsonl            the same at the start of each track, when its name changes and at its end
     coco.json                COCO results, one per object: image_id (the frame), category_id, bbox, score (of the detector), track_id
-    coco_categories.json     the names of those category ids: 0 is "unknown", class i of the network is i + 1
+    coco_categories.json     the names of those category ids: 0 is "unknown" (a kind, too), class i of the network is i + 1
     tracks.txt               MOTChallenge results: frame,id,left,top,width,height,conf,-1,-1,-1; objects with a track alone
     cdnet/bin000123.png      the masks, 0 or 255, as the tools for the data sets of changedetection.net expect them
     annotated.mp4            the video with boxes and names     contact_sheet.png  a picture of each track     report.html  report.py
@@ -25,17 +25,16 @@ from pathlib import Path
 
 from util.errors import InputError
 from util.files import GrowingFile
+from util.outputs import sheet
 from util.outputs.debug import DebugView
 from util.outputs.events import ChangeLines, Events, read_crop
-from util.outputs.pictures import VideoFile, draw_sheet, draw_tracks, encode_png
+from util.outputs.pictures import VideoFile, draw_tracks, encode_png
 from util.outputs.report import SIDE, Longest, Report
 from util.outputs.results import DetectionFiles, mask_name
 from util.outputs.sink import Sink, Sinks, Timings
 from util.outputs.staging import StagedTable, Staging
 from util.track.places import Places
 from util.track.tracking import UNKNOWN, Moment, Track
-
-SHEET = 96  # tracks on a contact sheet, at most
 
 
 def open_sinks(args, video, classes: Sequence[str], detector, places: Places | None = None) -> Sinks:
@@ -124,7 +123,7 @@ class Coco(Sink):
     def add(self, moment: Moment) -> None:
         text = ""
         for seen in moment.sightings:
-            place = {"image_id": moment.number, "category_id": self.ids[seen.label], "bbox": [float(length) for length in seen.box]}
+            place = {"image_id": moment.number, "category_id": self.ids.get(seen.label, 0), "bbox": [float(length) for length in seen.box]}
             comma = "," if text else self._comma
             text += comma + "\n" + json.dumps({**place, "score": round(float(seen.score), 4), "track_id": seen.track})
         if text:
@@ -185,7 +184,7 @@ class Sheet(Sink):
     """Writes contact_sheet.png, the best crop and the final name of each track, of the longest ones if there are many."""
 
     def __init__(self, staging: Staging, title: str):
-        self.staging, self.title, self.longest = staging, title, Longest(SHEET)
+        self.staging, self.title, self.longest = staging, title, Longest(sheet.MAX_THUMBNAILS)
 
     def add(self, moment: Moment) -> None:
         self.longest.add(moment.ended)
@@ -197,5 +196,5 @@ class Sheet(Sink):
             count = f"the {len(shown)} longest of {seen} tracks" if seen > len(shown) else f"{seen} track{'s' * (seen > 1)}"
             captions = [f"#{track.number} {track.label}" for track in shown]
             crops = [read_crop(self.staging, track, SIDE)[..., ::-1] for track in shown]
-            sheet = draw_sheet(crops, captions, [track.label for track in shown], f"{self.title}: {count}")
-            self.staging.write({"contact_sheet.png": encode_png(sheet)})
+            picture = sheet.draw_sheet(crops, captions, [track.label for track in shown], f"{self.title}: {count}")
+            self.staging.write({sheet.NAME: encode_png(picture)})

@@ -4,28 +4,21 @@
     OUT.part          where a run writes: tables can be read there as they grow (`tail -f OUT.part/events.jsonl`)
     OUT/manifest.txt  every file and directory (these end in /) that the run made, a line each, written before the thing itself is
 
-What a manifest names is all that is ever deleted, and only while it is what it was: a regular file, not a link, not changed since the
-run ended. OUT and OUT.part are refused in one line if they hold anything else, so a manifest marks what is ours at every moment: a killed
-run leaves an OUT.part that the next run recognizes and clears. Locks (flock) keep a second run away meanwhile.
+OUT and OUT.part are refused in one line if they hold what no manifest names (util.outputs.manifest): a killed run leaves an OUT.part that
+the next run recognizes and clears. Locks (flock) keep a second run away meanwhile.
 """
 import contextlib
 import ctypes
 import errno
 import fcntl
 import os
-import re
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from util.errors import InputError
-from util.files import GrowingFile, atomic_write, create, refuse_special, uninterrupted, write_all
+from util.files import GrowingFile, create, refuse_special, uninterrupted, write_all
+from util.outputs.manifest import FIRST_LINE, MANIFEST, refuse_foreign, remove, remove_empty, walk
 
-MANIFEST = "manifest.txt"
 SUMMARY = "summary.json"  # written last: without it a run is not finished
-FIRST_LINE = "fastMCD results 1: what this run made, and the next one may delete\n"
-NAME = re.compile(r"(?!\.+(/|$))[\w.-]+(/([\w.-]*[\w-])?)?", re.ASCII)  # a/b at most; no way up
-ELSEWHERE = "choose an empty or a new directory"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux: <fcntl.h>, renameat2(2)
 
 
@@ -174,7 +167,7 @@ class Staging(Staged):
         for leftover in (self.path, self._aside):
             if os.path.lexists(leftover):
                 refuse_foreign(leftover)
-                _remove(leftover, itself=leftover != self.path)
+                remove(leftover, itself=leftover != self.path)
         self._manifest = GrowingFile(self.path / MANIFEST, FIRST_LINE)
 
     # Writing
@@ -218,13 +211,13 @@ class Staging(Staged):
     # The end
 
     def _earlier(self) -> bool:
-        return os.path.lexists(self.place) and not all(entry.is_dir(follow_symlinks=False) for entry in _walk(self.place))
+        return os.path.lexists(self.place) and not all(entry.is_dir(follow_symlinks=False) for entry in walk(self.place))
 
     def _publish(self, earlier: bool) -> None:
         os.utime(self.path / MANIFEST)  # nothing of ours is younger
         if not earlier:
             if os.path.lexists(self.place):
-                _remove_empty(self.place)
+                remove_empty(self.place)
             os.rename(self.path, self.place)
             return
         refuse_foreign(self.place, changed=True)
@@ -233,10 +226,10 @@ class Staging(Staged):
             os.rename(self.path, self.place)
             os.rename(self._aside, self.path)
         with contextlib.suppress(OSError):  # what stays is the next run's to clear
-            _remove(self.path)  # the earlier results
+            remove(self.path)  # the earlier results
 
     def _discard(self) -> None:
-        _remove(self.path)
+        remove(self.path)
 
     def _unlock(self) -> None:
         if manifest := getattr(self, "_manifest", None):
@@ -268,98 +261,3 @@ def exchange(one: Path, other: Path) -> bool:
     if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV):
         raise OSError(code, os.strerror(code), str(other))
     return False
-
-
-# What is ours
-
-def recorded(directory: Path) -> list[str]:
-    """Return the names in a directory's manifest and its own; none if there is no manifest. Raises InputError if it is none of ours."""
-    path = Path(directory) / MANIFEST
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
-            first, *names = file.read().split("\n")
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError):
-        first, names = "none", []
-    names = names[:-1]  # the last line is empty, or was cut off before anything of that name was made
-    if not FIRST_LINE.startswith(first) or any(NAME.fullmatch(name) is None for name in names):
-        raise InputError(f"{path} is not a manifest of this program; {ELSEWHERE}")
-    return [*names, MANIFEST]
-
-
-@contextlib.contextmanager
-def adopted(directory: Path, name: str) -> Iterator[Path]:
-    """Yield a path to write to, which becomes `name` in a directory: one of its own if that holds finished results and nothing foreign."""
-    try:
-        names = recorded(directory)
-        refuse_foreign(directory, changed=True)
-    except (InputError, OSError):
-        names = []
-    if names and name not in names:
-        with open(directory / MANIFEST, "a") as file:
-            file.write(f"{name}\n")
-    with atomic_write(directory / name, directory.absolute().parent if names else None) as temporary:
-        yield temporary
-        if names:
-            stamp = (directory / MANIFEST).stat().st_mtime_ns
-            os.utime(temporary, ns=(stamp, stamp))  # nothing of theirs is younger
-
-
-def refuse_foreign(directory: Path, changed: bool = False) -> None:
-    """Raise InputError if a directory holds what its manifest doesn't name; `changed`: or what is younger than the manifest."""
-    names = set(recorded(directory))
-    stamp = (directory / MANIFEST).lstat().st_mtime_ns if names else 0
-    for entry in _walk(directory):
-        name = os.path.relpath(entry.path, directory)
-        known = f"{name}/" if entry.is_dir(follow_symlinks=False) else name if entry.is_file(follow_symlinks=False) else None
-        if known not in names:
-            raise InputError(f"{directory} holds {name!r}, which no run has recorded as its own; {ELSEWHERE}")
-        if changed and known == name and entry.stat(follow_symlinks=False).st_mtime_ns > stamp:
-            raise InputError(f"{entry.path} was changed after the run that made it; {ELSEWHERE}")
-
-
-def _walk(directory: str | Path) -> Iterator[os.DirEntry]:
-    for entry in os.scandir(directory):
-        yield entry
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
-
-
-def _remove_empty(directory: str | Path) -> None:
-    """Delete a directory in which there are only directories; OSError where there is more."""
-    for entry in os.scandir(directory):
-        if entry.is_dir(follow_symlinks=False):
-            _remove_empty(entry.path)
-    os.rmdir(directory)
-
-
-def _remove(directory: Path, itself: bool = True) -> None:
-    """Delete what a directory's manifest names, the manifest last, then the directory if it is empty; nothing through a link."""
-    names = recorded(directory)
-    with contextlib.ExitStack() as stack:
-        folders = {"": _open_folder(stack, directory)}
-        for name in names:
-            if name.endswith("/"):
-                with contextlib.suppress(OSError):  # it was not made, or isn't ours any more
-                    folders[name[:-1]] = _open_folder(stack, name[:-1], dir_fd=folders[""])
-        for name in names:
-            folder, _, leaf = name.rpartition("/")
-            if leaf and folder in folders and name != MANIFEST:
-                with contextlib.suppress(FileNotFoundError):
-                    if stat.S_ISREG(os.stat(leaf, dir_fd=folders[folder], follow_symlinks=False).st_mode):
-                        os.unlink(leaf, dir_fd=folders[folder])
-        for name in folders.keys() - {""}:
-            with contextlib.suppress(OSError):  # it holds something else
-                os.rmdir(name, dir_fd=folders[""])
-        if os.listdir(folders[""]) == [MANIFEST]:
-            os.unlink(MANIFEST, dir_fd=folders[""])
-    if itself:
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
-
-
-def _open_folder(stack: contextlib.ExitStack, path: str | Path, **where) -> int:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, **where)
-    stack.callback(os.close, folder)
-    return folder

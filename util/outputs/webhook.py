@@ -3,15 +3,12 @@ import base64
 import http.client
 import json
 import os
-import sys
 import threading
 import time
 from collections import deque
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from tqdm import tqdm
-
-from util.errors import printable
+from util.errors import printable, say
 
 QUEUE = 1000  # events that wait at most
 TIMEOUT = 10.0  # seconds that a server may take for each step of an answer
@@ -127,4 +124,4 @@ class Webhook:
         return None if 200 <= status < 300 else (f"answer {status}", status in LATER)
 
     def _say(self, line: str) -> None:
-        tqdm.write(f"{self.name}: {printable(line)}", file=sys.stderr)
+        say(f"{self.name}: {printable(line)}")

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from util.files import atomic_write
 from util.score import metrics
 from util.score.metrics import Boxes, Pixels
-from util.score.truth import MOST_FRAMES, Truth, checked, mot_rows, read_truth
+from util.score.truth import MAX_FRAMES, Truth, checked, mot_rows, read_truth
 from util.source.images import read_bgr
 
 MASKS = [("masks", r"([0-9]+)\.png"), ("cdnet", r"bin([0-9]+)\.png"), ("", r"bin([0-9]+)\.(?:png|jpg)")]  # the first that is there
@@ -130,16 +130,17 @@ def _score(results: Path, truth: Truth, limit: int | None, label: str) -> dict[s
     boxes, frames = (truth.boxes, truth.frames) if truth.boxes is not None else truth.mask_boxes()
     if label and not (boxes.label != "").any():
         boxes.label[:] = label
-    last, there = limit or max(boxes.frame if frames is None else frames, default=0), max(masks, default=0)
+    limit = limit or MAX_FRAMES
+    last, there = min(limit, max(boxes.frame if frames is None else frames, default=0)), max(masks, default=0)
     if masks and there < last:
         raise InputError(f"{results} ends at frame {there}, but the truth goes on to {last}; --limit {there} scores what is there")
-    known = np.empty(0, int) if frames is None else frames[frames <= (limit or MOST_FRAMES)]
+    known = np.empty(0, int) if frames is None else frames[frames <= limit]
 
     def part(table: Boxes | None) -> Boxes | None:
         if table is None:
             return None
         keep = np.ones(len(table), bool) if frames is None else np.isin(table.frame, known)
-        return _inside(table[keep & (table.frame <= (limit or MOST_FRAMES))], truth)
+        return _inside(table[keep & (table.frame <= limit)], truth)
 
     boxes, found, tracks, names = part(boxes), part(read_boxes(results)), part(read_tracks(results)), part(read_names(results))
     out = {"frames": len(known) if frames is not None else len(masks) or None}
@@ -224,8 +225,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if len(args.paths) % 2:
         parser.error(f"{len(args.paths)} paths are given; expected RESULTS TRUTH, by turns")
-    if args.limit is not None and not 1 <= args.limit <= MOST_FRAMES:
-        parser.error(f"--limit is {args.limit}; expected 1 to {MOST_FRAMES}")
+    if args.limit is not None and not 1 <= args.limit <= MAX_FRAMES:
+        parser.error(f"--limit is {args.limit}; expected 1 to {MAX_FRAMES}")
     return args
 
 

@@ -15,8 +15,8 @@ from util.errors import InputError
 from util.track.tracking import UNKNOWN
 
 STATIC, SHADOW, OUTSIDE, UNCLEAR, MOVING = 0, 50, 85, 170, 255  # CDnet's levels of a true mask
-LEAST = 0.5  # intersection over union at which a box is found
-MOST_PAIRS = 10_000_000  # of identities, true and found: HOTA holds 20 numbers for each
+MIN_IOU = 0.5  # intersection over union at which a box is found
+MAX_PAIRS = 10_000_000  # of identities, true and found: HOTA holds 20 numbers for each
 
 
 @dataclass(eq=False)
@@ -55,10 +55,10 @@ def iou(a: np.ndarray, b: np.ndarray, crowds: bool = False) -> np.ndarray:
     return np.reshape(coco_mask.iou(a, b, np.full(len(b), crowds, np.uint8)), (len(a), len(b)))
 
 
-def match(a: np.ndarray, b: np.ndarray, least: float = LEAST) -> list[tuple[int, int]]:
-    """Pairs (index into a, index into b) of boxes, best overlap first, each index once, with intersection over union >= `least`."""
+def match(a: np.ndarray, b: np.ndarray, min_iou: float = MIN_IOU) -> list[tuple[int, int]]:
+    """Pairs (index into a, index into b) of boxes, best overlap first, each index once, with intersection over union >= `min_iou`."""
     overlap, pairs = iou(a, b), []
-    near = np.argwhere(overlap >= least)
+    near = np.argwhere(overlap >= min_iou)
     free_a, free_b = set(range(len(a))), set(range(len(b)))
     for i, j in near[np.argsort(-overlap[tuple(near.T)], kind="stable")].tolist():
         if i in free_a and j in free_b:
@@ -116,20 +116,22 @@ def _share(part: float, whole: float) -> float | None:
 
 
 # ---- Probabilities ---------------------------------------------------------------------------------------------------
-def reliability(sure: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None, bins: int = 10) -> list[tuple[float, float, float]]:
-    """(share of the cases, mean sureness 0..1, share of right ones) of each bin of sureness that holds any, lowest first."""
-    weights = np.ones(len(sure)) if weights is None else weights
-    place, rows = np.minimum((sure * bins).astype(int), bins - 1), []
+def reliability(
+    confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None, bins: int = 10
+) -> list[tuple[float, float, float]]:
+    """(share of the cases, mean confidence 0..1, accuracy) of each bin of confidence that holds any, lowest first."""
+    weights = np.ones(len(confidence)) if weights is None else weights
+    index, rows = np.minimum((confidence * bins).astype(int), bins - 1), []
     for k in range(bins):
-        w = weights * (place == k)
+        w = weights * (index == k)
         if w.sum():
-            rows.append((w.sum() / weights.sum(), np.average(sure, weights=w), np.average(right, weights=w)))
+            rows.append((w.sum() / weights.sum(), np.average(confidence, weights=w), np.average(right, weights=w)))
     return rows
 
 
-def calibration_error(sure: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None, bins: int = 10) -> float:
-    """Expected calibration error, 0..1: how much sureness and the share of right ones differ, mean over the bins."""
-    return sum(share * abs(mean - true) for share, mean, true in reliability(sure, right, weights, bins))
+def calibration_error(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None, bins: int = 10) -> float:
+    """Expected calibration error, 0..1: how much confidence and accuracy differ, mean over the bins."""
+    return sum(share * abs(mean - accuracy) for share, mean, accuracy in reliability(confidence, right, weights, bins))
 
 
 # ---- Boxes -----------------------------------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ def counted(truth: Boxes, found: Boxes) -> Boxes:
     ignored = truth.box[truth.ignored]
     for frame, rows in by_frame(found).items():
         if frame in true:
-            keep[rows] = iou(found.box[rows], ignored[true[frame]], crowds=True).max(1) < LEAST
+            keep[rows] = iou(found.box[rows], ignored[true[frame]], crowds=True).max(1) < MIN_IOU
     keep[matches(truth, found)[:, 1]] = True
     return found[keep]
 
@@ -189,7 +191,7 @@ def coco(truth: Boxes, found: Boxes, by_name: bool = False) -> dict[str, float |
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    keys = {"AR1": 6, "AR10": 7, "AR100": 8, "AP50": 1, "AP": 0}  # places in COCOeval.stats
+    keys = {"AR1": 6, "AR10": 7, "AR100": 8, "AP50": 1, "AP": 0}  # where they are in COCOeval.stats
     if by_name:  # a crowd of COCO's is one for its own name alone
         found, truth = counted(truth, found), truth[~truth.ignored]
     if truth.ignored.all():
@@ -205,12 +207,12 @@ def coco(truth: Boxes, found: Boxes, by_name: bool = False) -> dict[str, float |
             categories = [{"id": number} for number in names.values()] or [{"id": 1}]
             side.dataset = {"images": images, "annotations": annotations, "categories": categories}
             side.createIndex()
-        judge = COCOeval(there, seen, "bbox")
-        judge.params.useCats = int(by_name)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return {key: float(judge.stats[place]) for key, place in keys.items()}
+        evaluator = COCOeval(there, seen, "bbox")
+        evaluator.params.useCats = int(by_name)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return {key: float(evaluator.stats[index]) for key, index in keys.items()}
 
 
 def _annotation(boxes: Boxes, row: int, names: dict[str, int]) -> dict:
@@ -250,7 +252,7 @@ def _sequence(truth: Boxes, found: Boxes) -> dict:
     true, seen = by_frame(truth), by_frame(found)
     true_ids, true_id = np.unique(truth.id, return_inverse=True)
     seen_ids, seen_id = np.unique(found.id, return_inverse=True)
-    if len(true_ids) * len(seen_ids) > MOST_PAIRS:
+    if len(true_ids) * len(seen_ids) > MAX_PAIRS:
         raise InputError(f"{len(seen_ids)} identities against {len(true_ids)} true ones are too many; score fewer frames with --limit")
     frames, none = sorted(true.keys() | seen.keys()), np.empty(0, int)
     pairs = [(true.get(frame, none), seen.get(frame, none)) for frame in frames]

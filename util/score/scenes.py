@@ -140,12 +140,12 @@ def camera_path(frames, start=(100.0, 100.0), pan=(0.0, 0.0), shake=0.0, zoom=1.
     return poses
 
 
-def match(truth: Sequence[TrueBox], boxes: np.ndarray, least: float = 0.5) -> list[tuple[int, int]]:
-    """Return pairs (index into truth, index into boxes), best overlap first, each index once, with intersection over union >= `least`.
+def match(truth: Sequence[TrueBox], boxes: np.ndarray, min_iou: float = 0.5) -> list[tuple[int, int]]:
+    """Return pairs (index into truth, index into boxes), best overlap first, each index once, with intersection over union >= `min_iou`.
 
     boxes: (N, 4) x, y, width, height.
     """
-    return metrics.match(np.float64([(o.x, o.y, o.width, o.height) for o in truth]).reshape(-1, 4), boxes, least)
+    return metrics.match(np.float64([(o.x, o.y, o.width, o.height) for o in truth]).reshape(-1, 4), boxes, min_iou)
 
 
 # ---- The ground ------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ MIN_AREA = 50  # pixels: smaller regions of a CDnet mask are crumbs
 AWAY = 25  # frames: what comes back after more is another object
 IN_VIEW = 0.9  # share of an object that must be in view for it to count
 # What a file may claim: 115 hours at 24 frames per second, numbers that a float64 holds, boxes whose area is one.
-MOST_FRAMES, MOST_IDS, LONGEST, MOST_IN_FRAME = 10_000_000, 2**53, 1_000_000, 2000
+MAX_FRAMES, MAX_IDS, MAX_LENGTH, MAX_IN_FRAME = 10_000_000, 2**53, 1_000_000, 2000
 
 
 @dataclass(eq=False)
@@ -157,15 +157,15 @@ def _read_mask(path: Path, indices: bool) -> np.ndarray:
 # ---- Boxes -----------------------------------------------------------------------------------------------------------
 def checked(path: Path, boxes: Boxes) -> Boxes:
     """The boxes of a file; InputError for one that no frame can hold, or more of them in a frame than can be compared."""
-    wrong = ~np.isfinite(boxes.score) | (boxes.frame < 1) | (boxes.frame > MOST_FRAMES) | ~(np.abs(boxes.box) <= LONGEST).all(1)
+    wrong = ~np.isfinite(boxes.score) | (boxes.frame < 1) | (boxes.frame > MAX_FRAMES) | ~(np.abs(boxes.box) <= MAX_LENGTH).all(1)
     wrong |= (boxes.box[:, 2:] <= 0).any(1)
     if wrong.any():
         row = int(wrong.argmax())
         found = f"box {row + 1} is {boxes.box[row].tolist()} in frame {boxes.frame[row]}, score {boxes.score[row]}"
-        raise InputError(f"{path}: {found}; frames count from 1 to {MOST_FRAMES}, boxes have a size, and pixels are below {LONGEST}")
+        raise InputError(f"{path}: {found}; frames count from 1 to {MAX_FRAMES}, boxes have a size, and pixels are below {MAX_LENGTH}")
     frames, counts = np.unique(boxes.frame, return_counts=True)
-    if len(counts) and counts.max() > MOST_IN_FRAME:
-        raise InputError(f"{path}: frame {frames[counts.argmax()]} has {counts.max()} boxes; {MOST_IN_FRAME} can be compared")
+    if len(counts) and counts.max() > MAX_IN_FRAME:
+        raise InputError(f"{path}: frame {frames[counts.argmax()]} has {counts.max()} boxes; {MAX_IN_FRAME} can be compared")
     return boxes
 
 
@@ -200,10 +200,12 @@ def mot_rows(path: Path, flags: bool = False) -> Iterator[tuple[str, tuple]]:
         frame, number, left, top, width, height, flag, kind = (numbers + [1, 1])[:8] if len(numbers) < 8 else numbers[:8]
         if flags and flag == 0:
             number = 0
-        elif not 1 <= number <= MOST_IDS:
+        elif not 1 <= number <= MAX_IDS:
             raise InputError(f"{place} is {found}; identities count from 1")
-        if not 1 <= frame <= MOST_FRAMES or width <= 0 or height <= 0:
-            raise InputError(f"{place} is {found}; frames count from 1 to {MOST_FRAMES}, and boxes have a size")
+        if not 1 <= frame <= MAX_FRAMES or width <= 0 or height <= 0:
+            raise InputError(f"{place} is {found}; frames count from 1 to {MAX_FRAMES}, and boxes have a size")
+        if frame % 1 or number % 1:
+            raise InputError(f"{place} is {found}; frames and identities are whole numbers")
         if number and (frame, number) in seen:
             raise InputError(f"{place}: identity {number:.0f} is twice in frame {frame:.0f}")
         seen.add((frame, number))
@@ -217,8 +219,8 @@ def _sequence_frames(path: Path) -> np.ndarray | None:
     with reading(path, "seqinfo.ini with a whole number seqLength in its section [Sequence]"):
         info.read_string(read_text(path, "seqinfo.ini"))
         length = info.getint("Sequence", "seqLength")
-    if not 1 <= length <= MOST_FRAMES:
-        raise InputError(f"{path}: seqLength is {length}; expected 1 to {MOST_FRAMES}")
+    if not 1 <= length <= MAX_FRAMES:
+        raise InputError(f"{path}: seqLength is {length}; expected 1 to {MAX_FRAMES}")
     return np.arange(1, length + 1)
 
 
@@ -227,8 +229,8 @@ def _read_coco(path: Path) -> tuple[Boxes, np.ndarray]:
         whole = json.loads(read_text(path, "COCO file of boxes"))
         names = {kind["id"]: kind["name"] for kind in whole["categories"]}
         frames = {image["id"] for image in whole["images"]}
-        if not all(type(frame) is int and 1 <= frame <= MOST_FRAMES for frame in frames):
-            raise InputError(f"{path}: the images' ids must be frame numbers, from 1 to {MOST_FRAMES}")
+        if not all(type(frame) is int and 1 <= frame <= MAX_FRAMES for frame in frames):
+            raise InputError(f"{path}: the images' ids must be frame numbers, from 1 to {MAX_FRAMES}")
         if not all(isinstance(name, str) for name in names.values()):
             raise InputError(f"{path}: the names of the categories must be text")
         rows, ids = [], _identities(path, whole["annotations"])
@@ -272,5 +274,5 @@ def write_truth(frames: Iterable, directory: Path, names: Sequence[str]) -> None
             rows.append((number, ids[o.id], *box, int(o.visible >= IN_VIEW), o.label + 1, f"{o.visible:.3f}"))
     write_image(directory / "ROI.bmp", np.full(frame.mask.shape, 255, np.uint8))
     (directory / "temporalROI.txt").write_text(f"1 {number}\n")
-    (directory / "gt" / "labels.txt").write_text("\n".join(names) + "\n")
+    (directory / "gt" / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     (directory / "gt" / "gt.txt").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))

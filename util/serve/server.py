@@ -16,7 +16,6 @@ import re
 import secrets
 import socket
 import stat
-import sys
 import threading
 import time
 import traceback
@@ -25,14 +24,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from tqdm import tqdm
 
 from util.cli import is_loopback
-from util.errors import InputError
+from util.errors import InputError, say
 
 CLIENTS = 64  # connections at a time; more are closed at once
 TIMEOUT = 30.0  # seconds that a connection may take from one complete answer to the end of the next
-MOST_SENT = 1 << 16  # bytes of what a client sends
+MAX_SENT = 1 << 16  # bytes of what a client sends
 TOKEN, SHORTEST = "FASTMCD_TOKEN", 16  # the environment's variable; characters that a token has at least
 HEADERS = {
     "Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin", "Referrer-Policy": "no-referrer",
@@ -141,7 +139,7 @@ class Server:
         except Exception:  # a bug, which ends no run
             self._bugs += 1
             if self._bugs == 1:
-                tqdm.write(traceback.format_exc(), file=sys.stderr)
+                say(traceback.format_exc())
             response = web.Response(status=500, text="this failed; the program's stderr says how\n")
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
@@ -150,8 +148,8 @@ class Server:
     def _refuse(self, request: web.BaseRequest) -> web.Response | None:
         """What a request gets that may not ask; None where it may."""
         host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
-        if (request.content_length or 0) > MOST_SENT or "Transfer-Encoding" in request.headers:
-            raise Refused(413, f"at most {MOST_SENT} bytes, whose number is said, are taken")
+        if (request.content_length or 0) > MAX_SENT or "Transfer-Encoding" in request.headers:
+            raise Refused(413, f"at most {MAX_SENT} bytes, whose number is said, are taken")
         if not (self._unix or self._token or is_loopback(_host_of(host))):
             raise Refused(421, "this page is for its own machine, by a loopback address")
         elsewhere = request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")

@@ -2,7 +2,6 @@
 import contextlib
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,9 +9,8 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when cv2 opens its
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # a small file may claim to be a huge image
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
 
-from util.errors import InputError, quiet  # noqa: E402
+from util.errors import InputError, quiet, say  # noqa: E402
 from util.files import IMAGE_SUFFIXES  # noqa: E402
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -72,8 +70,7 @@ def read_frames(name: str, paths: Sequence[Path]) -> Iterator[tuple[None, np.nda
     """
     levels, size = _levels(paths), None
     if levels:
-        tqdm.write(f"{name}: 16-bit images that use little of their range; shown from black {levels[0]:.0f} to white {levels[1]:.0f}",
-                   file=sys.stderr)  # fmt: skip
+        say(f"{name}: 16-bit images that use little of their range; shown from black {levels[0]:.0f} to white {levels[1]:.0f}")
     for path in paths:
         image = _stretch(_read(path, ANY_DEPTH), *levels) if levels else read_bgr(path)
         size = size or image.shape

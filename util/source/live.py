@@ -1,5 +1,4 @@
 """The newest frames of a source that does not wait: a thread reads it and connects again when it breaks."""
-import sys
 import threading
 import time
 import weakref
@@ -9,14 +8,14 @@ from datetime import datetime
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from util.errors import InputError
+from util.errors import InputError, say
 from util.source.stream import Lost
 
 NEWEST = 4  # frames that wait at most: 0.16 s at 25 a second, enough for what comes in bursts
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before trying again; doubled each time
 PATIENCE = 300.0  # seconds after which a source that is lost is given up
+SET_BACK, SET_ON = 1.0, 60.0  # seconds between two frames, by the stream's clock, from which on it has been set
 
 
 class _Reader(threading.Thread):
@@ -33,6 +32,7 @@ class _Reader(threading.Thread):
         self.started = None  # the time of day when the source's first frame came
         self.has_packets, self.take = hasattr(self.stream, "tap"), None  # what gets each packet, see Live.tap
         self._start = self._offset = None  # when the source's first frame came; what to add to the stream's clock
+        self._latest = 0.0  # seconds, of the latest frame with a time of its own
         self._lost, self._came, self._wait = None, 0.0, FIRST_WAIT
 
     def run(self) -> None:
@@ -66,17 +66,15 @@ class _Reader(threading.Thread):
         if take := self.take:
             passed = 0.0 if self._start is None else time.monotonic() - self._start
             timed = self.stream.has_clock and packet.pts is not None
-            known = timed and self._offset is not None
-            take(packet.stream, packet, float(packet.pts * packet.time_base) + self._offset if known else passed, timed)
+            seconds = float(packet.pts * packet.time_base) + self._offset if timed and self._offset is not None else passed
+            take(packet.stream, packet, seconds if abs(seconds - self._latest) < SET_ON else passed, timed)
 
     def _put(self, seconds: float | None, frame: object) -> None:
         now = time.monotonic()
         if self._start is None:
             self._start, self.started = now, datetime.now().astimezone()
         passed = now - self._start
-        if self._offset is None and seconds is not None:  # the clock of a new connection starts anywhere
-            self._offset = passed - seconds
-        taken = passed if seconds is None else seconds + self._offset
+        taken = passed if seconds is None else self._by_clock(seconds, passed)
         if self.stream.in_parts:  # a part would push out most of itself
             self.stopped.wait(min(1.0, max(0.0, taken - passed)))
         with self.changed:
@@ -89,6 +87,16 @@ class _Reader(threading.Thread):
                 self.dropped += 1
             self.frames.append((taken, frame, time.monotonic()))
             self.changed.notify()
+
+    def _by_clock(self, seconds: float, passed: float) -> float:
+        """Return the time from the start at which the stream's clock shows `seconds`.
+
+        The clock of a new connection starts anywhere, and one may be set meanwhile, as by a restarted encoder: time goes on all the same.
+        """
+        if self._offset is None or not -SET_BACK < seconds + self._offset - self._latest < SET_ON:
+            self._offset = max(passed, self._latest) - seconds
+        self._latest = seconds + self._offset
+        return self._latest
 
     def _connect_again(self, reason: str):
         """Return a new connection, or None if nobody wants it any more; InputError when patience is at its end."""
@@ -160,7 +168,7 @@ class Live:
                 seconds, frame, came = reader.frames.popleft() if reader.frames else (0, None, 0)
                 over = reader.over
             for note in notes:
-                tqdm.write(note, file=sys.stderr)
+                say(note)
             if frame is not None:
                 self.came = came
                 return seconds, self._picture(frame)

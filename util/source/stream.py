@@ -9,14 +9,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from tqdm import tqdm
 
-from util.errors import InputError, discreet
+from util.errors import InputError, discreet, say
 from util.source.ahead import spare_cores
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp")
 TIMEOUT = 10.0  # seconds that a server may take to answer, and to go on
-MOST_DAMAGED = 0.5  # share of a video's frames; with more it is refused
+MAX_DAMAGED = 0.5  # share of a video's frames; with more it is refused
 ONE_THREAD = 1280 * 720  # pixels of a frame that one thread decodes fast enough, without the delay of several
 MAX_PIXELS = 1 << 24  # of a frame to decode: beyond what is looked at, since codecs round up
 
@@ -236,7 +235,7 @@ def is_text(head: bytes) -> bool:
 def read_all(name: str, stream: Stream) -> Iterator[tuple[float | None, np.ndarray]]:
     """Yield (seconds, BGR frame) of every frame that can be decoded, once; stderr says how many could not.
 
-    InputError, after the last one, if the stream breaks off, is cut off, or is damaged beyond MOST_DAMAGED.
+    InputError, after the last one, if the stream breaks off, is cut off, or is damaged beyond MAX_DAMAGED.
     """
     from util.source.picture import Pictures
 
@@ -258,9 +257,9 @@ def read_all(name: str, stream: Stream) -> Iterator[tuple[float | None, np.ndarr
         stream.close()
     _raise_interrupt(stream.source)
     what = f"{name}: {stream.damaged} of {stream.damaged + stream.decoded} frames are damaged"
-    if stream.damaged > MOST_DAMAGED * (stream.damaged + stream.decoded):
+    if stream.damaged > MAX_DAMAGED * (stream.damaged + stream.decoded):
         raise InputError(f"{what}; the others were kept")
     if cut_off and stream.decoded:
         raise InputError(f"{name}: ends inside a frame after {stream.decoded} frames, which were kept; was it cut off?")
     if stream.damaged:
-        tqdm.write(f"{what} and were left out", file=sys.stderr)
+        say(f"{what} and were left out")

@@ -23,17 +23,16 @@ class Association:
         self._variance = np.empty((0, 3, 4))  # of the position, of both together, of the speed
         self._identity, self._seen = np.empty(0, int), np.empty(0)  # 0 while seen once; seconds
         self._count, self._seconds = 0, None
-        self.speeds = np.empty(0)
 
     def __len__(self) -> int:
         return len(self._identity)
 
-    def update(self, boxes: np.ndarray, homography: np.ndarray, seconds: float) -> np.ndarray:
-        """Return identities, int (n,), from 1, of this frame's boxes; 0 for one that is seen for the first time.
+    def update(self, boxes: np.ndarray, homography: np.ndarray, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the identities of this frame's boxes, int (n,), from 1, and their speeds against the background, float (n,).
 
-        boxes: float (n, 4), x, y, width, height in pixels. homography: (3, 3), takes pixels of this frame to the previous one's.
-        seconds: the frame's time, growing. In the first frame of all every box has an identity. `speeds` then holds the speed of each
-        box, float (n,), in its heights per second against the background; NaN where it is seen for the first time.
+        A box that is seen for the first time has identity 0 and speed NaN, but in the first frame of all it has an identity. Speeds are in
+        the box's heights per second. boxes: float (n, 4), x, y, width, height in pixels. homography: (3, 3), takes pixels of this frame
+        to the previous one's. seconds: the frame's time, growing.
         """
         first = self._seconds is None
         frames = 1.0 if first else (seconds - self._seconds) * self.fps
@@ -50,16 +49,15 @@ class Association:
         new = rows[self._identity[rows] == 0]
         self._identity[new] = self._count + 1 + np.arange(len(new))
         self._count += len(new)
-        identities = np.zeros(len(measured), int)
+        identities, speeds = np.zeros(len(measured), int), np.full(len(measured), np.nan)
         identities[columns] = self._identity[rows]
-        self.speeds = np.full(len(measured), np.nan)
-        self.speeds[columns] = np.hypot(*self._speed[rows, :2].T) * self.fps / self._position[rows, 3]
+        speeds[columns] = np.hypot(*self._speed[rows, :2].T) * self.fps / self._position[rows, 3]
         others = np.setdiff1d(np.arange(len(measured)), columns)
         if first:
             identities[others] = self._count + 1 + np.arange(len(others))
             self._count += len(others)
         self._add(measured[others], identities[others], seconds)
-        return identities
+        return identities, speeds
 
     def unseen(self) -> dict[int, np.ndarray]:
         """Return identity -> box x, y, width, height (float) where an object that the latest frame did not show is expected in it."""

@@ -49,16 +49,16 @@ class Evidence:
     def name(self, current: int | None = None, hold: float = 0.0) -> tuple[int | None, float]:
         """(index of the class, its probability in 0..1); the index is None for unknown, also before there is evidence.
 
-        current: the class that it is called so far, which is judged as if its probability were `hold` larger (hysteresis).
+        current: the class that it is called so far, which counts as if its probability were `hold` larger (hysteresis).
         """
         if self.weight <= 0:
             return None, 0.0
         p = self.probabilities()
-        judged = p.copy()
+        scores = p.copy()
         if current is not None:
-            judged[current] += hold
-        best = int(judged.argmax())
-        return (best if judged[best] >= self.unknown_below and best != self.other else None), float(p[best])
+            scores[current] += hold
+        best = int(scores.argmax())
+        return (best if scores[best] >= self.unknown_below and best != self.other else None), float(p[best])
 
     def kind(self, kinds: Mapping[str, Sequence[int]], called: int | None = None) -> tuple[str | None, float]:
         """(name of the likeliest kind, the sum of its classes' probabilities), kinds: name -> indices of classes.

@@ -1,21 +1,19 @@
 """Objects with an identity: sightings of one frame joined into tracks, each with one dependable name."""
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from util.spec import OTHER
 from util.track.association import Association
-from util.track.evidence import Evidence, weight_of
+from util.track.evidence import weight_of
+from util.track.names import UNKNOWN, Names
 from util.track.places import Crossing, Places, Visit, Whereabouts
 from util.track.views import Schedule, Views, chosen
 
-HALF_LIFE = 25  # sightings until a view counts half
 SURE = 0.8  # an object in no track yet is unknown while the detector's score and the name's probability have a smaller sum
 SETTLED = 3  # sightings until an object's speed is known
 LOST_FRAMES = 3  # a second is less than the time between two frames of a time lapse
-UNKNOWN = "unknown"  # the name of what none of the classes fits
 
 
 @dataclass(eq=False)
@@ -78,15 +76,20 @@ class Moment:
 class TrackState:
     """What is known so far of an object that may become a track."""
 
-    def __init__(self, moment: Moment, evidence: Evidence):
+    def __init__(self, moment: Moment, names: Names):
         self.number = 0  # until it is confirmed
         self.first, self.start, self.sightings = moment.number, moment.seconds, 0
-        self.evidence, self.views = evidence, Views()
+        self._names, self.evidence, self.views = names, names.evidence(), Views()
         self.label, self.probability = UNKNOWN, 0.0
         self.called = None  # the label's class, if it is one
         self.told = None  # what it was called when somebody was told of it
         self.where = Whereabouts()
         self.best = {}  # label -> (worth, crop, frame, box): the name may still change
+
+    def look(self, logits: np.ndarray, weight: float, sightings: int) -> None:
+        """Take what the network says of a view that stands for so many sightings."""
+        self.evidence.add(logits, weight, sightings)
+        self.called, self.label, self.probability = self._names.of(self.evidence, self.called)
 
     def see(self, moment: Moment, sighting: Sighting) -> None:
         """Count the sighting; its crop is kept where it shows the name better than those before."""
@@ -98,12 +101,13 @@ class TrackState:
             crop = np.ascontiguousarray(moment.frame[y : y + height, x : x + width, ::-1])
             self.best[self.label] = worth, crop, moment.number, sighting.box
 
-    def track(self, kinds: Mapping[str, Sequence[int]]) -> Track:
+    def track(self) -> Track:
+        """Return the track as it is so far."""
         _, crop, frame, box = self.best[self.label]
-        kind, kind_probability = self.evidence.kind(kinds, self.called)
+        kind, kind_probability = self._names.kind(self.evidence, self.called)
         return Track(
             self.number, self.label, self.probability, first=self.first, last=self.last, start=self.start, end=self.end,
-            sightings=self.sightings, best=crop, best_frame=frame, best_box=box, kind=kind or UNKNOWN, kind_probability=kind_probability,
+            sightings=self.sightings, best=crop, best_frame=frame, best_box=box, kind=kind, kind_probability=kind_probability,
             crossings=tuple(self.where.crossings), visits=self.where.all_visits(),
         )  # fmt: skip
 
@@ -111,27 +115,18 @@ class TrackState:
 class Tracker:
     """Joins sightings into tracks, frame by frame, and asks for a view of an object only where that can change its name.
 
-    For each moment first `associate`, then `name`. classes: names; what is called `other` is unknown. calibration: (temperature,
-    unknown_below), see util.track.evidence.
+    For each moment first `associate`, then `name`. names: those that tracks may have. fps: frames per second.
     min_sightings: a track counts, and gets its number, from so many on; less is flicker. lost_seconds: an object unseen for longer, and
     for more than LOST_FRAMES frames, has ended; for keep_seconds, but no longer than it was seen, a named one is expected where it should
-    be. fps: frames per second. schedule: which sightings are looked at; None: all.
-    kinds: kind -> names of its classes; with `name_kinds` a track is called by its kind where its own name is in doubt. drop_other: what
-    looks most like none of the classes is left out of the tracks that end. hold: by how much another name must be more probable to take a
-    name's place. places: lines and zones to tell of.
+    be. overlap: see Association. schedule: which sightings are looked at; None: all. places: lines and zones to tell of.
     """
 
     def __init__(
-        self, classes: Sequence[str], calibration=(1.0, 0.0), fps=25.0, min_sightings=5, lost_seconds=1.0, keep_seconds=1.0, overlap=0.2,
-        schedule: Schedule | None = None, kinds: Mapping[str, Sequence[str]] | None = None, name_kinds=False, drop_other=False, hold=0.0,
+        self, names: Names, fps=25.0, min_sightings=5, lost_seconds=1.0, keep_seconds=1.0, overlap=0.2, schedule: Schedule | None = None,
         places: Places | None = None,
     ):  # fmt: skip
         lost_seconds, self.keep_seconds = max(lost_seconds, LOST_FRAMES / fps), keep_seconds
-        self.classes, self.calibration, self.min_sightings, self.lost_seconds = list(classes), calibration, min_sightings, lost_seconds
-        self.other = self.classes.index(OTHER) if OTHER in self.classes else None
-        members = {kind: [self.classes.index(name) for name in names if name in self.classes] for kind, names in (kinds or {}).items()}
-        self.kinds = {kind: indices for kind, indices in members.items() if indices}
-        self.name_kinds, self.drop_other, self.hold = name_kinds, drop_other, hold
+        self.names, self.min_sightings, self.lost_seconds = names, min_sightings, lost_seconds
         self.places = places or Places()
         self.schedule = schedule or Schedule(longest=1, budget=10**9)
         self._association = Association(fps, lost_seconds, overlap)
@@ -142,12 +137,12 @@ class Tracker:
     def associate(self, moment: Moment) -> list[int]:
         """Return the indices of the sightings to look at; fill in speeds that are known."""
         boxes = np.array([sighting.box for sighting in moment.sightings], float)
-        identities = self._association.update(boxes, moment.result.homography, moment.seconds).tolist()
+        identities, speeds = self._association.update(boxes, moment.result.homography, moment.seconds)
         self._seen, overdue = [], []
-        for sighting, identity, speed in zip(moment.sightings, identities, self._association.speeds.tolist(), strict=True):
+        for sighting, identity, speed in zip(moment.sightings, identities.tolist(), speeds.tolist(), strict=True):
             state = self._states.get(identity) if identity else None
             if state is None:
-                state = TrackState(moment, Evidence(*self.calibration, self.other, HALF_LIFE))
+                state = TrackState(moment, self.names)
                 if identity:
                     self._states[identity] = state
             if state.sightings >= SETTLED:
@@ -164,21 +159,20 @@ class Tracker:
         """
         for i, row in zip(viewed, logits, strict=True):
             state, weight = self._seen[i]
-            state.evidence.add(row, weight, state.views.add(self.schedule, weight))
-            state.called, state.label, state.probability = self._called(state)
+            state.look(row, weight, state.views.add(self.schedule, weight))
         for sighting, (state, _) in zip(moment.sightings, self._seen, strict=True):
             state.see(moment, sighting)
             if not state.number and state.sightings >= self.min_sightings:
                 self._count += 1
                 state.number = self._count
             if state.number and state.label != state.told:
-                (moment.renamed if state.told else moment.begun).append(state.track(self.kinds))
+                (moment.renamed if state.told else moment.begun).append(state.track())
                 state.told = state.label
             sure = state.number or sighting.score + state.probability >= SURE
             sighting.track, sighting.probability, sighting.label = state.number, state.probability, state.label if sure else UNKNOWN
             self.places.look(state.where, sighting.box, moment.seconds)
             if state.number and state.where.news:
-                moment.passed += [(state.track(self.kinds), passage) for passage in state.where.news]
+                moment.passed += [(state.track(), passage) for passage in state.where.news]
                 state.where.news = []
         moment.expected = self._expected(moment)
         ended = [i for i, state in self._states.items() if moment.seconds - state.end > self.lost_seconds]
@@ -215,18 +209,5 @@ class Tracker:
         ended, dropped = [], []
         for state in [self._states.pop(i) for i in identities]:
             if state.number:
-                (dropped if self._is_dropped(state) else ended).append(state.track(self.kinds))
+                (dropped if self.names.drop(state.evidence) else ended).append(state.track())
         return ended, dropped
-
-    def _is_dropped(self, state: TrackState) -> bool:
-        if not self.drop_other or self.other is None or state.evidence.weight <= 0:
-            return False
-        return state.evidence.probabilities().argmax() == self.other
-
-    def _called(self, state: TrackState) -> tuple[int | None, str, float]:
-        """Return the class, the name and its probability."""
-        called, sure = state.evidence.name(state.called, self.hold)
-        if called is not None:
-            return called, self.classes[called], sure
-        kind, of_kind = state.evidence.kind(self.kinds) if self.name_kinds else (None, 0.0)
-        return (None, kind, of_kind) if kind else (None, UNKNOWN, sure)

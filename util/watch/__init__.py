@@ -36,7 +36,8 @@ def watch(
         network = packed.load(network)
     video, moment, clock = open_video(str(source)), None, Clock()
     pipeline = Pipeline(video, network, load_settings(settings and str(settings), list(network.spec.classes)))
-    for moment in pipeline.over(video, limit, clock):
+    for timed in pipeline.frames(video, limit, clock):
+        moment = pipeline(*timed, clock)
         yield moment
     if moment:
         moment.ended += pipeline.tracker.finish()

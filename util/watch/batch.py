@@ -20,10 +20,11 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from util.errors import InputError, discreet, shown
+from util.errors import InputError, discreet, printable, shown
 from util.files import atomic_write
+from util.outputs.manifest import MANIFEST
 from util.outputs.results import TABLE
-from util.outputs.staging import MANIFEST, SUMMARY
+from util.outputs.staging import SUMMARY
 from util.source.ahead import usable_cores
 from util.source.images import list_images
 from util.source.stream import is_url
@@ -31,6 +32,7 @@ from util.watch.jobs import Outcome, run_here
 
 SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
 OWN = ("--video", "--save", "--jobs", "--ray")  # flags that a single clip's command has otherwise or not at all
+LONGEST_NAME = 200  # bytes; a file's name has up to 255, with endings such as .part
 COLUMNS = ["clip", "status", "frames", "objects", "tracks", "ms_per_frame", "labels", "reason", "source"]
 
 
@@ -43,7 +45,9 @@ def find_clips(sources: str | Sequence[str], save: Path | None = None) -> list[s
     """
     sources = [str(sources)] if isinstance(sources, str | int | os.PathLike) else list(sources)
     clips = [clip for source in sources for clip in _expand(source, save)]
-    return None if clips == sources and len(clips) < 2 else list(dict.fromkeys(clips))
+    if clips == sources and len(clips) < 2:
+        return None
+    return list(dict.fromkeys(f"./{clip}" if clip.startswith("-") and clip != "-" else clip for clip in clips))  # it is no flag
 
 
 def _expand(source: str, save: Path | None) -> list[str]:
@@ -58,13 +62,16 @@ def _expand(source: str, save: Path | None) -> list[str]:
     return clips or matches
 
 
-def _clips_in(directory: Path, save: Path | None) -> list[str]:
-    if directory.resolve() == save or (directory / TABLE).exists() or (directory / MANIFEST).exists():
+def _clips_in(directory: Path, save: Path | None, above: tuple[Path, ...] = ()) -> list[str]:
+    """The clips in a directory; above: the directories that led here, into which a link may lead back."""
+    real = directory.resolve()
+    if real == save or real in above or (directory / TABLE).exists() or (directory / MANIFEST).exists():
         return []
     if _is_clip(directory):
         return [str(directory)]
     inside = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-    return [clip for path in inside for clip in (_clips_in(path, save) if path.is_dir() else [str(path)] * _is_video(path))]
+    found = (_clips_in(path, save, (*above, real)) if path.is_dir() else [str(path)] * _is_video(path) for path in inside)
+    return [clip for clips in found for clip in clips]
 
 
 def _is_clip(directory: Path) -> bool:
@@ -86,6 +93,7 @@ def name_clips(clips: Sequence[str]) -> dict[str, str]:
         parts = [re.sub(r"[^\w.-]", "_", part) for part in path.parts if part not in ("/", "..")] or ["clip"]
         forms[clip] = [Path(parts[-1]).stem if _is_video(path) else parts[-1]]
         forms[clip] += ["_".join(parts[-depth:]) for depth in range(1, len(parts) + 1)]
+        forms[clip] = [form.encode()[-LONGEST_NAME:].decode(errors="ignore") for form in forms[clip]]
     count = Counter((depth, name.casefold()) for names in forms.values() for depth, name in enumerate(names))
     named, taken = {}, set()
     for clip, names in forms.items():
@@ -178,7 +186,7 @@ def run_clips(args, clips: Sequence[str]) -> list[dict]:
     finally:
         _write_table(args.save / "summary.csv", rows.values())
     print(table(rows.values()))
-    print(f"written: {args.save / 'summary.csv'}")
+    print(f"written: {printable(args.save / 'summary.csv')}")
     if failed := [name for name, row in rows.items() if row["status"] == "failed"]:
         raise InputError(f"{len(failed)} of {len(rows)} clips failed: {', '.join(failed)}")
     return list(rows.values())
@@ -200,11 +208,12 @@ def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: Out
     summary = read_summary(save / name, arguments)
     reason = reason_of(code, error) or ("" if summary else f"left no {SUMMARY}")
     log = save / f"{name}.log"
-    if reason:
-        with atomic_write(log) as temporary:
-            temporary.write_text(discreet(out + error))
-    else:
-        log.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, InputError):  # a full disk, say; the reason stands in the table as well
+        if not reason:
+            log.unlink(missing_ok=True)
+        else:
+            with atomic_write(log) as temporary:
+                temporary.write_text(discreet(out + error), encoding="utf-8")
     return _row(name, clip, "failed" if reason else "done", summary, reason)
 
 

@@ -4,7 +4,6 @@ A process that ends with an error, be it a crash or a camera that is away for to
 then ever less often. Each start has its own directory, OUT/NAME/2026-11-26T16-00-00, so that none replaces another's results.
 """
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -13,9 +12,8 @@ from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 
-from tqdm import tqdm
-
-from util.errors import InputError, printable
+from util.cli import label_of
+from util.errors import InputError, printable, say
 from util.files import stoppable
 from util.spec import Network
 from util.watch.batch import common_arguments, reason_of
@@ -46,9 +44,13 @@ class Child:
 
     def _start(self, now: float) -> None:
         stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
-        self.process = start([*self._command, "--save", str(self._save / self.name / stamp)], os.getcwd())
         self._began, self.restarts, self.out = now, self.restarts + 1, ""
         self._said.clear()
+        try:
+            self.process = start([*self._command, "--save", str(self._save / self.name / stamp)], os.getcwd())
+        except OSError as error:  # no memory, or no room for another process
+            self._wait_after(now, f"cannot start: {error.strerror}")
+            return
         self._threads = [threading.Thread(target=target, args=(self.process,), daemon=True) for target in (self._listen, self._keep)]
         for thread in self._threads:
             thread.start()
@@ -56,7 +58,7 @@ class Child:
     def _listen(self, process) -> None:
         for line in process.stderr:
             self._said.append(line)
-            tqdm.write(f"{self.name}: {printable(line.rstrip())}", file=sys.stderr)
+            say(f"{self.name}: {printable(line.rstrip())}")
 
     def _keep(self, process) -> None:
         self.out = process.stdout.read()
@@ -65,12 +67,16 @@ class Child:
         for thread in self._threads:
             thread.join(1)
         code, self.process = self.process.returncode, None
-        self.done, self.reason = code == 0, printable(reason_of(code, "".join(self._said)))
+        self.done, self.reason = code == 0, ""
         if not self.done:
-            self._wait = FIRST_WAIT if now - self._began > LASTING else self._wait
-            self._next = now + self._wait
-            tqdm.write(f"{self.name}: ended ({self.reason}); started again in {self._wait:g} s", file=sys.stderr)
-            self._wait = min(2 * self._wait, LONGEST_WAIT)
+            self._wait_after(now, printable(reason_of(code, "".join(self._said))))
+
+    def _wait_after(self, now: float, reason: str) -> None:
+        self.reason = reason
+        self._wait = FIRST_WAIT if now - self._began > LASTING else self._wait
+        self._next = now + self._wait
+        say(f"{self.name}: ended ({self.reason}); started again in {self._wait:g} s")
+        self._wait = min(2 * self._wait, LONGEST_WAIT)
 
     def stop(self) -> None:
         """Tell the process to end as Ctrl-C would."""
@@ -100,6 +106,8 @@ def watch_cameras(args, network: Network) -> None:
     cameras = load_cameras(args.cameras)
     for name in cameras:
         load_settings(str(args.cameras), list(network.spec.classes), name)
+    if args.label is not None:
+        label_of(args.label, network.spec.classes)
     program, given = args.command
     shared, stopped = common_arguments(given, OWN), []
     with tempfile.TemporaryDirectory(prefix="fastmcd-") as directory:  # which only this user may enter
@@ -130,5 +138,5 @@ def _overview(address, sockets: dict[str, Path], children: list[Child]):
     from util.serve.overview import Overview  # here: few runs need a server
 
     page = Overview(address, sockets, lambda: [child.status() for child in children])
-    tqdm.write(f"page: {page.server.url}", file=sys.stderr)
+    say(f"page: {page.server.url}")
     return page

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"], "1")
 # glibc's allocator: else the bound grows with what is freed, frames come to lie in the heap, and that falls in pieces and grows.
@@ -45,7 +45,7 @@ def work(command: list[str], directory: str, started: Callable = lambda process:
 
 
 def run_here(commands: dict[str, list[str]], jobs: int) -> Iterator[tuple[str, Outcome]]:
-    """Yield (name, what `work` returned) as the commands end, `jobs` at a time; ends them if closed."""
+    """Yield (name, what `work` returned) as the commands end, `jobs` at a time; ends them if closed, within PATIENCE_S."""
     running, stopping = [], threading.Event()
 
     def started(process: subprocess.Popen) -> None:
@@ -64,3 +64,8 @@ def run_here(commands: dict[str, list[str]], jobs: int) -> Iterator[tuple[str, O
                 future.cancel()
             for process in running:
                 process.terminate()  # nothing where it has ended
+            try:
+                wait(futures, PATIENCE_S)
+            finally:  # another Ctrl-C, too
+                for process in running:
+                    process.kill()

@@ -10,13 +10,14 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from util.crops import prepare
-from util.outputs.pictures import CONTACT_SHEET, draw_sheet, encode_png
-from util.outputs.results import read_results
+from util.outputs import sheet
+from util.outputs.manifest import adopted
+from util.outputs.pictures import encode_png
+from util.outputs.results import Detection, read_results
 from util.outputs.sinks import PredictionTable
-from util.outputs.staging import Staging, adopted, refuse_other_table
-from util.spec import OTHER, Network, Spec
-from util.track.evidence import Evidence
-from util.track.tracking import UNKNOWN
+from util.outputs.staging import Staging, refuse_other_table
+from util.spec import Network, Spec
+from util.track.names import Names
 
 TABLE = PredictionTable.NAME
 COLUMNS = list(PredictionTable.COLUMNS[:-1])  # single objects belong to no track
@@ -80,7 +81,9 @@ def name_directory(args, network: Network, right: Sequence[str] = ()) -> Predict
 
 
 def _name_all(args, directory: Path, predictions: Predictions, network: Network, staging: Staging | None = None) -> None:
-    detections = read_results(directory, best_only=bool(args.fastMCD))[: args.limit]
+    detections = read_results(directory, best_only=bool(args.fastMCD))
+    frames = set(sorted({detection.frame for detection in detections})[: args.limit])
+    detections = [detection for detection in detections if detection.frame in frames]
     captions = []
     try:
         for start in tqdm(range(0, len(detections), BATCH), "naming", unit="batch", leave=False, disable=None):
@@ -89,23 +92,36 @@ def _name_all(args, directory: Path, predictions: Predictions, network: Network,
                 captions.append(predictions.add(d.frame, d.object, (d.x, d.y, d.width, d.height), *_name(logits, network.spec)))
     finally:
         if captions or not detections:  # what could be named is kept
-            _write(directory, predictions, [d.image[..., :3] for d in detections[: len(captions)]], captions, staging)
-    print(f"{directory}: {len(detections)} objects in {len({d.frame for d in detections})} frames")
+            _write(directory, predictions, Crops(detections[: len(captions)]), captions, staging)
+    print(f"{directory}: {len(detections)} objects in {len(frames)} frames")
 
 
 def _name(logits: np.ndarray, spec: Spec) -> tuple[str, float]:
-    """Return (class or UNKNOWN, probability) of one object, as a track of one view would be named."""
-    evidence = Evidence(spec.temperature, spec.unknown_below, spec.classes.index(OTHER) if OTHER in spec.classes else None)
+    """Return (class or "unknown", probability) of one object, as a track of one view would be named."""
+    names = Names(spec.classes, spec.temperature, spec.unknown_below)
+    evidence = names.evidence()
     evidence.add(logits)
-    label, probability = evidence.name()
-    return UNKNOWN if label is None else spec.classes[label], probability
+    return names.of(evidence)[1:]
 
 
-def _write(directory: Path, predictions: Predictions, images: list[np.ndarray], captions: list[str], staging: Staging | None) -> None:
+class Crops(Sequence):
+    """The crops of detections without their masks, each read when it is asked for: a contact sheet shows few of many."""
+
+    def __init__(self, detections: Sequence[Detection]):
+        self._detections = detections
+
+    def __len__(self) -> int:
+        return len(self._detections)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._detections[i].image[..., :3]
+
+
+def _write(directory: Path, predictions: Predictions, images: Sequence[np.ndarray], captions: list[str], staging: Staging | None) -> None:
     if staging:
         labels = [row[6] for row in predictions.rows]
-        sheet = {CONTACT_SHEET: encode_png(draw_sheet(images, captions, labels, directory.name))} if images else {}
-        staging.write({TABLE: predictions.csv(), **sheet})
+        pictures = {sheet.NAME: encode_png(sheet.draw_sheet(images, captions, labels, directory.name))} if images else {}
+        staging.write({TABLE: predictions.csv(), **pictures})
         staging.frames = len(images)
     else:
         with adopted(directory, TABLE) as temporary:

@@ -1,5 +1,4 @@
 """From a video to named tracks: what `--video` does. Detect, classify, track; every file of the run is a sink that gets each moment."""
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,14 +15,15 @@ from tqdm import tqdm
 import fastmcd
 from util.cli import Keep
 from util.crops import cut_out, prepare
-from util.errors import InputError, printable
-from util.files import stoppable
+from util.errors import InputError, printable, say
+from util.files import stoppable, uninterrupted
 from util.outputs.events import Changes
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
 from util.track.evidence import is_whole
+from util.track.names import Names
 from util.track.places import Places, Tally
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
@@ -129,16 +129,16 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     if args.start and video.live:
         raise InputError(f"--start is for files; {video.name} is live, and the machine's clock says when")
     video.started = args.start or video.started
+    recordings = _recordings(args) if args.record else None
     pipeline, clock = Pipeline(video, network, settings), Clock()
-    places = pipeline.tracker.places
-    summary = Summary(places)
+    summary = Summary(pipeline.places)
     hook = _notifier(args.notify, pipeline, args.camera) if args.notify else None
     stops = stoppable(video.stop) if video.live else nullcontext()
     page = _page(args, video, pipeline, clock, settings, [hook] if hook else []) if args.serve else None
-    with stops, page or nullcontext(), open_sinks(args, video, network.spec.classes, pipeline.detector, places) as sinks:
+    with stops, page or nullcontext(), open_sinks(args, video, network.spec.classes, pipeline.detector, pipeline.places) as sinks:
         if page:
             sinks.sinks.append(page)
-        recorder = _recorder(args, video, settings["record"]) if args.record else None
+        recorder = _recorder(args, recordings, video, settings["record"]) if recordings else None
         if recorder:
             sinks.sinks.append(recorder)
         if hook:
@@ -154,31 +154,41 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
                 if hook:
                     hook.finish()
         if args.save:
-            counts = {"frames": summary.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
-            if video.live:
-                counts |= {"dropped": video.dropped, "reconnects": video.reconnects, "stopped": video.stopped}
-            if recorder:
-                counts["recordings"] = {"files": recorder.files, "deleted": recorder.ledger.deleted, "gaps": recorder.gaps}
-            if hook:
-                counts["events"] = {"sent": hook.sent, "dropped": hook.dropped}
-            arguments, labels = without_secrets(args.command[1]), dict(summary.tracks.most_common())
-            sinks.summarize(arguments=arguments, **counts, labels=labels, **summary.passed.summary(), ms_per_frame=clock.ms())
-    print(f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {summary.frames} frames")
-    if video.live:
-        print(f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again")
-    if recorder:
-        told = f"{recorder.ledger.deleted} deleted to make room, {recorder.gaps} gaps"
-        print(f"recorded: {recorder.files} files in {recorder.ledger.directory}, {told}")
-    if hook:
-        print(f"notified: {hook.sent} events sent to {hook.name}, {hook.dropped} dropped")
-    print(f"ms per frame: {clock}")
-    if summary.sightings:
-        print(summary.table())
-    for line in summary.passages():
-        print(line)
+            counts, labels = _counts(video, summary, recorder, hook), dict(summary.tracks.most_common())
+            passed, ms = summary.passed.summary(), clock.ms()
+            sinks.summarize(arguments=without_secrets(args.command[1]), **counts, labels=labels, **passed, ms_per_frame=ms)
+    print(*_lines(video, summary, recorder, hook, clock), sep="\n")
     if right:
         print(summary.share_right(right))
     return summary
+
+
+def _counts(video: Video, summary: Summary, recorder, hook) -> dict:
+    """Return what summary.json counts."""
+    counts = {"frames": summary.frames, "objects": summary.sightings.total(), "tracks": summary.tracks.total()}
+    if video.live:
+        counts |= {"dropped": video.dropped, "reconnects": video.reconnects, "stopped": video.stopped}
+    if recorder:
+        counts["recordings"] = {"files": recorder.files, "deleted": recorder.ledger.deleted, "gaps": recorder.gaps}
+    if hook:
+        counts["events"] = {"sent": hook.sent, "dropped": hook.dropped}
+    return counts
+
+
+def _lines(video: Video, summary: Summary, recorder, hook, clock: Clock) -> Iterator[str]:
+    """Yield what stdout tells of a run."""
+    yield f"{video.name}: {summary.sightings.total()} objects in {summary.frames_with} of {summary.frames} frames"
+    if video.live:
+        yield f"dropped: {video.dropped} frames that came while others were looked at; {video.reconnects} times connected again"
+    if recorder:
+        told = f"{recorder.ledger.deleted} deleted to make room, {recorder.gaps} gaps"
+        yield f"recorded: {recorder.files} files in {printable(recorder.ledger.directory)}, {told}"
+    if hook:
+        yield f"notified: {hook.sent} events sent to {hook.name}, {hook.dropped} dropped"
+    yield f"ms per frame: {clock}"
+    if summary.sightings:
+        yield summary.table()
+    yield from summary.passages()
 
 
 def _notifier(url: str, pipeline: "Pipeline", camera: str | None):
@@ -187,16 +197,23 @@ def _notifier(url: str, pipeline: "Pipeline", camera: str | None):
 
         if camera:  # each has topics of its own
             url = parts._replace(path=f"/{parts.path.strip('/') or PREFIX}/{camera}").geturl()
-        return Mqtt(url, [name for name in pipeline.tracker.classes if name != OTHER])
+        return Mqtt(url, [name for name in pipeline.tracker.names.classes if name != OTHER])
     from util.outputs.webhook import Webhook
 
     return Webhook(url)
 
 
-def _recorder(args, video: Video, around: dict[str, float]):
+def _recordings(args) -> Path:
+    """Return where recordings go; InputError if that is in results, which another run replaces."""
+    directory = (args.recordings or Path("recordings")) / (args.camera or "")  # of several cameras each has its own
+    if args.save and any(directory.resolve().is_relative_to(Path(place).resolve()) for place in (args.save, f"{args.save}.part")):
+        raise InputError(f"recordings in {directory} would lie in {args.save}, which is replaced whole; give another directory")
+    return directory
+
+
+def _recorder(args, directory: Path, video: Video, around: dict[str, float]):
     from util.outputs.record import Recorder  # here: few runs record
 
-    directory = (args.recordings or Path("recordings")) / (args.camera or "")  # of several cameras each has its own
     return Recorder(directory, video, args.keep or Keep(), args.record == "all", **around)
 
 
@@ -207,20 +224,22 @@ def _page(args, video: Video, pipeline: "Pipeline", clock: Clock, settings: dict
     drawing = Drawing(args.settings, args.camera, pipeline, settings)
     page = Page(args.serve, video, clock, args.camera or printable(video.name), drawing.shown, drawing.save, notifiers, pipeline.places)
     if args.camera is None:  # else who started this shows it
-        tqdm.write(f"page: {page.server.url}", file=sys.stderr)
+        say(f"page: {page.server.url}")
     return page
 
 
 def _watch(args, video: Video, pipeline: "Pipeline", sinks: Sinks, summary: Summary, clock: Clock) -> None:
     total = min(filter(None, [args.limit, video.frame_count]), default=None)
-    for moment in tqdm(pipeline.over(video, args.limit, clock), "naming", total, unit=" frames", leave=False, disable=None):
-        summary.add(moment)
-        with clock("write"):
-            sinks.add(moment)
+    for timed in tqdm(pipeline.frames(video, args.limit, clock), "naming", total, unit=" frames", leave=False, disable=None):
+        with uninterrupted():  # tracks that end in a frame are in the files of that frame, or in none
+            moment = pipeline(*timed, clock)
+            summary.add(moment)
+            with clock("write"):
+                sinks.add(moment)
 
 
 class Pipeline:
-    """Detector, network and tracker in a row: call it with a frame, get the Moment."""
+    """Detector, network and tracker in a row: call it with each of `frames`, get its Moment."""
 
     def __init__(self, video: Video, network: Network, settings: dict[str, dict]):
         self.network, spec, self.size = network, network.spec, (video.width, video.height)
@@ -230,31 +249,29 @@ class Pipeline:
             self.detector = fastmcd.Detector(video.width, video.height, **{**spec.detector, **settings["detector"]})
         except (TypeError, ValueError) as error:
             raise InputError(f"detector: {error}") from None
-        names = settings["names"]
-        only = {*names["only"], OTHER} if names["only"] else spec.classes
-        self.log_prior, self.geometry = spec.log_prior(names["prior"]), names["geometry"]
+        given = settings["names"]
+        only = {*given["only"], OTHER} if given["only"] else spec.classes
+        self.log_prior, self.geometry = spec.log_prior(given["prior"]), given["geometry"]
         self.columns = [i for i, name in enumerate(spec.classes) if name in only]
-        unknown_below = spec.unknown_below if names["unknown_below"] is None else names["unknown_below"]
-        self.temperature, schedule = names["temperature"] or spec.temperature, Schedule(budget=names["views_per_frame"])
-        self.tracker = Tracker(
-            [spec.classes[i] for i in self.columns], (self.temperature, unknown_below), video.fps, **settings["tracks"], schedule=schedule,
-            kinds=spec.kinds, name_kinds=names["kinds"], drop_other=names["drop_other"], hold=names["hold"], places=self.places,
-        )  # fmt: skip
+        self.temperature = given["temperature"] or spec.temperature
+        unknown_below = spec.unknown_below if given["unknown_below"] is None else given["unknown_below"]
+        classes = [spec.classes[i] for i in self.columns]
+        names = Names(classes, self.temperature, unknown_below, given["hold"], spec.kinds, given["kinds"], given["drop_other"])
+        schedule = Schedule(budget=given["views_per_frame"])
+        self.tracker = Tracker(names, video.fps, **settings["tracks"], schedule=schedule, places=self.places)
 
     def redraw(self, settings: dict[str, dict]) -> None:
         """Let other zones and lines count from the next frame on; another thread may call it. InputError where they don't fit the frame."""
         self.zones = make_zones(*self.size, **settings["zones"])
         self.places.lines, self.places.zones = settings["lines"], self.zones.named
 
-    def over(self, video: Video, limit: int | None, clock: Clock) -> Iterator[Moment]:
-        """Yield the Moments of a video's frames, `limit` at most."""
+    def frames(self, video: Video, limit: int | None, clock: Clock) -> Iterator[tuple[int, float, np.ndarray]]:
+        """Yield (number from 1, seconds, BGR) of a video's frames, `limit` at most, once the detector has been rehearsed with the first."""
         frames = ((video.seconds, frame) for frame in clock.each("decode", video))
         late = (lambda timed: timed[0] >= LATE) if video.live else None
         rehearsed = clock.each("detect", self.detector.rehearsed(frames, itemgetter(1), late))
         for number, (seconds, frame) in enumerate(islice(rehearsed, limit), 1):
-            moment = self(number, seconds, frame, clock)
-            clock.frames = number
-            yield moment
+            yield number, seconds, frame
 
     def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:
         with clock("detect"):
@@ -271,6 +288,7 @@ class Pipeline:
             logits = self.look(moment, viewed) if viewed else np.empty((0, len(self.log_prior)))
         with clock("track"):
             self.tracker.name(moment, viewed, logits[:, self.columns])
+        clock.frames = number
         return moment
 
     def look(self, moment: Moment, viewed: Sequence[int]) -> np.ndarray:

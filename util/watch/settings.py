@@ -9,7 +9,7 @@ from util.errors import InputError, read_text, reading
 from util.files import atomic_write
 
 PRESETS = Path(__file__).with_name("presets.toml")
-MOST = 1 << 20  # bytes of a file
+MAX_BYTES = 1 << 20  # bytes of a file
 # table -> key -> (default, lowest, highest); [detector] holds what fastmcd.PARAMS names, and the detector checks it.
 NUMBERS = {
     "tracks": {"min_sightings": (5, 1, 1000), "lost_seconds": (1.0, 0, 60), "keep_seconds": (1.0, 0, 60), "overlap": (0.2, 0.01, 0.99)},
@@ -76,7 +76,7 @@ def save_drawing(path: Path, camera: str | None, drawing: dict[str, dict], check
     drawing: table -> key -> polygons or a line; it replaces those of the table that hold any, be it with nothing. An image
     stays. check: gets the path of what the file would be, and may raise InputError, which leaves it as it was.
     """
-    text = read_text(path, "TOML file", MOST)
+    text = read_text(path, "TOML file", MAX_BYTES)
     with reading(path, "TOML file"):
         wanted = tomllib.loads(text)
     try:
@@ -89,7 +89,7 @@ def save_drawing(path: Path, camera: str | None, drawing: dict[str, dict], check
         raise InputError(f"{path}: zones and lines cannot be saved into it as it is laid out; {advice}") from None
     with atomic_write(path) as temporary:
         shutil.copymode(path, temporary)  # it may hold passwords of cameras
-        temporary.write_text(drawn)
+        temporary.write_text(drawn, encoding="utf-8")
         check(temporary)
 
 
@@ -123,7 +123,7 @@ def _rows(value: list):
 
 def _read(path: Path) -> dict:
     with reading(path, "TOML file"):
-        return tomllib.loads(read_text(path, "TOML file", MOST))
+        return tomllib.loads(read_text(path, "TOML file", MAX_BYTES))
 
 
 def _layers(source: str | None, camera: str | None) -> list[tuple[str, dict]]:
