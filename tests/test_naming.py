@@ -131,3 +131,16 @@ def test_what_is_other_or_not_sure_enough_is_unknown(results):
     assert all(0.5 < warm[7] < cold[7] for cold, warm in zip(sure, cool, strict=True))
     below = run(RedOrGrey(temperature=2.0, unknown_below=0.9), multi_fastMCD=results).rows
     assert [row[6] for row in below] == [row[6] if row[7] >= 0.9 else "unknown" for row in cool] and "unknown" in {row[6] for row in below}
+
+
+def test_the_prior_and_the_aspect_of_the_box_count_as_in_a_clip(results):
+    plain = [row[7] for row in run(multi_fastMCD=results).rows]
+    network = RedOrGrey(temperature=0.5)
+    calibrated = [row[7] for row in run(network, multi_fastMCD=results).rows]
+    network.spec = replace(network.spec, prior={"red": 3.0, "grey": 0.5})
+    more = [row[7] for row in run(network, multi_fastMCD=results).rows]
+    odds, shifted = (np.array(p) / (1 - np.array(p)) for p in (calibrated, more))
+    assert calibrated != plain and shifted / odds == pytest.approx([6, 1 / 6] * 3, rel=1e-6), "red is six times as likely against grey"
+    network.spec = replace(network.spec, prior={}, aspects={"red": (np.log(2), 0.3)})  # the red box is 20 x 10, the grey one 8 x 16
+    tall = [row[7] for row in run(network, multi_fastMCD=results).rows]
+    assert all(now < before for now, before in zip(tall, calibrated, strict=True)), "the red one is not tall as red ones are, the grey is"

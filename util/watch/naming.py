@@ -88,12 +88,20 @@ def _name_all(args, directory: Path, predictions: Predictions, network: Network,
     try:
         for start in tqdm(range(0, len(detections), BATCH), "naming", unit="batch", leave=False, disable=None):
             some = detections[start : start + BATCH]
-            for d, logits in zip(some, network(prepare([d.image for d in some], network.spec)), strict=True):
-                captions.append(predictions.add(d.frame, d.object, (d.x, d.y, d.width, d.height), *_name(logits, network.spec)))
+            boxes = np.array([(d.x, d.y, d.width, d.height) for d in some])
+            for d, box, logits in zip(some, boxes, _look(network, [d.image for d in some], boxes), strict=True):
+                captions.append(predictions.add(d.frame, d.object, box, *_name(logits, network.spec)))
     finally:
         if captions or not detections:  # what could be named is kept
             _write(directory, predictions, Crops(detections[: len(captions)]), captions, staging)
     print(f"{directory}: {len(detections)} objects in {len(frames)} frames")
+
+
+def _look(network: Network, crops: list[np.ndarray], boxes: np.ndarray) -> np.ndarray:
+    """Return logits, float64 (N, classes), with the prior and what the boxes' aspects tell, as in a clip; one frame tells no speed."""
+    spec = network.spec
+    log_odds = spec.log_prior() + spec.log_geometry(boxes, np.full(len(boxes), np.nan))
+    return network(prepare(crops, spec)) + spec.temperature * log_odds
 
 
 def _name(logits: np.ndarray, spec: Spec) -> tuple[str, float]:
