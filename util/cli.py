@@ -75,7 +75,7 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], default: str = ""
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help=f"network (default: {default or archs[0]})")
     text = "weights to use, or to start a training from (default: to use, those beside the script)"
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help=text)
-    text = "folder of the data set (default: beside the script, downloaded), or of any classes"
+    text = "folder of the data set (default: beside the script, downloaded); for MNIST and CIFAR_10 also one of any classes"
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
     parser.add_argument("--epochs", type=at_least(1), help="of training (default: the recipe's)")
