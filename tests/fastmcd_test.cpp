@@ -294,6 +294,19 @@ void the_mask_shows_what_is_reported() {
     CHECK(seen.mask.row(160)[200] == 255 && seen.mask.row(40)[40] == 0);
 }
 
+void a_crop_keeps_its_aspect() {
+    for (const double aspect : {1.0, 1.4, 1.9, 2.0, 3.3})
+        for (int cells_wide = 3; cells_wide < 40; ++cells_wide) {
+            Params params;
+            params.min_score = params.min_area = params.closing = 0;
+            params.min_crop = 1, params.crop_aspect = aspect;
+            Regions regions(320, 240, params);
+            Marked seen(320, 240, {{20, 30, cells_wide, 3}});
+            for (const Object& object : regions(seen.mask, seen.marks, kIdentity, false, {}))
+                CHECK(object.crop.width <= aspect * object.crop.height);
+        }
+}
+
 // Two angles whose boxes overlap; their joint box overlaps that of a square, which is looked at before them.
 void a_box_that_has_grown_reaches_those_before_it() {
     Params params;
@@ -744,6 +757,7 @@ int main() {
     points_tell_what_moves();
     what_rests_is_no_object();
     the_mask_shows_what_is_reported();
+    a_crop_keeps_its_aspect();
     a_box_that_has_grown_reaches_those_before_it();
     many_regions_take_no_longer_than_few();
     implausible_homographies_are_refused();
