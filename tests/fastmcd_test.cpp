@@ -735,6 +735,7 @@ void bad_arguments_throw() {
     CHECK(throws([] { Params p; p.threshold = 0; Detector(320, 240, p); }, "threshold is 0"));
     CHECK(throws([] { Params p; p.match = std::nan(""); Detector(320, 240, p); }, "match is nan"));
     CHECK(throws([] { Params p; p.min_inliers = 0.2; Detector(320, 240, p); }, "min_inliers is 0.2, must be a number from 0.25"));
+    CHECK(throws([] { Params p; p.min_inliers = 0.2499999999; Detector(320, 240, p); }, "min_inliers is 0.2499999999, must be"));
     CHECK(throws([] { Params p; p.points = 5; Detector(320, 240, p); }, "points is 5"));
     CHECK(throws([] { Params p; parameters()[0].set(p, 99.5); }, "whole"));
     const Frame frame(64, 48);
