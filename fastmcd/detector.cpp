@@ -54,6 +54,7 @@ struct Detector::State {
         : workers(std::clamp(cells(height) / kBandRows, 1, params.threads)), smooth(width, workers), current(width, height), reference(width, height), estimate_motion(width, height, params),
           model(width, height, params, workers), mask(width, height), segment(cells(width), cells(height)), find_regions(width, height, params) {}
 
+    void check_size(int width, int height) const;
     bool place(const Motion& motion);  // false: the frame could not be compared with the model
     bool turning() const;              // the camera's last known motion was so fast that the next one was lost to it
 
@@ -71,6 +72,11 @@ struct Detector::State {
     int lost = 0;  // frames since the last one of known motion
     Homography last = kIdentity;  // motion
 };
+
+void Detector::State::check_size(int width, int height) const {
+    if (width != mask.width || height != mask.height)
+        throw std::invalid_argument("frame is " + size(width, height) + ", detector was made for " + size(mask.width, mask.height));
+}
 
 // The reference, against which motion is measured, stays while the camera does: then the model is not resampled either,
 // and neither blurs nor drifts; a creeping camera is noticed when its movement has added up. The reference stays too
@@ -110,9 +116,7 @@ Result Detector::detect_bgr(Colour frame, Timings* timings) { return feed(frame,
 template <class Frame>
 Result Detector::feed(const Frame& frame, Timings* timings) {
     State& s = *state_;
-    if (frame.width != s.mask.width || frame.height != s.mask.height)
-        throw std::invalid_argument("frame is " + size(frame.width, frame.height) + ", detector was made for " +
-                                    size(s.mask.width, s.mask.height));
+    s.check_size(frame.width, frame.height);
     Stopwatch watch(timings != nullptr);
     Timings spent{};
 
@@ -143,8 +147,11 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
 
 template <class Frame>
 void Detector::rehearse_any(std::span<const Frame> first) {
+    for (const Frame& frame : first) state_->check_size(frame.width, frame.height);
+    reset();
     for (std::size_t i = first.size(); i-- > 1;) feed(first[i], nullptr);
-    turn();
+    if (state_->lost) reset();  // to a scene that comes later
+    state_->turned = state_->started;
 }
 
 void Detector::rehearse(std::span<const Image> first) { rehearse_any(first); }
@@ -155,11 +162,6 @@ std::vector<TrackedPoint> Detector::tracked() const {
 }
 
 Background Detector::background() const { return state_->model.background(); }
-
-void Detector::turn() {
-    if (state_->lost) reset();  // to a scene that comes later
-    state_->turned = state_->started;
-}
 
 void Detector::reset() {
     state_->started = state_->compared = state_->turned = false;

@@ -156,9 +156,10 @@ public:
     std::vector<TrackedPoint> tracked() const;  // by the last frame; empty if that was the first
     Background background() const;              // as the last frame left it
 
-    // Before a clip's first frame: looks at its first frames, in their order, backwards and without the very first. All of them are to be
-    // fed after that, and the first finds its background known. Its motion is given as unknown, as no frame is before it. Forgets
-    // everything if the motion was unknown at last: a cut lay between. std::invalid_argument if a frame's size is another one.
+    // Begins a clip: forgets all before, then looks at the clip's first frames, given in their order, backwards and without the very first.
+    // All of them are to be fed after that, and the first finds its background known. Its motion is given as unknown, as no frame is
+    // before it. Forgets these too if the motion was unknown at last: a cut lay between. std::invalid_argument, and nothing is
+    // forgotten, if a frame's size is another one.
     void rehearse(std::span<const Image> first);
     void rehearse(std::span<const Colour> first);
     void reset();               // forget everything: the next frame is the first
@@ -169,7 +170,6 @@ private:
     Result feed(const Frame& frame, Timings* timings);
     template <class Frame>
     void rehearse_any(std::span<const Frame> first);
-    void turn();  // from backwards to forwards
     struct State;
     std::unique_ptr<State> state_;
 };
