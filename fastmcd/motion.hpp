@@ -23,7 +23,7 @@ class MotionEstimator {
 public:
     MotionEstimator(int width, int height, const Params& params);
 
-    void reset() { find_epipole_.reset(), told_.clear(); }  // the next frame is the first
+    void reset() { find_epipole_.reset(), epipole_ = {}, told_.clear(); }  // the next frame is the first
 
     // Maps pixel coordinates of `current` to those of `previous`; `likely` is looked at first. `moved`: the
     // previous frame's mask; points on what moved there have less of a say.
