@@ -209,8 +209,9 @@ Motion MotionEstimator::pan(const Pyramid& current, const Pyramid& previous, con
     motion = arrive(current, previous, found_);
     const bool goes_on = pans && length({double(shift.x) - way.x, double(shift.y) - way.y}) <= kMostChange;
     if (!motion.known && goes_on) {
-        motion.homography = {1, 0, shrink * double(shift.x), 0, 1, shrink * double(shift.y), 0, 0, 1};
-        motion.known = true;
+        fitted_ = motion.homography = {1, 0, shrink * double(shift.x), 0, 1, shrink * double(shift.y), 0, 0, 1};
+        fits_ = motion.known = true;
+        motion.inliers = ransac_.matches_within(fitted_, tolerance_ * double(1 << current.base));
     }
     return motion;
 }

@@ -198,6 +198,27 @@ void a_pan_is_found_in_images_of_any_shape() {
     }
 }
 
+// Two halves that go 42 and 38 px do not agree, but the coarsest pictures fit at 40, as the last motion had it: hardly a point lies there.
+void inliers_are_those_of_the_motion_given() {
+    constexpr int kWidth = 320, kHeight = 240;
+    Params params;
+    params.min_inliers = 0.9;
+    const auto halves = [](double upper, double lower) {
+        Frame frame = seen(kWidth, kHeight, shift(upper, 0));
+        const Frame other = seen(kWidth, kHeight, shift(lower, 0));
+        std::copy(other.pixels.begin() + kWidth * kHeight / 2, other.pixels.end(), frame.pixels.begin() + kWidth * kHeight / 2);
+        return copy_of(frame.view());
+    };
+    Pyramid previous(kWidth, kHeight), current(kWidth, kHeight);
+    previous.levels[0] = halves(0, 0), current.levels[0] = halves(42, 38);
+    previous.build(), current.build();
+    MotionEstimator estimate(kWidth, kHeight, params);
+    const Motion motion = estimate(current, previous, shift(40, 0));
+    CHECK(motion.known && motion.homography == shift(40, 0) && motion.points > 50 && motion.inliers < 5);
+    const auto tracked = estimate.tracked();
+    CHECK(std::count_if(tracked.begin(), tracked.end(), [](const TrackedPoint& p) { return p.inlier; }) == motion.inliers);
+}
+
 void the_search_for_a_pan_is_bounded() {
     const Frame square = seen(64, 64, kIdentity), other = seen(64, 64, shift(9000, 0)), thin = seen(512, 47, kIdentity), other_thin = seen(512, 47, shift(9000, 0));
     PanFinder find(64, 64), find_thin(512, 47);
@@ -768,6 +789,7 @@ int main() {
     rows_at_any_stride();
     finds_a_known_motion();
     a_pan_is_found_in_images_of_any_shape();
+    inliers_are_those_of_the_motion_given();
     the_search_for_a_pan_is_bounded();
     points_tell_what_moves();
     what_rests_is_no_object();
