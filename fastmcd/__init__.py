@@ -102,8 +102,8 @@ class Detector:
     def rehearse(self, frames: Sequence[np.ndarray]) -> None:
         """Forget all frames so far, and warm the detector up on a clip's first ones, in their order, of which it sees the last first.
 
-        Returns None. Even the first frame has objects then. The frames are detected after that as any others: all grey or all of colours, as `detect`
-        takes them, which raises the same errors.
+        Returns None. Even the first frame has objects then. The frames are detected after that as any others: all grey or all of colours,
+        as `detect` takes them, which raises the same errors.
         """
         self._detector.rehearse(list(frames))
 
