@@ -51,7 +51,7 @@ private:
 
 struct Detector::State {
     State(int width, int height, const Params& params)
-        : workers(std::clamp(cells(height) / kBandRows, 1, params.threads)), smooth(width, workers), current(width, height), reference(width, height), estimate_motion(width, height, params),
+        : workers(std::clamp(cells(height) / kBandRows, 1, params.threads)), smooth(width, workers), current(width, height), reference(width, height), estimate_motion(current, params),
           model(width, height, params, workers), mask(width, height), segment(cells(width), cells(height)), find_regions(width, height, params) {}
 
     void check_size(int width, int height) const;

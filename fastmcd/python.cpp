@@ -220,7 +220,7 @@ NB_MODULE(_fastmcd, m) {
         Pyramid now(a.width, a.height), then(b.width, b.height);
         now.levels[0] = copy_of(a), then.levels[0] = copy_of(b);
         now.build(), then.build();
-        const Motion motion = MotionEstimator(a.width, a.height, {})(now, then);
+        const Motion motion = MotionEstimator(now, {})(now, then);
         const auto& h = motion.homography;
         return nb::make_tuple(owned(std::vector<double>(h.begin(), h.end()), {3, 3}), motion.known, motion.points,
                               motion.inliers);

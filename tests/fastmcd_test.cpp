@@ -179,7 +179,7 @@ void finds_a_known_motion() {
             previous.levels[0] = copy_of(seen(width, height, kIdentity).view());
             current.levels[0] = copy_of(seen(width, height, truth).view());  // what is at p now was at (truth p)
             previous.build(), current.build();
-            const Motion motion = MotionEstimator(width, height, {})(current, previous);
+            const Motion motion = MotionEstimator(current, {})(current, previous);
             CHECK(motion.known && motion.inliers > motion.points / 2);
             const double right = width - 1, bottom = height - 1;
             for (const Point p : {Point{0, 0}, Point{right, 0}, Point{0, bottom}, Point{right, bottom}}) {
@@ -212,7 +212,7 @@ void inliers_are_those_of_the_motion_given() {
     Pyramid previous(kWidth, kHeight), current(kWidth, kHeight);
     previous.levels[0] = halves(0, 0), current.levels[0] = halves(42, 38);
     previous.build(), current.build();
-    MotionEstimator estimate(kWidth, kHeight, params);
+    MotionEstimator estimate(current, params);
     const Motion motion = estimate(current, previous, shift(40, 0));
     CHECK(motion.known && motion.homography == shift(40, 0) && motion.points > 50 && motion.inliers < 5);
     const auto tracked = estimate.tracked();
@@ -227,7 +227,7 @@ void the_search_for_a_pan_is_bounded() {
     Pyramid black(1024, 1024);  // no points: it is not searched
     black.levels[0] = copy_of(Frame(1024, 1024).view());
     black.build();
-    MotionEstimator estimate(1024, 1024, {});
+    MotionEstimator estimate(black, {});
     CHECK(estimate(black, black).known);
     CHECK(seconds_of([&] { for (int i = 0; i < 20; ++i) estimate(black, black); }) < 0.7 * search);
 }
@@ -247,7 +247,7 @@ void points_tell_what_moves() {
         previous.levels[0] = copy_of(with_patch(kIdentity, patch.x + dx, patch.y + dy).view());
         current.levels[0] = copy_of(with_patch(shift(5, 2), patch.x, patch.y).view());
         previous.build(), current.build();
-        MotionEstimator estimate(kWidth, kHeight, {});
+        MotionEstimator estimate(current, {});
         CHECK(estimate.points().empty() && estimate(current, previous).known);
         int in = 0, right = 0, out = 0, resting = 0;
         for (const PointMotion& point : estimate.points()) {
