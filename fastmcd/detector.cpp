@@ -55,6 +55,7 @@ struct Detector::State {
           model(width, height, params, workers), mask(width, height), segment(cells(width), cells(height)), find_regions(width, height, params) {}
 
     void check_size(int width, int height) const;
+    void forget() { model.reset(), segment.reset(), estimate_motion.reset(), find_regions.reset(); }
     bool place(const Motion& motion);  // false: the frame could not be compared with the model
     bool turning() const;              // the camera's last known motion was so fast that the next one was lost to it
 
@@ -86,7 +87,7 @@ bool Detector::State::place(const Motion& motion) {
     const bool still = motion.known && motion.homography == kIdentity;
     if (!motion.known) {
         if (started && ++lost <= kPatience) return false;
-        model.reset(), find_regions.reset(), segment.reset(), estimate_motion.reset();
+        forget();
         started = true;
     }
     lost = 0;
@@ -167,8 +168,7 @@ void Detector::reset() {
     state_->started = state_->compared = state_->turned = false;
     state_->lost = state_->still_frames = 0;
     state_->last = kIdentity;
-    state_->model.reset(), state_->segment.reset(), state_->estimate_motion.reset();
-    state_->find_regions.reset();
+    state_->forget();
 }
 
 std::size_t Detector::bytes() const {
