@@ -1,5 +1,6 @@
 // The detector in C++: sizes, contents, known motions, made scenes, bad arguments. Run by ctest.
 #include <algorithm>
+#include <atomic>
 #include <cfenv>
 #include <cmath>
 #include <cstdio>
@@ -7,6 +8,7 @@
 #include <ctime>
 #include <functional>
 #include <limits>
+#include <new>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -21,6 +23,17 @@
 #include "regions.hpp"
 
 using namespace fastmcd;
+
+static std::atomic<long> allocations = 0;
+
+// Not inlined: GCC would warn that new and free do not match.
+[[gnu::noinline]] void* operator new(std::size_t size) {
+    ++allocations;
+    if (void* memory = std::malloc(size)) return memory;
+    throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -443,6 +456,20 @@ void one_object_is_one_box() {
     }
 }
 
+void only_the_constructor_allocates() {
+    std::vector<Frame> frames;
+    Box truth;
+    for (int t = 0; t < 30; ++t) frames.push_back(t < 20 ? scene(t, &truth) : seen(240, 180, shift(9000 + 3 * t, 5000)));
+    std::vector<Image> first;
+    for (int t = 0; t < 12; ++t) first.push_back(frames[std::size_t(t)].view());
+    Detector detector(240, 180);
+    const long before = allocations;
+    std::size_t objects = 0;
+    detector.rehearse(first);
+    for (const Frame& frame : frames) objects += detector.detect(frame.view()).objects.size();
+    CHECK(allocations == before && objects > 0);
+}
+
 void small_objects_are_dropped() {
     Params params;
     params.min_area = 0.08;  // the square has 0.03, with the place that it has left 0.06
@@ -801,6 +828,7 @@ int main() {
     model_moves_with_the_camera();
     levels_agree();
     one_object_is_one_box();
+    only_the_constructor_allocates();
     small_objects_are_dropped();
     still_scene_gives_no_box();
     scene_cut_is_noticed();
