@@ -148,7 +148,7 @@ std::span<const Parameter> parameters();
 class Detector {
 public:
     // Frames of width x height: each 32 to 4096 px, and at most 4096x2160 pixels in all. std::invalid_argument if out of range.
-    // Allocates all there ever is. Of frames over 25 times as long as they are wide, the camera's motion is not found but at rest.
+    // Allocates all there ever is. In frames over 10 times as long as they are wide, camera motion may not be found.
     Detector(int width, int height, const Params& params = {});
     ~Detector();
     Detector(Detector&&) noexcept;  // one that was moved from can only be assigned to and destroyed
