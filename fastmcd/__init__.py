@@ -100,10 +100,10 @@ class Detector:
         return Result(**self._detector.detect(frame))
 
     def rehearse(self, frames: Sequence[np.ndarray]) -> None:
-        """Warm the detector up on a clip's first frames, in their order, of which it sees the last first. Returns None.
+        """Forget all frames so far, and warm the detector up on a clip's first ones, in their order, of which it sees the last first.
 
-        Even the first frame has objects then. The frames are detected after that as any others: all grey or all of colours, as `detect`
-        takes them, which raises the same errors.
+        Returns None. Even the first frame has objects then. The frames are detected after that as any others: all grey or all of colours,
+        as `detect` takes them, which raises the same errors.
         """
         self._detector.rehearse(list(frames))
 
@@ -111,7 +111,7 @@ class Detector:
         self, items: Iterable[Item], frame_of: Callable[[Item], np.ndarray] = lambda item: item,
         enough: Callable[[Item], bool] | None = None,
     ) -> Iterator[Item]:  # fmt: skip
-        """Yield a clip's items as they are; the first comes once as many as the parameter `rehearsal` says were read and rehearsed.
+        """Yield a new clip's items as they are; the first comes once as many as the parameter `rehearsal` says were read and rehearsed.
 
         frame_of: takes the frame out of an item. enough: whether an item is to be the last one that is waited for.
         """

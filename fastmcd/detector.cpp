@@ -51,9 +51,11 @@ private:
 
 struct Detector::State {
     State(int width, int height, const Params& params)
-        : workers(std::clamp(cells(height) / kBandRows, 1, params.threads)), smooth(width, workers), current(width, height), reference(width, height), estimate_motion(width, height, params),
+        : workers(std::clamp(cells(height) / kBandRows, 1, params.threads)), smooth(width, workers), current(width, height), reference(width, height), estimate_motion(current, params),
           model(width, height, params, workers), mask(width, height), segment(cells(width), cells(height)), find_regions(width, height, params) {}
 
+    void check_size(int width, int height) const;
+    void forget() { model.reset(), segment.reset(), estimate_motion.reset(), find_regions.reset(); }
     bool place(const Motion& motion);  // false: the frame could not be compared with the model
     bool turning() const;              // the camera's last known motion was so fast that the next one was lost to it
 
@@ -72,6 +74,11 @@ struct Detector::State {
     Homography last = kIdentity;  // motion
 };
 
+void Detector::State::check_size(int width, int height) const {
+    if (width != mask.width || height != mask.height)
+        throw std::invalid_argument("frame is " + size(width, height) + ", detector was made for " + size(mask.width, mask.height));
+}
+
 // The reference, against which motion is measured, stays while the camera does: then the model is not resampled either,
 // and neither blurs nor drifts; a creeping camera is noticed when its movement has added up. The reference stays too
 // where motion is unknown: such frames are passed over, as good ones will follow a jerk of the camera. Only if they
@@ -80,7 +87,7 @@ bool Detector::State::place(const Motion& motion) {
     const bool still = motion.known && motion.homography == kIdentity;
     if (!motion.known) {
         if (started && ++lost <= kPatience) return false;
-        model.reset(), find_regions.reset(), segment.reset(), estimate_motion.reset();
+        forget();
         started = true;
     }
     lost = 0;
@@ -110,9 +117,7 @@ Result Detector::detect_bgr(Colour frame, Timings* timings) { return feed(frame,
 template <class Frame>
 Result Detector::feed(const Frame& frame, Timings* timings) {
     State& s = *state_;
-    if (frame.width != s.mask.width || frame.height != s.mask.height)
-        throw std::invalid_argument("frame is " + size(frame.width, frame.height) + ", detector was made for " +
-                                    size(s.mask.width, s.mask.height));
+    s.check_size(frame.width, frame.height);
     Stopwatch watch(timings != nullptr);
     Timings spent{};
 
@@ -143,8 +148,11 @@ Result Detector::feed(const Frame& frame, Timings* timings) {
 
 template <class Frame>
 void Detector::rehearse_any(std::span<const Frame> first) {
+    for (const Frame& frame : first) state_->check_size(frame.width, frame.height);
+    reset();
     for (std::size_t i = first.size(); i-- > 1;) feed(first[i], nullptr);
-    turn();
+    if (state_->lost) reset();  // to a scene that comes later
+    state_->turned = state_->started;
 }
 
 void Detector::rehearse(std::span<const Image> first) { rehearse_any(first); }
@@ -156,17 +164,11 @@ std::vector<TrackedPoint> Detector::tracked() const {
 
 Background Detector::background() const { return state_->model.background(); }
 
-void Detector::turn() {
-    if (state_->lost) reset();  // to a scene that comes later
-    state_->turned = state_->started;
-}
-
 void Detector::reset() {
     state_->started = state_->compared = state_->turned = false;
     state_->lost = state_->still_frames = 0;
     state_->last = kIdentity;
-    state_->model.reset(), state_->segment.reset(), state_->estimate_motion.reset();
-    state_->find_regions.reset();
+    state_->forget();
 }
 
 std::size_t Detector::bytes() const {

@@ -104,7 +104,7 @@ const Epipole& EpipoleFinder::operator()() {
         else size_ = e.size;
         found_ = e;
     }
-    return trust_ >= kTrust && size_ <= kFurthest * way_ ? found_ : none_;
+    return all_ > 0 && trust_ >= kTrust && size_ <= kFurthest * way_ ? found_ : none_;
 }
 
 }  // namespace fastmcd

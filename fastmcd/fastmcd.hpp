@@ -13,6 +13,8 @@
 // becomes the mask; the mask's connected regions become boxes.
 // Method: Yi et al., "Detection of Moving Objects with Non-stationary Cameras in 5.8ms", CVPR Workshops 2013.
 //
+// With CMake: add_subdirectory(fastmcd), and link fastmcd_core.
+//
 // Same frames in, same bits out, on every CPU and with any number of threads. A detector belongs to one thread at a time; different detectors
 // share nothing. The first objects come with the second or third frame, and six frames after a scene cut. They come with the first
 // frame after rehearse(), which looks at a clip's first dozen frames backwards.
@@ -29,8 +31,9 @@
 
 namespace fastmcd {
 
-// A view of one byte per pixel; it owns nothing. Rows lie `stride` bytes apart, at least as many as a row has; a negative stride does for
-// images whose last row comes first in memory: data is then where the first row is, at the end.
+// A view of one byte per pixel; it owns nothing, and whoever is given one reads it until it returns, not after. Rows lie `stride` bytes
+// apart, at least as many as a row has; a negative stride does for images whose last row comes first in memory: data is then where the
+// first row is, at the end.
 struct Image {
     const std::uint8_t* data;
     int width, height;
@@ -71,7 +74,9 @@ struct Motion {
     // still, the one in which it came to rest. So it is the identity as long as the camera rests.
     std::array<double, 9> homography;
     bool known;                        // false: scene cut, blur or too little texture; homography is then the identity
-    int points, inliers;               // points tracked, and those that the homography explains
+    // Points tracked, and those that the homography explains; where the camera rests or motion is unknown, those that the best other one
+    // would have explained.
+    int points, inliers;
 };
 
 struct Timings {
@@ -143,10 +148,10 @@ std::span<const Parameter> parameters();
 class Detector {
 public:
     // Frames of width x height: each 32 to 4096 px, and at most 4096x2160 pixels in all. std::invalid_argument if out of range.
-    // Allocates all there ever is.
+    // Allocates all there ever is. In frames over 10 times as long as they are wide, camera motion may not be found.
     Detector(int width, int height, const Params& params = {});
     ~Detector();
-    Detector(Detector&&) noexcept;
+    Detector(Detector&&) noexcept;  // one that was moved from can only be assigned to and destroyed
     Detector& operator=(Detector&&) noexcept;
 
     // Feeds the next frame. std::invalid_argument if its size is another one. Timings are taken only if asked for.
@@ -156,9 +161,10 @@ public:
     std::vector<TrackedPoint> tracked() const;  // by the last frame; empty if that was the first
     Background background() const;              // as the last frame left it
 
-    // Before a clip's first frame: looks at its first frames, in their order, backwards and without the very first. All of them are to be
-    // fed after that, and the first finds its background known. Its motion is given as unknown, as no frame is before it. Forgets
-    // everything if the motion was unknown at last: a cut lay between. std::invalid_argument if a frame's size is another one.
+    // Begins a clip: forgets all before, then looks at the clip's first frames, given in their order, backwards and without the very first.
+    // All of them are to be fed after that, and the first finds its background known. Its motion is given as unknown, as no frame is
+    // before it. Forgets these too if the motion was unknown at last: a cut lay between. std::invalid_argument, and nothing is
+    // forgotten, if a frame's size is another one.
     void rehearse(std::span<const Image> first);
     void rehearse(std::span<const Colour> first);
     void reset();               // forget everything: the next frame is the first
@@ -169,7 +175,6 @@ private:
     Result feed(const Frame& frame, Timings* timings);
     template <class Frame>
     void rehearse_any(std::span<const Frame> first);
-    void turn();  // from backwards to forwards
     struct State;
     std::unique_ptr<State> state_;
 };
@@ -180,6 +185,7 @@ std::vector<std::string> levels();
 
 // grey = (77 R + 150 G + 29 B + 128) / 256 for rows of blue, green, red bytes `stride` apart; grey rows are contiguous.
 // Integers only, so that every caller sees the same bits. Within 1 level of 0.299 R + 0.587 G + 0.114 B.
+// std::invalid_argument if FASTMCD_LEVEL names no level.
 void grey_from_bgr(const std::uint8_t* bgr, std::ptrdiff_t stride, int width, int height, std::uint8_t* grey);
 
 }  // namespace fastmcd

@@ -92,14 +92,15 @@ double corner_shift(const Homography& h, int width, int height) {
 }
 
 Ransac::Ransac(int width, int height, int max_matches)
-    : width_(width), height_(height), unit_(std::max(width, height) / 2.0) {
+    : width_(width), height_(height), middle_{(width - 1) / 2.0, (height - 1) / 2.0}, unit_(std::max(width, height) / 2.0),
+      in_{1 / unit_, 0, -middle_.x / unit_, 0, 1 / unit_, -middle_.y / unit_, 0, 0, 1},
+      out_{unit_, 0, middle_.x, 0, unit_, middle_.y, 0, 0, 1} {
     for (auto* v : {&x_, &y_, &to_x_, &to_y_}) v->resize(max_matches + kLanes);
 }
 
 void Ransac::add(Point from, Point to) {
-    const double cx = (width_ - 1) / 2.0, cy = (height_ - 1) / 2.0;
-    x_[count_] = float((from.x - cx) / unit_), y_[count_] = float((from.y - cy) / unit_);
-    to_x_[count_] = float((to.x - cx) / unit_), to_y_[count_] = float((to.y - cy) / unit_);
+    x_[count_] = float((from.x - middle_.x) / unit_), y_[count_] = float((from.y - middle_.y) / unit_);
+    to_x_[count_] = float((to.x - middle_.x) / unit_), to_y_[count_] = float((to.y - middle_.y) / unit_);
     matches_ = ++count_;
 }
 
@@ -116,22 +117,16 @@ MatchArrays Ransac::arrays() {
     return {x_.data(), y_.data(), to_x_.data(), to_y_.data(), padded};
 }
 
+Homography Ransac::relative(const Homography& absolute) const { return product(in_, product(absolute, out_)); }
+
 Homography Ransac::absolute(const Homography& relative) const {
-    const double cx = (width_ - 1) / 2.0, cy = (height_ - 1) / 2.0;
-    const Homography in = {1 / unit_, 0, -cx / unit_, 0, 1 / unit_, -cy / unit_, 0, 0, 1};
-    Homography h = product({unit_, 0, cx, 0, unit_, cy, 0, 0, 1}, product(relative, in));
+    Homography h = product(out_, product(relative, in_));
     divided_by_last(h);
     return h;
 }
 
 int Ransac::count(const Homography& relative, double tolerance) {
     return kernels_.motion.count(arrays(), single(relative).data(), float(tolerance / unit_));
-}
-
-Homography Ransac::relative(const Homography& h) const {
-    const double cx = (width_ - 1) / 2.0, cy = (height_ - 1) / 2.0;
-    const Homography out = {1 / unit_, 0, -cx / unit_, 0, 1 / unit_, -cy / unit_, 0, 0, 1};
-    return product(out, product(h, {unit_, 0, cx, 0, unit_, cy, 0, 0, 1}));
 }
 
 int Ransac::votes_within(const Homography& h, double tolerance) { return count(relative(h), tolerance); }

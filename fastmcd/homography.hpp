@@ -56,18 +56,19 @@ public:
     std::size_t bytes() const { return 4 * x_.size() * sizeof(float); }
 
 private:
-    using Floats = std::array<float, 9>;
     bool search(double tolerance, Homography& h);
     bool sample(Homography& h, const std::size_t which[4]) const;
     bool refit(const double sums[kSums], Homography& h) const;
     int count(const Homography& relative, double tolerance);
-    Homography relative(const Homography& absolute) const;
     MatchArrays arrays();
+    Homography relative(const Homography& absolute) const;
     Homography absolute(const Homography& relative) const;
 
     const Kernels& kernels_ = kernels();
     int width_, height_, matches_ = 0, count_ = 0;  // count_: with repetitions
-    double unit_;  // px
+    Point middle_;          // px
+    double unit_;           // px
+    Homography in_, out_;  // to relative coordinates, and from them
     std::vector<float> x_, y_, to_x_, to_y_;
 };
 

@@ -21,15 +21,6 @@ constexpr double kAlong = 0.8;         // cosine of the angle to the way of what
 constexpr double kLeastWay = 0.5;      // px that the background must have gone for that
 constexpr double kMaxChanged = 0.25;   // share of pixels, for a still frame without enough texture
 
-Point full_size(Pixel p, double scale) {  // centre of a reduced pixel
-    return {(p.x + 0.5) * scale - 0.5, (p.y + 0.5) * scale - 0.5};
-}
-
-Point source_position(Pixel p, Shift shift, double scale) {  // where full_size(p, scale) was
-    const Point at = full_size(p, scale);
-    return {at.x + scale * double(shift.x), at.y + scale * double(shift.y)};
-}
-
 float median(std::vector<Shift>& shifts, float Shift::*part) {
     const auto middle = shifts.begin() + std::ptrdiff_t(shifts.size() / 2);
     std::nth_element(shifts.begin(), middle, shifts.end(), [part](Shift a, Shift b) { return a.*part < b.*part; });
@@ -38,15 +29,12 @@ float median(std::vector<Shift>& shifts, float Shift::*part) {
 
 }  // namespace
 
-MotionEstimator::MotionEstimator(int width, int height, const Params& params)
-    : MotionEstimator(Pyramid(width, height), width, height, params) {}
-
-MotionEstimator::MotionEstimator(const Pyramid& shape, int width, int height, const Params& params)
-    : points_(params.points), tolerance_(params.tolerance), min_inliers_(params.min_inliers),
-      ransac_(width, height, kVotes * params.points), find_pan_(shape.levels.back().width, shape.levels.back().height),
-      find_epipole_(width, height, params.points, params.tolerance * double(1 << shape.base)) {
-    const Plane& image = shape.levels[shape.base];
-    base_ = shape.base;
+MotionEstimator::MotionEstimator(const Pyramid& shape, const Params& params)
+    : points_(params.points), base_(shape.base), scale_(1 << base_), tolerance_(params.tolerance * scale_), min_inliers_(params.min_inliers),
+      ransac_(shape.levels[0].width, shape.levels[0].height, kVotes * points_),
+      find_pan_(shape.levels.back().width, shape.levels.back().height),
+      find_epipole_(shape.levels[0].width, shape.levels[0].height, points_, tolerance_) {
+    const Plane& image = shape.levels[base_];
     block_columns_ = image.width / kBlock, block_rows_ = image.height / kBlock;
     block_pitch_ = rounded_up(block_columns_, kLanes);
     const double side = std::sqrt(double(block_columns_) * block_rows_ / points_);  // of a lattice cell, in blocks
@@ -103,10 +91,19 @@ bool MotionEstimator::unchanged(const Plane& current, const Plane& previous) con
     return changed < kMaxChanged * current.width * current.height;
 }
 
+Point MotionEstimator::full_size(Pixel p) const {  // centre of a pixel of the base level
+    return {(p.x + 0.5) * scale_ - 0.5, (p.y + 0.5) * scale_ - 0.5};
+}
+
+Point MotionEstimator::source_position(Pixel p, Shift shift) const {  // where full_size(p) was
+    const Point at = full_size(p);
+    return {at.x + scale_ * double(shift.x), at.y + scale_ * double(shift.y)};
+}
+
 void MotionEstimator::track_level(const Pyramid& current, const Pyramid& previous, int level,
                                   const std::vector<Pixel>& points) {
     const Plane &image = current.levels[level], &target = previous.levels[level];
-    const int down = level - current.base, count = int(points.size());
+    const int down = level - base_, count = int(points.size());
     for (int i = 0; i < count; ++i) scaled_[i] = {points[i].x >> down, points[i].y >> down};
     const Tracking tracking{image.row(0), target.row(0), image.stride, image.width, image.height};
     kernels_.motion.track(tracking, scaled_.data(), count, shifts_.data(), tracked_.data());
@@ -117,7 +114,7 @@ void MotionEstimator::track_level(const Pyramid& current, const Pyramid& previou
 // reaches over the edge, starts from the median of the others instead.
 void MotionEstimator::descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points, Shift start) {
     shifts_.assign(points.size(), start);
-    for (int level = int(current.levels.size()) - 1; level > current.base; --level) {
+    for (int level = int(current.levels.size()) - 1; level > base_; --level) {
         track_level(current, previous, level, points);
         good_.clear();
         for (std::size_t i = 0; i < shifts_.size(); ++i)
@@ -131,20 +128,20 @@ void MotionEstimator::descend(const Pyramid& current, const Pyramid& previous, c
     }
 }
 
-void MotionEstimator::start_from(const Homography& h, double scale, const std::vector<Pixel>& points) {
+void MotionEstimator::start_from(const Homography& h, const std::vector<Pixel>& points) {
     shifts_.clear();
     for (const Pixel& p : points) {
-        const Point from = full_size(p, scale), to = project(h, from);
-        shifts_.push_back({float((to.x - from.x) / scale), float((to.y - from.y) / scale)});
+        const Point from = full_size(p), to = project(h, from);
+        shifts_.push_back({float((to.x - from.x) / scale_), float((to.y - from.y) / scale_)});
     }
 }
 
 // The background did not move before: a point that comes from off what moved has more votes.
-void MotionEstimator::vote(const std::vector<Pixel>& points, double scale, const Plane& moved) {
+void MotionEstimator::vote(const std::vector<Pixel>& points, const Plane& moved) {
     int match = 0;
     for (std::size_t i = 0; i < points.size() && match < ransac_.size(); ++i) {
         if (!tracked_[i]) continue;
-        const Point from = source_position(points[i], shifts_[i], scale);
+        const Point from = source_position(points[i], shifts_[i]);
         const int x = int(from.x), y = int(from.y);
         const bool inside = x >= 0 && y >= 0 && x < moved.width && y < moved.height;
         ransac_.repeat(match++, inside && !moved.row(y)[x] ? kVotes - 1 : 0);
@@ -153,18 +150,17 @@ void MotionEstimator::vote(const std::vector<Pixel>& points, double scale, const
 
 // Tracks points at the base level from where they are thought to be, and fits the homography.
 Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points) {
-    const double scale = double(1 << current.base);
-    track_level(current, previous, current.base, points);
+    track_level(current, previous, base_, points);
     ransac_.clear();
     for (std::size_t i = 0; i < points.size(); ++i) {
         if (!tracked_[i]) continue;
-        ransac_.add(full_size(points[i], scale), source_position(points[i], shifts_[i], scale));
+        ransac_.add(full_size(points[i]), source_position(points[i], shifts_[i]));
     }
-    if (moved_) vote(points, scale, *moved_);
+    if (moved_) vote(points, *moved_);
     Motion motion{kIdentity, false, ransac_.size(), 0};
-    const int votes = motion.points >= kMinPoints ? ransac_(tolerance_ * scale, motion.homography) : 0;
+    const int votes = motion.points >= kMinPoints ? ransac_(tolerance_, motion.homography) : 0;
     fitted_ = motion.homography, fits_ = votes > 0;
-    if (fits_) motion.inliers = ransac_.matches_within(motion.homography, tolerance_ * scale);
+    if (fits_) motion.inliers = ransac_.matches_within(motion.homography, tolerance_);
     motion.known = motion.inliers >= kMinPoints && votes >= min_inliers_ * ransac_.votes();
     return motion;
 }
@@ -172,7 +168,6 @@ Motion MotionEstimator::arrive(const Pyramid& current, const Pyramid& previous, 
 // A few points, the guides, show the way: from the likely motion straight on the base level, or else down the levels.
 // If most of the others then confirm it, that is the motion. If not, all points go down the levels each on its own.
 Motion MotionEstimator::follow(const Pyramid& current, const Pyramid& previous, const Homography& likely) {
-    const double scale = double(1 << current.base);
     const auto agreed = [](const Motion& m, const std::vector<Pixel>& points) {
         return m.known && m.inliers >= kEnough * double(points.size());
     };
@@ -180,14 +175,14 @@ Motion MotionEstimator::follow(const Pyramid& current, const Pyramid& previous, 
     const std::size_t step = (found_.size() + kGuides - 1) / kGuides;
     for (std::size_t i = step / 2; i < found_.size(); i += step) guides_.push_back(found_[i]);
 
-    start_from(likely, scale, guides_);
+    start_from(likely, guides_);
     Motion motion = arrive(current, previous, guides_);
     if (!agreed(motion, guides_)) {
         descend(current, previous, guides_);
         motion = arrive(current, previous, guides_);
     }
     if (agreed(motion, guides_)) {
-        start_from(motion.homography, scale, found_);
+        start_from(motion.homography, found_);
         motion = arrive(current, previous, found_);
         if (agreed(motion, found_)) return motion;
     }
@@ -209,19 +204,19 @@ Motion MotionEstimator::pan(const Pyramid& current, const Pyramid& previous, con
     motion = arrive(current, previous, found_);
     const bool goes_on = pans && length({double(shift.x) - way.x, double(shift.y) - way.y}) <= kMostChange;
     if (!motion.known && goes_on) {
-        motion.homography = {1, 0, shrink * double(shift.x), 0, 1, shrink * double(shift.y), 0, 0, 1};
-        motion.known = true;
+        fitted_ = motion.homography = {1, 0, shrink * double(shift.x), 0, 1, shrink * double(shift.y), 0, 0, 1};
+        fits_ = motion.known = true;
+        motion.inliers = ransac_.matches_within(fitted_, tolerance_);
     }
     return motion;
 }
 
 void MotionEstimator::look_for_epipole(const Motion& motion) {
-    const double scale = double(1 << base_);
     find_epipole_.clear();
     for (std::size_t i = 0; i < found_.size() && motion.homography != kIdentity; ++i) {
         if (!tracked_[i]) continue;
-        const Point at = full_size(found_[i], scale);
-        find_epipole_.add(at, project(motion.homography, at), source_position(found_[i], shifts_[i], scale));
+        const Point at = full_size(found_[i]);
+        find_epipole_.add(at, project(motion.homography, at), source_position(found_[i], shifts_[i]));
     }
     epipole_ = find_epipole_();
 }
@@ -229,11 +224,10 @@ void MotionEstimator::look_for_epipole(const Motion& motion) {
 // A point that leaves the background's way moves, unless what stands nearer would go so: on along that way, or towards the epipole. Under
 // a still camera the frame compared with may be long past, and a point's place in it be covered.
 void MotionEstimator::tell_points(const Motion& motion) {
-    const double scale = double(1 << base_), tolerance = tolerance_ * scale;
     told_.clear();
     for (std::size_t i = 0; i < found_.size() && motion.known; ++i) {
         if (!tracked_[i]) continue;
-        const Point at = full_size(found_[i], scale), to = project(motion.homography, at), from = source_position(found_[i], shifts_[i], scale);
+        const Point at = full_size(found_[i]), to = project(motion.homography, at), from = source_position(found_[i], shifts_[i]);
         const Point off{from.x - to.x, from.y - to.y};
         const double size = length(off);
         const auto along = [&](Point way, double least) {
@@ -241,23 +235,23 @@ void MotionEstimator::tell_points(const Motion& motion) {
             return distance > least && off.x * way.x + off.y * way.y > kAlong * distance * size;
         };
         const bool nearer = along({to.x - at.x, to.y - at.y}, kLeastWay) || along(epipole_.shift(at), 0);
-        const bool moves = motion.homography != kIdentity && size > kMoves * tolerance && !nearer;
-        told_.push_back({at, size < kRests * tolerance ? PointMotion::kRests : moves ? PointMotion::kMoves : PointMotion::kUnclear});
+        const bool moves = motion.homography != kIdentity && size > kMoves * tolerance_ && !nearer;
+        told_.push_back({at, size < kRests * tolerance_ ? PointMotion::kRests : moves ? PointMotion::kMoves : PointMotion::kUnclear});
     }
 }
 
 Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previous, const Homography& likely, const Plane* moved) {
     moved_ = moved;
-    const Plane& image = current.levels[current.base];
+    const Plane& image = current.levels[base_];
     find_points(image);
     Motion motion = follow(current, previous, likely);
     if (motion.known) {
-        const double exact = kExact * double(1 << current.base);
+        const double exact = kExact * scale_;
         const int moving = ransac_.votes_within(motion.homography, exact);
         if (moving >= kMinPoints && ransac_.votes_within(kIdentity, exact) >= kAsGood * moving) motion.homography = kIdentity;
     } else {
         motion.homography = kIdentity;
-        motion.known = motion.points < kMinPoints && unchanged(image, previous.levels[previous.base]);
+        motion.known = motion.points < kMinPoints && unchanged(image, previous.levels[base_]);
     }
     look_for_epipole(motion);
     tell_points(motion);
@@ -265,14 +259,13 @@ Motion MotionEstimator::operator()(const Pyramid& current, const Pyramid& previo
 }
 
 std::vector<TrackedPoint> MotionEstimator::tracked() const {
-    const double scale = double(1 << base_);
     std::vector<TrackedPoint> out;
     for (std::size_t i = 0; i < found_.size(); ++i) {
         if (!tracked_[i]) continue;
-        const Point at = full_size(found_[i], scale), to = project(fitted_, at);
-        const Point from = source_position(found_[i], shifts_[i], scale);
+        const Point at = full_size(found_[i]), to = project(fitted_, at);
+        const Point from = source_position(found_[i], shifts_[i]);
         const double off = length({to.x - from.x, to.y - from.y});
-        out.push_back({at.x, at.y, from.x, from.y, fits_ && off <= tolerance_ * scale});
+        out.push_back({at.x, at.y, from.x, from.y, fits_ && off <= tolerance_});
     }
     return out;
 }

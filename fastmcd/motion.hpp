@@ -21,9 +21,9 @@ struct PointMotion {
 
 class MotionEstimator {
 public:
-    MotionEstimator(int width, int height, const Params& params);
+    MotionEstimator(const Pyramid& shape, const Params& params);  // for pyramids of that shape
 
-    void reset() { find_epipole_.reset(), told_.clear(); }  // the next frame is the first
+    void reset() { find_epipole_.reset(), epipole_ = {}, told_.clear(); }  // the next frame is the first
 
     // Maps pixel coordinates of `current` to those of `previous`; `likely` is looked at first. `moved`: the
     // previous frame's mask; points on what moved there have less of a say.
@@ -42,9 +42,10 @@ private:
     void best_of(int column, int row);
     void track_level(const Pyramid& current, const Pyramid& previous, int level, const std::vector<Pixel>& points);
     void descend(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points, Shift start = {0, 0});
-    void start_from(const Homography& h, double scale, const std::vector<Pixel>& points);
-    void vote(const std::vector<Pixel>& points, double scale, const Plane& moved);
-    MotionEstimator(const Pyramid& shape, int width, int height, const Params& params);
+    void start_from(const Homography& h, const std::vector<Pixel>& points);
+    void vote(const std::vector<Pixel>& points, const Plane& moved);
+    Point full_size(Pixel p) const;
+    Point source_position(Pixel p, Shift shift) const;
     Motion pan(const Pyramid& current, const Pyramid& previous, const Homography& likely, Motion motion);
     Motion arrive(const Pyramid& current, const Pyramid& previous, const std::vector<Pixel>& points);
     Motion follow(const Pyramid& current, const Pyramid& previous, const Homography& likely);
@@ -54,9 +55,8 @@ private:
     float* tensor_row(int row) { return tensors_.data() + kLanes + (row + 1) * 3 * block_pitch_; }
 
     const Kernels& kernels_ = kernels();
-    int points_;
-    double tolerance_, min_inliers_;
-    int base_ = 0;                                // the pyramid's level that is tracked
+    int points_, base_;                           // base_: the pyramid's level that is tracked
+    double scale_, tolerance_, min_inliers_;      // px of the frame per px of that level; px of the frame
     int block_columns_ = 0, block_rows_ = 0;      // of the base level
     int lattice_columns_ = 0, lattice_rows_ = 0;  // at most one point in each lattice cell
     std::ptrdiff_t block_pitch_ = 0;

@@ -36,7 +36,7 @@ inline void print_help() {
         "was found so far.\n\n"
         "  --frames             keep the frames too, in OUT_DIR/frames\n"
         "  --limit N            stop after N frames\n"
-        "  --quiet              say nothing but errors\n"
+        "  --quiet              say nothing but errors and warnings\n"
         "  --help               this text\n\n"
         "The detector's parameters, with their defaults and ranges:");
     for (const Parameter& p : parameters())

@@ -1,4 +1,6 @@
+#include <charconv>
 #include <cmath>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -31,11 +33,9 @@ constexpr Parameter kParameters[] = {
     {"threads", "threads that share the rows of large frames; the results stay the same", 1, 16, &P::threads},
 };
 
-std::string text(double value) {
-    std::string s = std::to_string(value);
-    s.erase(s.find_last_not_of('0') + 1);
-    if (s.back() == '.') s.pop_back();
-    return s;
+std::string text(double value) {  // the shortest that is this number and no other
+    char digits[32];
+    return {digits, std::to_chars(digits, std::end(digits), value).ptr};
 }
 
 }  // namespace

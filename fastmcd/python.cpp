@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <climits>
 #include <cmath>
 #include <mutex>
 #include <stdexcept>
@@ -27,17 +28,22 @@ constexpr std::size_t kEvidence = sizeof(Evidence) / sizeof(float);
 using Grey = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::device::cpu>;
 using Pixels = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
 
+int side(std::size_t pixels) {
+    if (pixels > INT_MAX) throw nb::value_error("an image has fewer than 2^31 rows and columns");
+    return int(pixels);
+}
+
 // Any row stride will do, but a row's bytes must lie side by side.
 Image view(const Grey& array) {
     if (array.stride(1) != 1 && array.shape(1) > 1)
         throw nb::value_error("frame's columns are not adjacent in memory: pass numpy.ascontiguousarray(frame)");
-    return {array.data(), int(array.shape(1)), int(array.shape(0)), std::ptrdiff_t(array.stride(0))};
+    return {array.data(), side(array.shape(1)), side(array.shape(0)), std::ptrdiff_t(array.stride(0))};
 }
 
 Colour view(const Pixels& array) {
     if (array.stride(2) != 1 || (array.shape(1) > 1 && array.stride(1) != 3))
         throw nb::value_error("image's pixels are not adjacent in memory: pass numpy.ascontiguousarray(image)");
-    return {array.data(), int(array.shape(1)), int(array.shape(0)), std::ptrdiff_t(array.stride(0))};
+    return {array.data(), side(array.shape(1)), side(array.shape(0)), std::ptrdiff_t(array.stride(0))};
 }
 
 template <class T>
@@ -214,7 +220,7 @@ NB_MODULE(_fastmcd, m) {
         Pyramid now(a.width, a.height), then(b.width, b.height);
         now.levels[0] = copy_of(a), then.levels[0] = copy_of(b);
         now.build(), then.build();
-        const Motion motion = MotionEstimator(a.width, a.height, {})(now, then);
+        const Motion motion = MotionEstimator(now, {})(now, then);
         const auto& h = motion.homography;
         return nb::make_tuple(owned(std::vector<double>(h.begin(), h.end()), {3, 3}), motion.known, motion.points,
                               motion.inliers);

@@ -211,7 +211,7 @@ Object Regions::describe(const Region& region) const {
     const int width = region.right - region.left, height = region.bottom - region.top;
     const auto with_context = [this](int side) { return std::max(side + 2 * int(params_.crop_context * side + 0.5), params_.min_crop); };
     const int wide = with_context(width), high = with_context(height);
-    const int shortest = int(std::max(wide, high) / params_.crop_aspect + 0.5);
+    const int shortest = int(std::ceil(std::max(wide, high) / params_.crop_aspect));
     const auto span = [shortest](int low, int high, int side, int limit) {
         const int length = std::min(std::max(side, shortest), limit), start = (low + high - length) / 2;
         return std::pair(std::clamp(start, 0, limit - length), length);

@@ -38,7 +38,7 @@ constexpr float kLearned = 25;       // frames: age of a background that what re
 Segmenter::Segmenter(int columns, int rows)
     : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), uncovered_(rest_), evidence_(rest_), right_(rest_), down_(rest_),
       horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes), no_colours_(columns + kLanes),
-      past_(kFar, rest_), moved_(kFar, rest_), ways_(kFar, kIdentity), light_(kFar), epipoles_(kFar),
+      past_(kFar, {rest_, rest_, kIdentity, {}}), epipoles_(kFar),
       patch_columns_((columns - 1) / kPatch + 1), patch_rows_((rows - 1) / kPatch + 1), near_(std::size_t(patch_columns_) * patch_rows_) {
     group_.reserve(near_.size());
     reset();
@@ -54,13 +54,13 @@ void Segmenter::reset() {
 // Whether a cell has changed since the frame so many back, seen from where the camera looks now (cf. the local misalignment of Irani,
 // Rousso and Peleg 1994). A ghost has not, what moves has, wherever it is not flat.
 void Segmenter::compare(const Model& model, int frames, float weight, bool first) {
-    const std::size_t which = std::size_t((frames_ - frames) % kFar);
+    const Earlier& then = earlier(frames);
     const Grid<float>& means = model.means();
     for (int y = 0; y < rows_; ++y) {
-        Past row{means.row(y - 1), means.row(y), means.row(y + 1), past_[which].row(0), means.pitch(), columns_, rows_, {},
-                 light_[which].gain, light_[which].offset, noise_scale_, weight, first, rest_.row(y),
-                 moved_[which].row(0), moved_[which].row(y), frames == kFar ? uncovered_.row(y) : nullptr, frames == kNear && frames_ >= kFar ? stays().row(y) : nullptr};
-        at_row(ways_[which], y, row.h);
+        Past row{means.row(y - 1), means.row(y), means.row(y + 1), then.means.row(0), means.pitch(), columns_, rows_, {},
+                 then.light.gain, then.light.offset, noise_scale_, weight, first, rest_.row(y),
+                 then.moved.row(0), then.moved.row(y), frames == kFar ? uncovered_.row(y) : nullptr, frames == kNear && frames_ >= kFar ? stays().row(y) : nullptr};
+        at_row(then.way, y, row.h);
         noise_sum_ += kernels_.segment.compare(row, &noise_cells_);
     }
 }
@@ -90,14 +90,14 @@ bool Segmenter::inside_then(int left, int top, Point way) const {
 // Mean difference, and one level for noise, of a patch to the earlier frame, so far away.
 float Segmenter::unlike_then(const Model& model, int left, int top, Point way) const {
     if (!inside_then(left, top, way)) return std::numeric_limits<float>::infinity();
-    const std::size_t which = std::size_t((frames_ - kFar) % kFar);
+    const Earlier& then = earlier(kFar);
     const double x = left + way.x, y = top + way.y;
     const int column = int(x), row = int(y);
-    const float tx = float(x - column), ty = float(y - row), gain = light_[which].gain, offset = light_[which].offset;
+    const float tx = float(x - column), ty = float(y - row), gain = then.light.gain, offset = then.light.offset;
     float sum = 0;
     for (int j = 0; j < kPatch; ++j) {
-        const float *here = model.means().row(top + j) + left, *a = past_[which].row(row + j) + column,
-                    *b = past_[which].row(row + j + 1) + column;
+        const float *here = model.means().row(top + j) + left, *a = then.means.row(row + j) + column,
+                    *b = then.means.row(row + j + 1) + column;
         for (int i = 0; i < kPatch; ++i) {
             const float upper = a[i] + tx * (a[i + 1] - a[i]), lower = b[i] + tx * (b[i + 1] - b[i]);
             sum += std::abs(here[i] - (gain * (upper + ty * (lower - upper)) + offset));
@@ -150,7 +150,7 @@ void Segmenter::find_near(const Model& model) {
         float moves = 0;
         for (int y = top; y < top + kPatch; ++y)
             for (int x = left; x < left + kPatch; ++x) moves += std::max(0.0f, evidence_.row(y)[x]);
-        const Point middle{left + kPatch / 2.0, top + kPatch / 2.0}, then = project(ways_[std::size_t((frames_ - kFar) % kFar)], middle);
+        const Point middle{left + kPatch / 2.0, top + kPatch / 2.0}, then = project(earlier(kFar).way, middle);
         const Point way{then.x - middle.x, then.y - middle.y};
         if (moves < kDoubtful || std::abs(way.x) + std::abs(way.y) < kLeastWay) continue;
         near_[patch] = rests_off_plane(model, left, top, way, parallax(middle));
@@ -231,9 +231,11 @@ void Segmenter::pass_messages() {
 
 void Segmenter::operator()(const Model& model, const Epipole& epipole, std::span<const PointMotion> points) {
     epipoles_[std::size_t(frames_ % kFar)] = epipole;
-    for (Homography& way : ways_) way = product(way, model.to_last_cells());
     const Exposure change = model.exposure();
-    for (Exposure& light : light_) light = {light.gain * change.gain, light.offset * change.gain + change.offset};
+    for (auto& [means, moved, way, light] : past_) {
+        way = product(way, model.to_last_cells());
+        light = {light.gain * change.gain, light.offset * change.gain + change.offset};
+    }
     noise_sum_ = 0, noise_cells_ = 0;
     if (frames_ < kFar) stays().fill(0);
     if (frames_ >= kNear) compare(model, kNear, kNearWeight, true);
@@ -250,12 +252,13 @@ void Segmenter::operator()(const Model& model, const Epipole& epipole, std::span
         const float found = float(noise_sum_) / (kSteps * float(noise_cells_));
         noise_scale_ = std::clamp(noise_scale_ * (1 + kFollow * (found / kTypical - 1)), 1.0f, kMostNoise);
     }
-    past_[frames_ % kFar] = model.means(), moved_[frames_ % kFar] = belief_, ways_[frames_ % kFar] = kIdentity, light_[frames_ % kFar] = {};
+    auto& [means, moved, way, light] = past_[std::size_t(frames_ % kFar)];
+    means = model.means(), moved = belief_, way = kIdentity, light = {};
     ++frames_;
 }
 
 std::size_t Segmenter::bytes() const {
-    return (8 + past_.size() + moved_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size() + no_colours_.size()) * sizeof(float) +
+    return (8 + 2 * past_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size() + no_colours_.size()) * sizeof(float) +
            near_.size() + group_.capacity() * sizeof(int);
 }
 

@@ -30,6 +30,13 @@ public:
     std::size_t bytes() const;
 
 private:
+    struct Earlier {  // a frame before
+        Grid<float> means, moved;    // of its cells; belief in their motion
+        Homography way = kIdentity;  // from the current frame's cells to its own
+        Exposure light;              // from its grey levels to the current ones
+    };
+
+    const Earlier& earlier(int frames) const { return past_[std::size_t(frames_ - frames) % past_.size()]; }
     void compare(const Model& model, int frames, float weight, bool first);
     void smoothness_weights(const Model& model);
     void unary_evidence(const Model& model);
@@ -50,11 +57,8 @@ private:
     Colours colours_;
     Grid<float> rest_, uncovered_, evidence_, right_, down_, horizontal_, vertical_, belief_;
     std::vector<float> line_, room_, no_colours_;  // the last one: a row of zeros
-    std::vector<Grid<float>> past_;   // means of the cells of the last frames
-    std::vector<Grid<float>> moved_;  // and belief in their motion
-    std::vector<Homography> ways_;    // from the current frame's cells to theirs
-    std::vector<Exposure> light_;     // and from their grey levels to the current ones
-    std::vector<Epipole> epipoles_;   // of the last frames
+    std::vector<Earlier> past_;      // a ring of the last frames
+    std::vector<Epipole> epipoles_;  // and one of their epipoles, which has the current one already
     int patch_columns_, patch_rows_;
     std::vector<std::uint8_t> near_;   // of each patch: 1 if it seems to stand nearer than the rest, 2 once it was looked at
     std::vector<int> group_;           // patches of these that touch

@@ -168,8 +168,7 @@ public:
             throw Failure(name + " cannot be opened" +
                           (camera_ ? "; is it connected, and free?"
                                    : " as a video; it may be cut off, damaged or of an unknown format"));
-        const double announced = images_.empty() ? capture_.get(cv::CAP_PROP_FRAME_COUNT) : double(images_.size());
-        count = !camera_ && announced > 0 && announced < 1e9 ? long(announced) : 0;
+        count = announced();
     }
 
     // False at the end. All frames have the size of the first. Failure, after the last one, if the file is cut off or most of it is damaged.
@@ -225,6 +224,13 @@ private:
         path_ = fs::absolute(path);  // FFmpeg takes what stands before a colon for a protocol
         const Quiet quiet;
         capture_.open(path_.string());
+    }
+
+    // 0 too if a damaged header tells of more frames than the file may hold: an entry for one takes 8 bytes in any container.
+    long announced() const {
+        if (!images_.empty()) return long(images_.size());
+        const double frames = camera_ ? 0 : capture_.get(cv::CAP_PROP_FRAME_COUNT);
+        return frames > 0 && frames <= double(fs::file_size(path_)) / 8 ? long(frames) : 0;
     }
 
     // False at the end: OpenCV says the same of a frame that cannot be decoded, but goes on after that when it is asked again.

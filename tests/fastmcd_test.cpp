@@ -1,5 +1,6 @@
 // The detector in C++: sizes, contents, known motions, made scenes, bad arguments. Run by ctest.
 #include <algorithm>
+#include <atomic>
 #include <cfenv>
 #include <cmath>
 #include <cstdio>
@@ -7,6 +8,7 @@
 #include <ctime>
 #include <functional>
 #include <limits>
+#include <new>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -21,6 +23,17 @@
 #include "regions.hpp"
 
 using namespace fastmcd;
+
+static std::atomic<long> allocations = 0;
+
+// Not inlined: GCC would warn that new and free do not match.
+[[gnu::noinline]] void* operator new(std::size_t size) {
+    ++allocations;
+    if (void* memory = std::malloc(size)) return memory;
+    throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -179,7 +192,7 @@ void finds_a_known_motion() {
             previous.levels[0] = copy_of(seen(width, height, kIdentity).view());
             current.levels[0] = copy_of(seen(width, height, truth).view());  // what is at p now was at (truth p)
             previous.build(), current.build();
-            const Motion motion = MotionEstimator(width, height, {})(current, previous);
+            const Motion motion = MotionEstimator(current, {})(current, previous);
             CHECK(motion.known && motion.inliers > motion.points / 2);
             const double right = width - 1, bottom = height - 1;
             for (const Point p : {Point{0, 0}, Point{right, 0}, Point{0, bottom}, Point{right, bottom}}) {
@@ -198,6 +211,27 @@ void a_pan_is_found_in_images_of_any_shape() {
     }
 }
 
+// Two halves that go 42 and 38 px do not agree, but the coarsest pictures fit at 40, as the last motion had it: hardly a point lies there.
+void inliers_are_those_of_the_motion_given() {
+    constexpr int kWidth = 320, kHeight = 240;
+    Params params;
+    params.min_inliers = 0.9;
+    const auto halves = [](double upper, double lower) {
+        Frame frame = seen(kWidth, kHeight, shift(upper, 0));
+        const Frame other = seen(kWidth, kHeight, shift(lower, 0));
+        std::copy(other.pixels.begin() + kWidth * kHeight / 2, other.pixels.end(), frame.pixels.begin() + kWidth * kHeight / 2);
+        return copy_of(frame.view());
+    };
+    Pyramid previous(kWidth, kHeight), current(kWidth, kHeight);
+    previous.levels[0] = halves(0, 0), current.levels[0] = halves(42, 38);
+    previous.build(), current.build();
+    MotionEstimator estimate(current, params);
+    const Motion motion = estimate(current, previous, shift(40, 0));
+    CHECK(motion.known && motion.homography == shift(40, 0) && motion.points > 50 && motion.inliers < 5);
+    const auto tracked = estimate.tracked();
+    CHECK(std::count_if(tracked.begin(), tracked.end(), [](const TrackedPoint& p) { return p.inlier; }) == motion.inliers);
+}
+
 void the_search_for_a_pan_is_bounded() {
     const Frame square = seen(64, 64, kIdentity), other = seen(64, 64, shift(9000, 0)), thin = seen(512, 47, kIdentity), other_thin = seen(512, 47, shift(9000, 0));
     PanFinder find(64, 64), find_thin(512, 47);
@@ -206,7 +240,7 @@ void the_search_for_a_pan_is_bounded() {
     Pyramid black(1024, 1024);  // no points: it is not searched
     black.levels[0] = copy_of(Frame(1024, 1024).view());
     black.build();
-    MotionEstimator estimate(1024, 1024, {});
+    MotionEstimator estimate(black, {});
     CHECK(estimate(black, black).known);
     CHECK(seconds_of([&] { for (int i = 0; i < 20; ++i) estimate(black, black); }) < 0.7 * search);
 }
@@ -226,7 +260,7 @@ void points_tell_what_moves() {
         previous.levels[0] = copy_of(with_patch(kIdentity, patch.x + dx, patch.y + dy).view());
         current.levels[0] = copy_of(with_patch(shift(5, 2), patch.x, patch.y).view());
         previous.build(), current.build();
-        MotionEstimator estimate(kWidth, kHeight, {});
+        MotionEstimator estimate(current, {});
         CHECK(estimate.points().empty() && estimate(current, previous).known);
         int in = 0, right = 0, out = 0, resting = 0;
         for (const PointMotion& point : estimate.points()) {
@@ -292,6 +326,19 @@ void the_mask_shows_what_is_reported() {
     const auto objects = regions(seen.mask, seen.marks, kIdentity, false, {});
     CHECK(objects.size() == 1 && objects[0].box.x == 160 && regions.last().size() == 1);
     CHECK(seen.mask.row(160)[200] == 255 && seen.mask.row(40)[40] == 0);
+}
+
+void a_crop_keeps_its_aspect() {
+    for (const double aspect : {1.0, 1.4, 1.9, 2.0, 3.3})
+        for (int cells_wide = 3; cells_wide < 40; ++cells_wide) {
+            Params params;
+            params.min_score = params.min_area = params.closing = 0;
+            params.min_crop = 1, params.crop_aspect = aspect;
+            Regions regions(320, 240, params);
+            Marked seen(320, 240, {{20, 30, cells_wide, 3}});
+            for (const Object& object : regions(seen.mask, seen.marks, kIdentity, false, {}))
+                CHECK(object.crop.width <= aspect * object.crop.height);
+        }
 }
 
 // Two angles whose boxes overlap; their joint box overlaps that of a square, which is looked at before them.
@@ -409,6 +456,20 @@ void one_object_is_one_box() {
     }
 }
 
+void only_the_constructor_allocates() {
+    std::vector<Frame> frames;
+    Box truth;
+    for (int t = 0; t < 30; ++t) frames.push_back(t < 20 ? scene(t, &truth) : seen(240, 180, shift(9000 + 3 * t, 5000)));
+    std::vector<Image> first;
+    for (int t = 0; t < 12; ++t) first.push_back(frames[std::size_t(t)].view());
+    Detector detector(240, 180);
+    const long before = allocations;
+    std::size_t objects = 0;
+    detector.rehearse(first);
+    for (const Frame& frame : frames) objects += detector.detect(frame.view()).objects.size();
+    CHECK(allocations == before && objects > 0);
+}
+
 void small_objects_are_dropped() {
     Params params;
     params.min_area = 0.08;  // the square has 0.03, with the place that it has left 0.06
@@ -464,7 +525,6 @@ void what_was_rehearsed_is_found_at_once() {
         CHECK(detector.tracked().empty() == (t == 0));
     }
     // Three frames, then a cut: what was learned is of the scene that comes later.
-    detector.reset();
     Detector fresh(240, 180);
     for (int t = 3; t < 12; ++t) first[std::size_t(t)] = seen(240, 180, shift(9000 + 3 * t, 5000));
     rehearse(detector, first);
@@ -473,7 +533,6 @@ void what_was_rehearsed_is_found_at_once() {
         CHECK(same(detector.detect(frame.view()), fresh.detect(frame.view())));
     }
     // The same in colours of equal parts; and nothing is rehearsed of one frame, or none.
-    detector.reset(), fresh.reset();
     std::vector<std::vector<std::uint8_t>> triples;
     std::vector<Colour> colours;
     for (const Frame& frame : first) {
@@ -483,13 +542,27 @@ void what_was_rehearsed_is_found_at_once() {
     }
     rehearse(fresh, first), detector.rehearse(colours);
     CHECK(same(detector.detect_bgr(colours[0]), fresh.detect(first[0].view())));
-    for (const std::size_t few : {0, 1}) {
-        Detector one(240, 180), other(240, 180);
-        rehearse(one, {first.begin(), first.begin() + std::ptrdiff_t(few)});
-        CHECK(same(one.detect(first[0].view()), other.detect(first[0].view())));
+    for (const std::size_t few : {0, 1}) {  // whatever came before
+        Detector other(240, 180);
+        rehearse(fresh, {first.begin(), first.begin() + std::ptrdiff_t(few)});
+        CHECK(same(fresh.detect(first[0].view()), other.detect(first[0].view())));
     }
-    first.emplace_back(64, 48);
-    CHECK(throws([&] { rehearse(detector, first); }, "64x48, detector was made for 240x180"));
+}
+
+void a_refused_rehearsal_changes_nothing() {
+    Box truth;
+    for (const std::size_t wrong : {0, 1, 5}) {
+        Detector detector(240, 180), other(240, 180);
+        std::vector<Frame> frames(6, Frame(240, 180));
+        frames[wrong] = Frame(64, 48);
+        std::vector<Image> first;
+        for (const Frame& frame : frames) first.push_back(frame.view());
+        for (int t = 0; t < 9; ++t) {
+            if (t == 5) CHECK(throws([&] { detector.rehearse(first); }, "64x48, detector was made for 240x180"));
+            const Frame frame = scene(t, &truth);
+            CHECK(same(detector.detect(frame.view()), other.detect(frame.view())));
+        }
+    }
 }
 
 // A whip pan after a second of rest; then the lens is blurred, so that no motion is found.
@@ -554,6 +627,8 @@ void the_epipole_is_that_of_what_rests() {
                 }
             found = finder();
         }
+        finder.clear();
+        CHECK(finder().size == 0);  // a frame without points, as of a camera at rest, has none
         return found;
     };
     const Epipole rocks = find(0, 170, 6, 20);
@@ -722,6 +797,7 @@ void bad_arguments_throw() {
     CHECK(throws([] { Params p; p.threshold = 0; Detector(320, 240, p); }, "threshold is 0"));
     CHECK(throws([] { Params p; p.match = std::nan(""); Detector(320, 240, p); }, "match is nan"));
     CHECK(throws([] { Params p; p.min_inliers = 0.2; Detector(320, 240, p); }, "min_inliers is 0.2, must be a number from 0.25"));
+    CHECK(throws([] { Params p; p.min_inliers = 0.2499999999; Detector(320, 240, p); }, "min_inliers is 0.2499999999, must be"));
     CHECK(throws([] { Params p; p.points = 5; Detector(320, 240, p); }, "points is 5"));
     CHECK(throws([] { Params p; parameters()[0].set(p, 99.5); }, "whole"));
     const Frame frame(64, 48);
@@ -740,20 +816,24 @@ int main() {
     rows_at_any_stride();
     finds_a_known_motion();
     a_pan_is_found_in_images_of_any_shape();
+    inliers_are_those_of_the_motion_given();
     the_search_for_a_pan_is_bounded();
     points_tell_what_moves();
     what_rests_is_no_object();
     the_mask_shows_what_is_reported();
+    a_crop_keeps_its_aspect();
     a_box_that_has_grown_reaches_those_before_it();
     many_regions_take_no_longer_than_few();
     implausible_homographies_are_refused();
     model_moves_with_the_camera();
     levels_agree();
     one_object_is_one_box();
+    only_the_constructor_allocates();
     small_objects_are_dropped();
     still_scene_gives_no_box();
     scene_cut_is_noticed();
     what_was_rehearsed_is_found_at_once();
+    a_refused_rehearsal_changes_nothing();
     a_fast_turn_keeps_its_objects();
     what_is_nearer_does_not_move();
     the_epipole_is_that_of_what_rests();

@@ -176,9 +176,10 @@ def test_reset_forgets():
         (np.zeros((HEIGHT, WIDTH), np.uint8, order="F"), ValueError),
         (np.zeros((HEIGHT, 2 * WIDTH), np.uint8)[:, ::2], ValueError),
         (np.zeros((WIDTH, HEIGHT), np.uint8), ValueError),
+        (np.lib.stride_tricks.as_strided(np.zeros(WIDTH, np.uint8), (2**32 + HEIGHT, WIDTH), (0, 1)), ValueError),
         (None, TypeError),
     ],
-    ids=["float", "int8", "three axes", "columns first", "column stride", "size", "none"],
+    ids=["float", "int8", "three axes", "columns first", "column stride", "size", "size beyond 32 bits", "none"],
 )
 def test_other_frames_are_refused(frame, error):
     with pytest.raises(error):

@@ -251,6 +251,15 @@ def test_damaged_frames_are_left_out_and_counted(tmp_path):
     assert done.returncode == 2 and "38 of 60 frames are damaged; the others were kept" in done.stderr
 
 
+def test_a_header_that_announces_hundreds_of_millions_of_frames_is_not_believed(tmp_path):
+    data = damaged_mjpeg([])
+    for field in (data.find(b"avih") + 24, data.find(b"strh") + 40):
+        data[field : field + 4] = (900_000_000).to_bytes(4, "little")
+    (tmp_path / "clip.avi").write_bytes(data)
+    done = run(tmp_path / "clip.avi", tmp_path / "out", "--frames")
+    assert (done.returncode, done.stderr) == (0, "") and frames_of(tmp_path / "out") == list(range(60))
+
+
 @pytest.mark.parametrize("name", ["mp4", "mp4 in fragments", "matroska", "mpegts", "avi"])
 def test_what_is_cut_off_is_said_by_its_container_alone(tmp_path, name):
     codec, options = CONTAINERS[name]
