@@ -1,5 +1,6 @@
 """Who may import whom: the arrows between the rooms."""
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -91,7 +92,8 @@ def test_scripts_never_import_each_others_main():
 def loaded_by(code, *arguments):
     """Return the modules that a new interpreter has loaded after running `code`."""
     code += "\nimport sys; print(*sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command, environment = [sys.executable, "-c", code, *map(str, arguments)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return set(done.stderr.splitlines()[-1].split())
 
