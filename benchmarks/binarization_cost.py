@@ -293,9 +293,9 @@ def main(argv=None):
     right = {one_bit.CLASSES.index(name) for name in one_bit.SPECS["vgg"].right(args.label)}
     names = args.float or [name for name in networks.NETWORKS if networks.weights_path(name).is_file()]
     found = float_networks(names, full)
+    sets, truth = image_sets(args, one_bit)  # first: it refuses what can't be read, and each packed network is checked for seconds
     paths = sorted((ROOT / "CIFAR_10" / "models").glob("*.best.pth.tar"))
     found += [binary_network(path, one_bit) for path in paths if one_bit.CLIPS not in path.name]  # those have other classes
-    sets, truth = image_sets(args, one_bit)
     for network in tqdm(found, "naming", unit="network", leave=False, disable=None):
         network.labels = {name: torch.cat([network.logits(x).argmax(1) for x in images.split(250)]) for name, images in sets.items()}
     time_all(found, sets["test set"], args.seconds)

@@ -7,6 +7,7 @@ The damage knows the format: JSON stays JSON with another value in it, a zip sta
 checksum that its new head needs. Each file is read as the scripts read it, in a process of its own, so that a crash, a hang (30 s of
 CPU) and much memory (over 1 GiB) are seen as well. What was mishandled is kept in --keep; the exit code is 1 then.
 """
+import argparse
 import faulthandler
 import hashlib
 import io
@@ -351,6 +352,9 @@ def damaged(kind: Kind, good: Path, directory: Path, rng: Random) -> Path:
     return target
 
 
+WITH_TORCH = "checkpoint", "packed network", "data set", "weights to unpack"  # kinds; loading PyTorch takes seconds, so they share it
+
+
 def apart(work: Callable[[], object]) -> object:
     """Return what `work()` returned in a process of its own: what a kind loads, such as PyTorch, makes no later fork slow."""
     source, sink = os.pipe()
@@ -365,23 +369,23 @@ def apart(work: Callable[[], object]) -> object:
     return result
 
 
-def try_kind(name: str, count: int, seed: int, keep: Path) -> tuple[Counter, list[str]]:
-    """Return how often each outcome was seen in `count` damaged files of a kind, and a line for each that was mishandled."""
+def try_kind(name: str, args: argparse.Namespace) -> tuple[Counter, list[str]]:
+    """Return how often each outcome was seen in `args.count` damaged files of a kind, and a line for each that was mishandled."""
     kind, outcomes, faults = KINDS[name], Counter(), []
     with tempfile.TemporaryDirectory() as place:
         good = Path(place, "good")
         good.mkdir()
         kind.make(good)
         kind.read(good)  # once here: what it imports is there for the forks
-        for number in range(count):
-            directory, rng = Path(place, str(number)), Random(f"{seed} {name} {number}")
+        for number in range(args.count):
+            directory, rng = Path(place, str(number)), Random(f"{args.seed} {name} {number}")
             shutil.copytree(good, directory, ignore=shutil.ignore_patterns("out"))
             target = damaged(kind, good, directory, rng)
             outcome = attempt(lambda directory=directory: kind.read(directory))
             if fault := outcome.fault():
                 outcomes["mishandled"] += 1
                 faults.append(f"{name} {number}, {target.relative_to(directory)}: {fault}")
-                shutil.copytree(directory, keep / f"{name} {number}", dirs_exist_ok=True)
+                shutil.copytree(directory, args.keep / f"{name} {number}", dirs_exist_ok=True)
             else:
                 outcomes["refused" if outcome.code else "read"] += 1
             shutil.rmtree(directory)
@@ -397,11 +401,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)
     rows, all_faults, start = [], [], time.monotonic()
-    for name in args.kind:
-        outcomes, faults = apart(lambda name=name: try_kind(name, args.count, args.seed, args.keep))
-        rows.append([name, *(outcomes[key] for key in ("read", "refused", "mishandled"))])
-        all_faults += faults
-        print(name, dict(outcomes), *faults, sep="\n  ", flush=True)
+    with_torch = [name for name in args.kind if name in WITH_TORCH]
+    for names in (*([name] for name in args.kind if name not in WITH_TORCH), with_torch):
+        for name, outcomes, faults in apart(lambda names=names: [(each, *try_kind(each, args)) for each in names]):
+            rows.append([name, *(outcomes[key] for key in ("read", "refused", "mishandled"))])
+            all_faults += faults
+            print(name, dict(outcomes), *faults, sep="\n  ", flush=True)
     rows.append(["all", *map(sum, zip(*(row[1:] for row in rows), strict=True))])
     print(tabulate(rows, ["kind", "read", "refused", "mishandled"]))
     print(f"seed {args.seed}, {time.monotonic() - start:.0f} s")

@@ -16,7 +16,7 @@ def load_script(path):
     return module
 
 
-def run_script(path, *arguments, cwd=ROOT, timeout=120):
+def run_script(path, *arguments, cwd=ROOT, timeout=600):
     """Return the finished process of `python3 path arguments…`; `path` is relative to the root, whatever `cwd` is."""
     command = [sys.executable, str(ROOT / path), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -1,4 +1,7 @@
 """benchmarks/binarization_cost.py on a handful of images, its figures against a count by hand."""
+import contextlib
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -23,27 +26,35 @@ def images(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def clip(tmp_path):
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
     """A results directory with seven objects."""
-    generator = np.random.default_rng(1)
-    (tmp_path / "clip" / "crops").mkdir(parents=True)
+    generator, root = np.random.default_rng(1), tmp_path_factory.mktemp("results")
+    (root / "clip" / "crops").mkdir(parents=True)
     rows = ["frame,object,x,y,width,height,score,crop"]
     for i in range(7):
         crop = f"crops/{i + 1:06d}_00.png"
-        Image.fromarray(generator.integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / "clip" / crop)
+        Image.fromarray(generator.integers(0, 256, (40, 50, 3), np.uint8)).save(root / "clip" / crop)
         rows.append(f"{i + 1},0,1,2,30,20,0.9,{crop}")
-    (tmp_path / "clip" / "detections.csv").write_text("\n".join(rows) + "\n")
-    return tmp_path / "clip"
+    (root / "clip" / "detections.csv").write_text("\n".join(rows) + "\n")
+    return root / "clip"
 
 
-def test_table_and_picture_have_every_network_and_figures_that_can_be_counted(images, clip, tmp_path, capsys):
-    threads = torch.get_num_threads()
+@pytest.fixture(scope="module")
+def measured(images, clip, tmp_path_factory):
+    """What the script returns, what it prints, and its picture."""
+    threads, picture = torch.get_num_threads(), tmp_path_factory.mktemp("picture") / "a.png"
     try:
-        found = bench.main([str(clip), "--data", str(images), "--float", "airbench", "--seconds", "0", "--plot", str(tmp_path / "a.png")])
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            found = bench.main([str(clip), "--data", str(images), "--float", "airbench", "--seconds", "0", "--plot", str(picture)])
     finally:
         torch.set_num_threads(threads)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    return found, printed.getvalue(), picture
+
+
+def test_table_and_picture_have_every_network_and_figures_that_can_be_counted(measured):
+    found, printed, picture = measured
+    lines = [line for line in printed.splitlines() if line.startswith("| ")]
     head, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines if "---" not in line]
     names = [row[1:3] for row in rows]
     assert names[0] == ["airbench", "fp32"] and ["nin", "1 bit"] in names and len(rows) == len(found)
@@ -56,15 +67,15 @@ def test_table_and_picture_have_every_network_and_figures_that_can_be_counted(im
         assert float(row[3]) > 50 and 0 < float(row[5]) < 1000
     same = [sum((found[0].labels[name] == found[-1].labels[name]).tolist()) for name in ("clip", "test set")]
     assert (float(rows[0][-1]), float(rows[-1][8])) == pytest.approx((same[0] / 0.07, same[1] / 0.3), abs=0.1) and rows[0][8] == ""
-    assert Image.open(tmp_path / "a.png").width > 800
+    assert Image.open(picture).width > 800
 
 
-def test_float_and_binary_networks_name_what_their_own_scripts_name(images, clip, capsys):
-    found = bench.main([str(clip), "--data", str(images), "--float", "airbench", "--seconds", "0"])
+def test_float_and_binary_networks_name_what_their_own_scripts_name(measured, clip, tmp_path):
+    found = measured[0]
     scripts = {"airbench": load_script("PyTorch_CIFAR10/main.py"), "nin": load_script("CIFAR_10/main.py")}
     for network in found:
         if network.name in scripts and network.arithmetic != "bf16":
-            arguments = ["--arch", network.name, "--cpu", "--multi_fastMCD", str(clip), "--save", str(clip / network.name)]
+            arguments = ["--arch", network.name, "--cpu", "--multi_fastMCD", str(clip), "--save", str(tmp_path / network.name)]
             predictions = scripts[network.name].main(arguments)
             for row, label in zip(predictions.rows, network.labels["clip"], strict=True):
                 assert row[6] in (CLASSES[label], "unknown")

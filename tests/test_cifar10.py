@@ -226,8 +226,6 @@ def test_script_runs_from_the_root_and_from_its_folder(tmp_path):
     for where in (ROOT, ROOT / "CIFAR_10"):
         done = run_script("CIFAR_10/main.py", "--cpu", "--pretrained", tmp_path / "nin", "--fastMCD", tmp_path, cwd=where)
         assert done.returncode == 0 and "1 objects in 1 frames" in done.stdout, done.stderr
-    done = run_script("CIFAR_10/main.py", "--fastMCD", tmp_path, "--label", "10", cwd=ROOT / "CIFAR_10")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'10' is no label" in done.stderr
 
 
 def bad_inputs(tmp_path):

@@ -14,7 +14,7 @@ from tests.scripts import ROOT, load_script
 from util import packed
 from util.errors import InputError
 from util.outputs import dataset
-from util.train import own
+from util.train import head, own
 from util.watch.__main__ import main as watch
 
 cifar = load_script("CIFAR_10/main.py")
@@ -165,8 +165,9 @@ def test_the_whole_way_from_a_run_to_a_network_that_names_another_clip(runs, tmp
     dataset.main([str(run), str(tmp_path / "labels.csv"), str(tmp_path / "set")])
     monkeypatch.setattr(cifar, "HERE", tmp_path)
     monkeypatch.setattr(own, "EPOCH", 320)
+    monkeypatch.setattr(head, "IMAGES", 640)
     start = ["--cpu", "--arch", "resnet20", "--pretrained", str(ROOT / "CIFAR_10/models/resnet20.best.pth.tar")]
-    accuracy = cifar.main([*start, "--data", str(tmp_path / "set"), "--name", "colours", "--epochs", "4"])
+    accuracy = cifar.main([*start, "--data", str(tmp_path / "set"), "--name", "colours", "--epochs", "2"])
     assert accuracy >= 0.9
     best, exported = tmp_path / "models" / "colours.best.pth.tar", tmp_path / "colours.xnor"
     arguments = ["--cpu", "--arch", "resnet20", "--evaluate", "--data", str(tmp_path / "set"), "--pretrained", str(best)]

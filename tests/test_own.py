@@ -274,6 +274,7 @@ def test_calibration_and_confusion_by_hand():
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "EPOCH", 64)
     monkeypatch.setattr(own, "VALIDATED", 4)
+    monkeypatch.setattr(head, "IMAGES", 128)
     for script in (cifar, mnist):
         monkeypatch.setattr(script, "HERE", tmp_path)
     return tmp_path
@@ -426,7 +427,6 @@ def test_the_head_is_fitted_first_and_the_body_stays(tmp_path, monkeypatch, taug
 
 
 def test_few_tracks_fit_the_head_alone(home, monkeypatch, capsys):
-    monkeypatch.setattr(head, "IMAGES", 128)
     models, arguments = home / "models", ["--cpu", "--arch", "resnet20", "--data", str(write(home / "crops"))]
     shipped = cifar.MODELS["resnet20"]().state_dict()
     checkpoint.save(models / "resnet20.best.pth.tar", {"arch": "resnet20", "state_dict": shipped})

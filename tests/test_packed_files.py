@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.scripts import ROOT, run_script
+from tests.scripts import ROOT, load_script
 from util import packed as xnor
 from util.errors import InputError
 from util.packed import file
@@ -19,7 +19,7 @@ from util.spec import Spec
 from util.train import checkpoint
 
 pytest.importorskip("util.packed._xnor", reason="the native build is not there")
-from tests.test_xnor import NETWORKS, mnist, pixels, predict, run, standardised, unsettle  # noqa: E402
+from tests.test_xnor import NETWORKS, cifar, mnist, pixels, predict, run, standardised, unsettle  # noqa: E402
 
 SPEC = Spec("x", tuple("0123456789abcdef"), (1, 28, 28), (0.0,), (1.0,), "digit")
 ONES = np.ones(1, np.float32)
@@ -209,7 +209,16 @@ def test_shipped_packed_networks_are_those_of_the_checkpoints(path):
 
 
 # ---- Scripts ---------------------------------------------------------------------------------------------------------
-def test_scripts_export_and_run_packed_networks(tmp_path):
+def refused(script, capsys, *arguments):
+    """Return the one line with which a script ends, called with what it can't do."""
+    with pytest.raises(SystemExit) as end:
+        script.run(lambda: script.main(["--cpu", *map(str, arguments)]))
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1
+    return error
+
+
+def test_scripts_export_and_run_packed_networks(tmp_path, capsys):
     crops = tmp_path / "crops"
     crops.mkdir()
     rng = np.random.default_rng(6)
@@ -218,23 +227,12 @@ def test_scripts_export_and_run_packed_networks(tmp_path):
     packed = tmp_path / "lenet.xnor"
     torch.manual_seed(7)
     checkpoint.save(tmp_path / "lenet.pth.tar", {"arch": "LeNet_5", "best_acc": 1.0, "state_dict": unsettle(mnist.LeNet5()).state_dict()})
-    done = run_script("MNIST/main.py", "--pretrained", tmp_path / "lenet.pth.tar", "--export", packed, "--cpu")
-    assert done.returncode == 0 and f"{packed.stat().st_size} bytes" in done.stdout
+    mnist.main(["--cpu", "--pretrained", str(tmp_path / "lenet.pth.tar"), "--export", str(packed)])
+    assert f"{packed.stat().st_size} bytes" in capsys.readouterr().out
     rows = {}
     for engine, weights in [("torch", "lenet.pth.tar"), ("xnor", "lenet.pth.tar"), ("auto", "lenet.xnor")]:
-        done = run_script(
-            "MNIST/main.py",
-            "--pretrained",
-            tmp_path / weights,
-            "--engine",
-            engine,
-            "--multi_fastMCD",
-            crops,
-            "--save",
-            tmp_path / engine,
-            "--cpu",
-        )
-        assert done.returncode == 0, done.stderr
+        arguments = ["--cpu", "--pretrained", tmp_path / weights, "--engine", engine, "--multi_fastMCD", crops, "--save", tmp_path / engine]
+        mnist.main([str(argument) for argument in arguments])
         rows[engine + weights] = (tmp_path / engine / "predictions.csv").read_text()
     assert len(set(rows.values())) == 1
 
@@ -244,22 +242,19 @@ def test_scripts_export_and_run_packed_networks(tmp_path):
     (["--epochs", "1"], "packed network can't be trained"),
     (["--arch", "nin", "--evaluate"], "holds LeNet_5"),
 ])  # fmt: skip
-def test_what_a_packed_network_cannot_do_is_said_in_one_line(arguments, words, tmp_path):
+def test_what_a_packed_network_cannot_do_is_said_in_one_line(arguments, words, tmp_path, capsys):
     network, spec = NETWORKS["LeNet_5"]
     xnor.save(freeze(network().eval(), spec), tmp_path / "x.xnor")
-    done = run_script(
-        "CIFAR_10/main.py" if "nin" in arguments else "MNIST/main.py", "--pretrained", tmp_path / "x.xnor", *arguments, "--cpu"
-    )
-    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+    assert words in refused(cifar if "nin" in arguments else mnist, capsys, "--pretrained", tmp_path / "x.xnor", *arguments)
 
 
-def test_the_benchmark_runs(tmp_path):
-    done = run_script("benchmarks/xnor.py", *"--arch LeNet_5 --batch 1 --threads 1 --seconds 0.1 --no-compile --plot".split(), tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "torch fp32" in done.stdout and "all binary layers" in done.stdout and (tmp_path / "LeNet_5.xnor.png").exists()
+def test_the_benchmark_runs(tmp_path, capsys):
+    bench = load_script("benchmarks/xnor.py")
+    bench.main([*"--arch LeNet_5 --batch 1 --threads 1 --seconds 0.1 --no-compile --plot".split(), str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "torch fp32" in printed and "all binary layers" in printed and (tmp_path / "LeNet_5.xnor.png").exists()
 
 
-def test_an_unknown_kernel_is_refused_in_one_line(monkeypatch):
+def test_an_unknown_kernel_is_refused_in_one_line(monkeypatch, capsys):
     monkeypatch.setenv("XNOR_KERNEL", "mmx")
-    done = run_script("MNIST/main.py", "--evaluate", "--engine", "xnor", "--cpu")
-    assert done.returncode == 2 and "XNOR_KERNEL is 'mmx'" in done.stderr and done.stderr.count("\n") == 1
+    assert "XNOR_KERNEL is 'mmx'" in refused(mnist, capsys, "--evaluate", "--engine", "xnor")

@@ -1,6 +1,5 @@
 """Trainings: cut off and resumed, on several processes, with a teacher."""
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -49,15 +48,22 @@ def arguments(images, *more):
     return ["--cpu", "--arch", "resnet20", "--data", str(images), "--batch-size", "4", "--epochs", "2", *more]
 
 
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """What a run leaves that nothing stops."""
+    home = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "HERE", home)
+        main.main(arguments(images))
+    return torch.load(home / "models" / "resnet20.last.pth.tar", weights_only=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", [2, 4])  # in the middle of an epoch, and after its last one
-def test_a_stopped_run_resumes_to_the_same_bits(home, images, monkeypatch, request, number, step):
+def test_a_stopped_run_resumes_to_the_same_bits(home, images, whole, monkeypatch, request, number, step):
     before = signal.signal(number, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(number, before))
-    main.main(arguments(images))
     last = home / "models" / "resnet20.last.pth.tar"
-    whole = torch.load(last, weights_only=True)
-    shutil.rmtree(home / "models")
     with monkeypatch.context() as patch:
         add = Run.add
 

@@ -8,6 +8,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -123,11 +124,9 @@ class Report(Sink):
         labels = sorted(self.labels, key=lambda label: (label == UNKNOWN, -self.labels[label], label))
         peak, areas = self.activity.areas(labels, seconds)
         stages = list(clock.ms().items())
-        import jinja2  # here: a run that writes no report does without
-
-        environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-        environment.globals.update(colour=_colour, time=_time, day=self._day, clock=self._clock)
-        return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        return _template().render(
+            day=self._day,
+            clock=self._clock,
             title=self.title,
             facts=self._facts(seconds, stages),
             choices=self._choices(labels),
@@ -175,6 +174,15 @@ class Report(Sink):
             ("ms per frame", f"{sum(ms for _, ms in stages):.1f}"),
             *([("dropped", f"{live.dropped:,}"), ("reconnects", f"{live.reconnects:,}")] if live else []),
         ]
+
+
+@cache  # compiled once for all cameras, and for the pages of many hours
+def _template():
+    import jinja2  # here: a run that writes no report does without
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.globals.update(colour=_colour, time=_time)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _colour(label: str) -> str:

@@ -117,8 +117,9 @@ def _past(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, int]:
 def _ancestors(node: fx.Node) -> set[fx.Node]:
     found, waiting = set(), [node]
     while waiting:
-        waiting += (before := waiting.pop()).all_input_nodes
-        found.add(before)
+        if (before := waiting.pop()) not in found:  # each shortcut is another way to all that comes before it
+            found.add(before)
+            waiting += before.all_input_nodes
     return found
 
 
