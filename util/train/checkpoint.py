@@ -16,6 +16,7 @@ from util.spec import Spec
 
 LARGEST = 6e6  # bytes of a file of weights; a larger network's latent weights are kept in 8 bits each
 WRAPPERS = ("module.", "_orig_mod.")
+MAX_EXPANDED = 1 << 32  # bytes of a tensor that holds fewer numbers than its shape says: more may be none that memory takes
 
 
 def save(path: str | Path, checkpoint: dict) -> None:
@@ -83,7 +84,7 @@ def check_weights(state: Mapping, what: str | Path) -> None:
         if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
             kind = "quantized" if value.is_quantized else "without values" if value.is_meta else f"{value.layout}, {value.dtype}"
             raise InputError(f"{what}: {key} is {kind.replace('torch.', '')}; expected plain dense numbers")
-        if value.nbytes > value.untyped_storage().nbytes():  # a few numbers that claim to be many more than memory holds
+        if value.nbytes > max(MAX_EXPANDED, value.untyped_storage().nbytes()):
             raise InputError(f"{what}: {key} is {tuple(value.shape)}, but holds fewer numbers; expected plain dense numbers")
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(f"{what}: {key} holds NaN or infinite numbers; use weights of an earlier epoch")
