@@ -44,17 +44,22 @@ def atomic_write(path: str | Path, folder: Path | None = None) -> Iterator[Path]
         os.close(descriptor)
 
 
+def lock(descriptor: int, why: str) -> None:
+    """Lock an open file until it is closed, where its file system has locks; raises InputError(why) if another process has it locked."""
+    with suppress(OSError):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(why) from None
+
+
 @contextmanager
 def locked(path: Path, why: str) -> Iterator[None]:
     """Keep all other processes out of blocks with this `path`, a file that is there meanwhile; raises InputError(why) if one is in one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with suppress(OSError):  # where there are no locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(why) from None
+        lock(descriptor, why)
         try:
             yield
         finally:

@@ -7,7 +7,6 @@ A file that is not as its last line says has been changed by somebody, so it is 
 """
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import stat
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from util.cli import Keep
 from util.errors import InputError, read_text
-from util.files import GrowingFile, atomic_write, create, refuse_special
+from util.files import GrowingFile, atomic_write, create, lock, refuse_special
 
 NAME = "recordings.txt"
 FIRST_LINE = "fastMCD recordings 1: what is recorded here, and --keep may delete\n"
@@ -53,11 +52,7 @@ class Ledger:
             raise InputError(f"{error.filename or directory}: {error.strerror}; choose another directory for recordings") from None
 
     def _open(self) -> None:
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{self.directory} is being recorded to by another run; give each its own --recordings") from None
+        lock(self._lock, f"{self.directory} is being recorded to by another run; give each its own --recordings")
         self.complete = self._read()
         path = self.directory / NAME
         refuse_special(path)

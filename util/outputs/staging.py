@@ -10,12 +10,11 @@ the next run recognizes and clears. Locks (flock) keep a second run away meanwhi
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 from pathlib import Path
 
 from util.errors import InputError
-from util.files import GrowingFile, create, refuse_special, uninterrupted, write_all
+from util.files import GrowingFile, create, lock, refuse_special, uninterrupted, write_all
 from util.outputs.manifest import FIRST_LINE, MANIFEST, refuse_foreign, remove, remove_empty, walk
 
 SUMMARY = "summary.json"  # written last: without it a run is not finished
@@ -63,12 +62,10 @@ class Staged:
             descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             self._locks.append(descriptor)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                lock(descriptor, f"{self.place} is being written by another run; wait for it, or write elsewhere")
+            except InputError:
                 os.close(self._locks.pop())
-                raise InputError(f"{self.place} is being written by another run; wait for it, or write elsewhere") from None
-            except OSError:
-                return descriptor  # a file system without locks
+                raise
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
                     return descriptor
@@ -117,6 +114,11 @@ def refuse_other_table(path: Path, first_line: str) -> None:
             raise InputError(f"{path} is not of a run like this one; move it, or write elsewhere with --save DIR")
 
 
+def lies_in_results(path: Path, place: Path) -> bool:
+    """Whether a path is in what a run replaces: results at `place`, or where they are built."""
+    return any(path.resolve().is_relative_to(mine.resolve()) for mine in (place, Path(f"{place}.part")))
+
+
 class Staging(Staged):
     """Makes a results directory: `with Staging(OUT) as staging: staging.write("masks/000001.png", data); staging.frames += 1`.
 
@@ -149,7 +151,7 @@ class Staging(Staged):
             what = "a mount point" if os.path.ismount(place) else "the current directory or above it"
             raise InputError(f"{self.place} is {what} and cannot be replaced; give a directory in it, such as {place / 'run'}")
         if source is not None and (path := Path(str(source))).exists():  # a camera's number is no path
-            if any(path.resolve().is_relative_to(mine.resolve()) for mine in (place, self.path)):
+            if lies_in_results(path, self.place):
                 raise InputError(f"{source} lies in {self.place}, which would be replaced; choose another directory")
 
     def _prepare(self) -> None:

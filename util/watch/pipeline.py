@@ -20,6 +20,7 @@ from util.files import stoppable, uninterrupted
 from util.outputs.events import Changes
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
+from util.outputs.staging import lies_in_results
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
 from util.track.evidence import is_whole
@@ -206,7 +207,7 @@ def _notifier(url: str, pipeline: "Pipeline", camera: str | None):
 def _recordings(args) -> Path:
     """Return where recordings go; InputError if that is in results, which another run replaces."""
     directory = (args.recordings or Path("recordings")) / (args.camera or "")  # of several cameras each has its own
-    if args.save and any(directory.resolve().is_relative_to(Path(place).resolve()) for place in (args.save, f"{args.save}.part")):
+    if args.save and lies_in_results(directory, Path(args.save)):
         raise InputError(f"recordings in {directory} would lie in {args.save}, which is replaced whole; give another directory")
     return directory
 
