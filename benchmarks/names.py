@@ -46,7 +46,7 @@ from util.track.evidence import softmax  # noqa: E402
 from util.track.tracking import UNKNOWN, Sighting  # noqa: E402
 from util.train import augment, checkpoint, wild  # noqa: E402
 from util.train.own import fit_temperature, threshold  # noqa: E402
-from util.watch import watch  # noqa: E402
+from util.watch import naming, watch  # noqa: E402
 
 COMMON = {"automobile", "truck", "person"}  # their names are never absurd: most clips have one somewhere
 MISSED = ("no box", "unknown", "wrong")
@@ -178,11 +178,10 @@ def probabilities(network: Network, crops: list[np.ndarray]) -> np.ndarray:
 def as_in_clips(network: Network, crops: list[np.ndarray]) -> np.ndarray:
     """The same with the network's prior and the aspect of what moves, as a run over a clip has them; its speed a crop doesn't tell."""
     boxes = np.array([cv2.boundingRect(crop[..., 3]) if crop.shape[2] == 4 else (0, 0, *crop.shape[1::-1]) for crop in crops])
-    log_odds = network.spec.log_prior() + network.spec.log_geometry(boxes, np.full(len(boxes), np.nan))
-    return softmax(ask(network, prepare(crops, network.spec)) / network.spec.temperature + log_odds)
+    return softmax(naming.look(network, crops, boxes) / network.spec.temperature)
 
 
-def sureness(p: np.ndarray, network: Network) -> np.ndarray:
+def confidence(p: np.ndarray, network: Network) -> np.ndarray:
     """(N,) the largest probability of a class that can be a name."""
     return p[:, [name != OTHER for name in network.spec.classes]].max(1)
 
@@ -207,12 +206,12 @@ def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
             report_calibration(network, logits, labels, other)
         p = softmax(logits / network.spec.temperature)
         report_images(look, network, p, labels, person, other, is_window)
-        known = sureness(p, network)[(labels != other) & ((labels != person) | ("person" in classes))]
+        known = confidence(p, network)[(labels != other) & ((labels != person) | ("person" in classes))]
         least = np.quantile(known, 1 - KEPT)
-        foreign = {f"kept-out classes, {look}": sureness(p[labels == other], network)}
+        foreign = {f"kept-out classes, {look}": confidence(p[labels == other], network)}
         if look == "as crops":
-            foreign["synthetic textures"] = sureness(probabilities(network, textures()), network)
-            foreign |= {f"windows of {clip.name}": sureness(probabilities(network, windows(source_of(clip))), network) for clip in empty}
+            foreign["synthetic textures"] = confidence(probabilities(network, textures()), network)
+            foreign |= {f"windows of {clip.name}": confidence(probabilities(network, windows(source_of(clip))), network) for clip in empty}
         for kind, sure in foreign.items():
             share = f"{(sure >= least).mean():.1%} of {len(sure)}, {kind}"
             print(f"  named where {KEPT:.0%} of the known keep a name (probability {least:.2f}): {share}")
@@ -252,7 +251,7 @@ def report_crops(root: Path, network: Network) -> None:
     for folder in folders:
         paths = list_images(folder)
         p = as_in_clips(network, [_rgba(path) for path in paths])
-        sure, called = sureness(p, network) >= network.spec.unknown_below, p.argmax(1)
+        sure, called = confidence(p, network) >= network.spec.unknown_below, p.argmax(1)
         shares = [((called == k) & sure).mean() for k in range(len(network.spec.classes))]
         print(f"{folder.name:<14}" + "".join(f"{share:>9.0%}" for share in (*shares, (~sure).mean())) + f"   of {len(paths)}")
 

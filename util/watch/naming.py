@@ -16,7 +16,7 @@ from util.outputs.pictures import encode_png
 from util.outputs.results import Detection, read_results
 from util.outputs.sinks import PredictionTable
 from util.outputs.staging import Staging, refuse_other_table
-from util.spec import Network, Spec
+from util.spec import Network
 from util.track.names import Names
 
 TABLE = PredictionTable.NAME
@@ -84,29 +84,28 @@ def _name_all(args, directory: Path, predictions: Predictions, network: Network,
     detections = read_results(directory, best_only=bool(args.fastMCD))
     frames = set(sorted({detection.frame for detection in detections})[: args.limit])
     detections = [detection for detection in detections if detection.frame in frames]
-    captions = []
+    names, captions = Names(network.spec.classes, network.spec.temperature, network.spec.unknown_below), []
     try:
         for start in tqdm(range(0, len(detections), BATCH), "naming", unit="batch", leave=False, disable=None):
             some = detections[start : start + BATCH]
             boxes = np.array([(d.x, d.y, d.width, d.height) for d in some])
-            for d, box, logits in zip(some, boxes, _look(network, [d.image for d in some], boxes), strict=True):
-                captions.append(predictions.add(d.frame, d.object, box, *_name(logits, network.spec)))
+            for d, box, logits in zip(some, boxes, look(network, [d.image for d in some], boxes), strict=True):
+                captions.append(predictions.add(d.frame, d.object, box, *_name(logits, names)))
     finally:
         if captions or not detections:  # what could be named is kept
             _write(directory, predictions, Crops(detections[: len(captions)]), captions, staging)
     print(f"{directory}: {len(detections)} objects in {len(frames)} frames")
 
 
-def _look(network: Network, crops: list[np.ndarray], boxes: np.ndarray) -> np.ndarray:
+def look(network: Network, crops: list[np.ndarray], boxes: np.ndarray) -> np.ndarray:
     """Return logits, float64 (N, classes), with the prior and what the boxes' aspects tell, as in a clip; one frame tells no speed."""
     spec = network.spec
     log_odds = spec.log_prior() + spec.log_geometry(boxes, np.full(len(boxes), np.nan))
     return network(prepare(crops, spec)) + spec.temperature * log_odds
 
 
-def _name(logits: np.ndarray, spec: Spec) -> tuple[str, float]:
+def _name(logits: np.ndarray, names: Names) -> tuple[str, float]:
     """Return (class or "unknown", probability) of one object, as a track of one view would be named."""
-    names = Names(spec.classes, spec.temperature, spec.unknown_below)
     evidence = names.evidence()
     evidence.add(logits)
     return names.of(evidence)[1:]
