@@ -125,11 +125,12 @@ class Run:
     @property
     def over(self) -> bool:
         """Whether all epochs are done, or the recipe's patience is at its end (early stopping)."""
-        patience = self.recipe.patience
-        if self.epoch >= self.recipe.epochs or not (patience and self.rows):
-            return self.epoch >= self.recipe.epochs
+        if self.epoch >= self.recipe.epochs:
+            return True
+        if not (self.recipe.patience and self.rows):
+            return False
         best = max(self.rows, key=lambda row: row.held_out_accuracy)  # the first of several
-        return self.epoch - best.epoch >= patience
+        return self.epoch - best.epoch >= self.recipe.patience
 
     def batches(self, count: int) -> Iterator[Batch]:
         """Yield an epoch's batches of `count` images, from the one after the last that was saved, each at its learning rate.
