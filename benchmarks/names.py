@@ -9,6 +9,7 @@ called says names.toml, or another file with --objects. Per clip, and as the mea
     absurd   named boxes per frame whose name is neither right nor automobile, truck or person
     found    share of true boxes met by a box at IoU >= 0.5 (CDnet: connected regions of at least 300 pixels)
     named    and rightly named
+    tracks   of the tracks that meet true boxes in most of their frames, the share that ends with a right name
     no box, unknown, wrong
              of the frames that are not right: no box is there (where there is truth: none that meets a true box at IoU >= 0.1), it
              has no name, or another
@@ -70,14 +71,17 @@ class Clip:
     true: int = 0
     found: int = 0
     named: int = 0
+    tracks: int = 0
+    tracks_right: int = 0
     samples: list = field(default_factory=list)  # (RGB crop, caption, label)
 
     def scores(self) -> dict[str, float]:
-        """right, absurd, found, named and MISSED; NaN where there is nothing to divide by."""
+        """right, absurd, found, named, tracks and MISSED; NaN where there is nothing to divide by."""
         share = lambda a, b: a / b if b else float("nan")  # noqa: E731
         right = share(self.right, self.with_object) if self.right_names else float("nan")
         named = share(self.named, self.true) if self.right_names else float("nan")
         found = {"absurd": share(self.absurd, self.frames), "found": share(self.found, self.true), "named": named}
+        found["tracks"] = share(self.tracks_right, self.tracks) if self.right_names else float("nan")
         missed = {why: share(self.missed[why], self.with_object) if self.right_names else float("nan") for why in MISSED}
         return {"right": right, **found, **missed}
 
@@ -112,7 +116,7 @@ def _regions(levels: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
 def measure(directory: Path, network: Network, right_names: list[str], settings: str | None) -> Clip:
     """Run on one clip and count."""
     truth, clip = true_boxes(directory), Clip(directory.name, right_names)
-    rng, seen = np.random.default_rng(0), 0
+    rng, seen, meets, ended = np.random.default_rng(0), 0, Counter(), []
     for moment in watch(source_of(directory), network, settings):
         shown = [*moment.sightings, *moment.expected]
         labels = [sighting.label for sighting in shown]
@@ -130,6 +134,7 @@ def measure(directory: Path, network: Network, right_names: list[str], settings:
             pairs = match(true, boxes)
             clip.found += len(pairs)
             clip.named += sum(labels[j] in right_names for _, j in pairs)
+            meets.update(shown[j].track for _, j in pairs)
         for sighting in shown:  # an even sample of a stream of unknown length: reservoir sampling
             seen += 1
             place = len(clip.samples) if len(clip.samples) < SAMPLES else int(rng.integers(0, seen))
@@ -137,6 +142,10 @@ def measure(directory: Path, network: Network, right_names: list[str], settings:
                 x, y, w, h = sighting.crop
                 picture = moment.frame[y : y + h, x : x + w, ::-1].copy()
                 clip.samples[place : place + 1] = [(picture, f"{sighting.label} {sighting.probability:.0%}", sighting.label)]
+        ended += moment.ended
+    with_truth = 0 if truth is None else len(truth) / clip.frames
+    of_object = [track for track in ended if meets[track.number] > with_truth * track.sightings / 2]
+    clip.tracks, clip.tracks_right = len(of_object), sum(track.label in right_names for track in of_object)
     return clip
 
 

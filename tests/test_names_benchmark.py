@@ -30,6 +30,7 @@ def test_a_rightly_named_clip(clip):
     assert found.frames == 60 and found.true == found.with_object >= 40
     assert scores["right"] > 0.8 and scores["found"] > 0.8 and scores["named"] == pytest.approx(scores["found"], abs=0.1)
     assert scores["absurd"] < 0.3 and 0 < len(found.samples) <= bench.SAMPLES
+    assert found.tracks == found.tracks_right == scores["tracks"] == 1
 
 
 def test_frames_without_a_right_name_are_told_apart(clip):
@@ -60,6 +61,7 @@ def test_other_names_are_absurd(clip):
     found = bench.measure(clip, RedOrGrey(), ["grey"], None)
     scores = found.scores()
     assert scores["right"] < 0.3 and scores["named"] < 0.1 and scores["found"] > 0.8 and scores["absurd"] > 0.7
+    assert found.tracks == 1 and scores["tracks"] == 0
 
 
 def test_where_no_name_is_right_only_absurd_ones_count(clip):

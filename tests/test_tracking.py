@@ -66,6 +66,30 @@ def test_what_is_dropped_as_none_of_the_classes_is_told_once():
     assert [(track.number, track.label) for moment in moments for track in moment.dropped] == [(1, UNKNOWN)]
 
 
+def test_a_track_ends_with_the_name_that_it_had_most_of_the_time():
+    """Not with that of its last sightings, in which it may be half a thing; what a sighting counts by its box counts here, too."""
+    unsure, names = [0.1, 0, 0], Names(CLASSES, unknown_below=0.6)
+    frames = [[(10 + 3 * t, 50, 30, 20)] for t in range(60)]
+    moments, [track] = follow(frames, logits=[[[4.0, 0, 0]]] * 30 + [[unsure]] * 30, names=dataclasses.replace(names, unknown_below=0.9))
+    assert moments[-1].sightings[0].label == UNKNOWN and track.label == "a" and track.probability > 0.9
+    far_then_near = [[(10 + t, 50, 8, 8)] for t in range(40)] + [[(50 + 2 * t, 50, 8 + 2 * t, 8 + 2 * t)] for t in range(20)]
+    moments, [track] = follow(far_then_near, logits=[[[0, 4.0, 0]]] * 40 + [[[4.0, 0, 0]]] * 20, names=names)
+    assert sum(moment.sightings[0].label == "b" for moment in moments) > 30 and track.label == "a"
+
+
+def test_a_track_that_was_mostly_named_is_not_dropped_for_its_last_sightings():
+    names = Names(["a", "b", "other"], drop_other=True)
+    frames = [[(10 + 3 * t, 50, 30, 20)] for t in range(60)]
+    moments, [track] = follow(frames, logits=[[[4.0, 0, 0]]] * 30 + [[[0, 0, 9.0]]] * 24 + [[[0, 0, 9.0]]] * 6, names=names)
+    assert moments[-1].sightings[0].label == UNKNOWN and track.label == "a"
+
+
+def test_a_kind_that_a_track_was_called_by_is_concluded_with_its_own_probability():
+    names = Names(CLASSES, unknown_below=0.6, kinds={"letter": ["a", "b"]}, name_kinds=True)
+    [track] = follow([[(10 + 3 * t, 50, 30, 20)] for t in range(30)], logits=[[[3.0, 3.0, 0]]] * 30, names=names)[1]
+    assert track.label == track.kind == "letter" and track.probability == track.kind_probability == pytest.approx(0.976, abs=0.002)
+
+
 def test_two_objects_that_meet_keep_their_numbers():
     frames = [[(10 + 4 * t, 50, 40, 30), (250 - 4 * t, 95, 40, 30)] for t in range(50)]
     moments, tracks = follow(frames)

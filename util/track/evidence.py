@@ -40,6 +40,11 @@ class Evidence:
         self._sum = kept * self._sum + weight * sightings * softmax(logits / self.temperature)
         self.weight = kept * self.weight + weight * sightings
 
+    def include(self, other: "Evidence", weight: float) -> None:
+        """Count what other evidence says by now, which is some, as one answer; nothing fades."""
+        self._sum = self._sum + weight * other.probabilities()
+        self.weight += weight
+
     def probabilities(self) -> np.ndarray:
         """p, float64 (classes,), which sums to 1; ValueError before anything of a weight above 0 was added."""
         if self.weight <= 0:

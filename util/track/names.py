@@ -43,6 +43,17 @@ class Names:
         kind, of_kind = evidence.kind(self._members) if self.name_kinds else (None, 0.0)
         return (None, kind, of_kind) if kind else (None, UNKNOWN, probability)
 
+    def probability(self, name: str, evidence: Evidence) -> float:
+        """Return how probable a name is: that of the class or kind; of UNKNOWN, that of the likeliest class."""
+        p, index = evidence.probabilities(), self.index(name)
+        if index is not None:
+            return float(p[index])
+        return float(p[self._members[name]].sum() if name in self._members else p.max())
+
+    def index(self, name: str) -> int | None:
+        """Return the index of the class of this name, None for kinds and UNKNOWN."""
+        return self.classes.index(name) if name in self.classes else None
+
     def kind(self, evidence: Evidence, called: int | None) -> tuple[str, float]:
         """Return (kind or UNKNOWN, its probability) of what is called by the class of this index, or by none."""
         kind, probability = evidence.kind(self._members, called)

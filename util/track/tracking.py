@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from util.track.association import Association
-from util.track.evidence import weight_of
+from util.track.evidence import Evidence, weight_of
 from util.track.names import UNKNOWN, Names
 from util.track.places import Crossing, Places, Visit, Whereabouts
 from util.track.views import Schedule, Views, chosen
@@ -83,6 +83,7 @@ class TrackState:
         self.label, self.probability = UNKNOWN, 0.0
         self.called = None  # the label's class, if it is one
         self.told = None  # what it was called when somebody was told of it
+        self.called_so: dict[str, Evidence] = {}  # label -> what the evidence said in the sightings that had it
         self.where = Whereabouts()
         self.best = {}  # label -> (worth, crop, frame, box): the name may still change
 
@@ -91,15 +92,29 @@ class TrackState:
         self.evidence.add(logits, weight, sightings)
         self.called, self.label, self.probability = self._names.of(self.evidence, self.called)
 
-    def see(self, moment: Moment, sighting: Sighting) -> None:
-        """Count the sighting; its crop is kept where it shows the name better than those before."""
+    def see(self, moment: Moment, sighting: Sighting, weight: float) -> None:
+        """Count the sighting, as evidence `weight` times; its crop is kept where it shows the name better than those before."""
         self.last, self.end = moment.number, moment.seconds
         self.sightings += 1
+        if self.evidence.weight > 0:
+            self.called_so.setdefault(self.label, self._names.evidence()).include(self.evidence, weight)
         x, y, width, height = sighting.crop
         worth = self.probability * min(width, height)
         if self.label not in self.best or worth > self.best[self.label][0]:
             crop = np.ascontiguousarray(moment.frame[y : y + height, x : x + width, ::-1])
             self.best[self.label] = worth, crop, moment.number, sighting.box
+
+    def conclude(self) -> Track:
+        """Return the track as it was all in all: called what it was called most, by what its sightings count and how probable the name was.
+
+        The last sightings alone, of which the evidence tells most, often show half an object that leaves.
+        """
+        sure = {label: self._names.probability(label, evidence) for label, evidence in self.called_so.items()}
+        if sure:
+            self.label = max(sure, key=lambda label: self.called_so[label].weight * sure[label])
+            self.evidence, self.probability = self.called_so[self.label], sure[self.label]
+            self.called = self._names.index(self.label)
+        return self.track()
 
     def track(self) -> Track:
         """Return the track as it is so far."""
@@ -160,8 +175,8 @@ class Tracker:
         for i, row in zip(viewed, logits, strict=True):
             state, weight = self._seen[i]
             state.look(row, weight, state.views.add(self.schedule, weight))
-        for sighting, (state, _) in zip(moment.sightings, self._seen, strict=True):
-            state.see(moment, sighting)
+        for sighting, (state, weight) in zip(moment.sightings, self._seen, strict=True):
+            state.see(moment, sighting, weight)
             if not state.number and state.sightings >= self.min_sightings:
                 self._count += 1
                 state.number = self._count
@@ -209,5 +224,6 @@ class Tracker:
         ended, dropped = [], []
         for state in [self._states.pop(i) for i in identities]:
             if state.number:
-                (dropped if self.names.drop(state.evidence) else ended).append(state.track())
+                track = state.conclude()
+                (dropped if self.names.drop(state.evidence) else ended).append(track)
         return ended, dropped
