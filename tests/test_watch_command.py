@@ -29,13 +29,16 @@ def rows_of(path):
 
 
 def test_moments_come_one_by_one_with_their_tracks(clips):
-    moments = list(watch(clips / "c0", RedOrGrey()))
+    moments, ended = [], []
+    for moment in watch(clips / "c0", RedOrGrey()):
+        moments.append(moment)
+        ended += moment.ended
     assert [moment.number for moment in moments] == list(range(1, 17)) and moments[3].seconds == pytest.approx(3 / 25)
     seen = [sighting for moment in moments for sighting in moment.tracks]
     assert len(seen) > 5 and {sighting.track for sighting in seen} == {1} and all(0 <= s.probability <= 1 for s in seen)
     x, y, width, height = seen[-1].box
     assert 10 + 4 * 15 == pytest.approx(x, abs=4) and 30 == pytest.approx(y, abs=4) and 24 == pytest.approx(width, abs=6)
-    [track] = moments[-1].ended  # still in view at the end
+    [track] = ended  # still in view at the end
     assert track.number == 1 and track.last == 16 and track.label == seen[-1].label
     assert len(list(watch(str(clips / "c0"), LENET, limit=4))) == 4 and len(list(watch(clips / "c0", packed.load(LENET), limit=1))) == 1
     with pytest.raises(InputError, match="none.xnor"):

@@ -20,11 +20,12 @@ from util.track.tracking import Moment
 def watch(
     source: str | Path, network: str | Path | Network, settings: str | Path | None = None, limit: int | None = None
 ) -> Iterator[Moment]:
-    """Yield a Moment for each frame of a clip, as soon as it is seen, with the tracks in view and those that begin, are renamed and end.
+    """Yield a Moment for each frame of a clip, with the tracks in view and those that begin, are renamed and end.
 
     source: a video, a directory of frames, a camera's number, a URL or "-" (stdin). network: a packed file (.xnor), or what a script
     has loaded. settings: a preset's name or a TOML file (docs/settings.toml). limit: frames at most.
-    After the last frame the tracks that are still open join that moment's `ended`.
+    Tracks that are still open after the last frame are among that moment's `ended`. A file's moments come a frame late for that; a live
+    source's come at once, so there the tracks join the last one's after it was yielded.
     Raises InputError for a source, a network or settings that can't be used.
     """
     from util import packed
@@ -37,10 +38,15 @@ def watch(
     video, moment, clock = open_video(str(source)), None, Clock()
     pipeline = Pipeline(video, network, load_settings(settings and str(settings), list(network.spec.classes)))
     for timed in pipeline.frames(video, limit, clock):
+        if moment and not video.live:
+            yield moment
         moment = pipeline(*timed, clock)
-        yield moment
+        if video.live:
+            yield moment
     if moment:
         moment.ended += pipeline.tracker.finish()
+        if not video.live:
+            yield moment
 
 
 def run(args, network: Network):
