@@ -1,29 +1,29 @@
 # make help             this list, as make alone
-# make demo             render a clip, detect and name what moves in it          (make demo CLIP=path: a real clip or a camera)
+# make demo             render a clip, detect and name its moving objects        (make demo CLIP=path: a real clip or a camera)
 # make native           only the build: the Python modules, and build/fastMCD where OpenCV's C++ files are found
-# make score            render a clip with its truth, run on it, score pixels, boxes, identities and names
+# make score            render a clip with its ground truth, run on it, score pixels, boxes, identities and names
 # make test             the whole test suite, C++ and Python
 # make clean            remove build/, out/ and the detector's Python module
 #
 # make train-nin        train a network with its recipe: train-vgg, train-resnet20, train-nin_bwn (which nin begins with), train-lenet,
 #                       train-vgg_clips WILD=DIR, train-resnet20_clips WILD=DIR; float: train-airbench, train-mobilenet.
-#                       RESUME=--resume goes on with one that was cut off. docs/training.md says how the weights that ship were made
+#                       RESUME=--resume continues an interrupted one. docs/training.md says how the weights that ship were made
 #
 # make bench SEQUENCES="DIR DIR"   quality and speed of the detector on sequences with ground truth (CDnet, DAVIS), beside MOG2
 # make bench-speed      speed of the detector by frame size, stage and CPU level, beside MOG2
-# make bench-watch      the whole way from a clip to names: frames per second, start-up, memory (CLIP=path: of a real clip)
-# make bench-names CLIPS="DIR DIR"  how often what moves bears its right name, and an absurd one
+# make bench-watch      the whole pipeline from a clip to names: frames per second, start-up, memory (CLIP=path: of a real clip)
+# make bench-names CLIPS="DIR DIR"  how often moving objects have a correct name, and an implausible one
 # make bench-xnor       speed of packed networks beside PyTorch (and onnxruntime where installed), layer by layer
-# make bench-cost CLIPS="FILE DIR"  what binarizing costs: accuracy, names of objects in clips, time and file size, beside float networks
-# make bench-unknown    how sure a network has to be of a name: temperature, threshold, what is named falsely
+# make bench-cost CLIPS="FILE DIR"  cost of binarization: accuracy, names of objects in clips, time and file size, beside float networks
+# make bench-unknown    calibration: temperature, threshold of `unknown`, share of images that are named falsely
 # make bench-training   images per second of a training step, beside XNOR-Net-PyTorch's plain loop
 # make soak             memory of the whole pipeline over 50,000 frames
 #
 # make lint, sanitize   ruff; the C++ tests under AddressSanitizer and UBSan, then under ThreadSanitizer
 # make arm              the C++ tests built for 64-bit ARM and run under QEMU (Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static)
 #
-# Each sets up what it needs (a virtual environment, the native build) once: demo, native, bench-watch, sanitize and arm what watches, the
-# others PyTorch as well. TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there, without what GPUs need.
+# Each target sets up what it needs once (a virtual environment, the native build): demo, native, bench-watch, sanitize and arm do without
+# PyTorch. TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there, without the libraries for GPUs.
 
 PYTHON ?= python3
 CXX ?= c++
@@ -100,7 +100,7 @@ train-nin: START := --pretrained CIFAR_10/models/nin_bwn.best.pth.tar
 train-nin train-vgg train-resnet20: train-%: $(TEACHER) native $(VENV)/.requirements
 	$(TRAIN) CIFAR_10/main.py --arch $* --compile $(COUNTING) --teacher $< $(START) $(RESUME)
 
-# WILD: images of the classes, of people and of other things (docs/training.md).
+# WILD: images of the classes, of people and of other things (docs/data.md).
 train-vgg_clips: $(TEACHER) native $(VENV)/.requirements
 	$(TRAIN) CIFAR_10/main.py --arch vgg_clips --compile $(COUNTING) --teacher $< --wild "$(WILD)" --pretrained CIFAR_10/models/vgg.best.pth.tar $(RESUME)
 

@@ -244,7 +244,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("sequences", nargs="*", type=sequence_of, metavar="SEQUENCE", help="directory with input/ and groundtruth/")
     parser.add_argument("--peers", nargs="*", action="append", type=peer, metavar="NAME", help=f"of {', '.join(PEERS)} (default: MOG2)")
-    parser.add_argument("--param", action="append", type=param, default=[], metavar="NAME=VALUE", help="detector's")
+    parser.add_argument("--param", action="append", type=param, default=[], metavar="NAME=VALUE", help="a parameter of the detector")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write a sheet of hits and misses of each sequence there")
     parser.add_argument("--speed", action="store_true", help="times by size, stage and CPU level instead of quality")
     parser.add_argument("--frames", type=int, default=60, help=f"of --speed; the first {WARM_UP} are not timed")

@@ -253,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="what to kill")
     parser.add_argument("--kills", type=int, default=60, help="of each")
-    parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -5,14 +5,14 @@
 CLIP is a directory with input/ (frames) or input.* (a video), with or without truth (see util.score.truth). What its main object may be
 called says names.toml, or another file with --objects. Per clip, and as the mean over clips:
 
-    right    share of frames in which some box bears a right name; where there is truth, of the frames with a true box
-    absurd   named boxes per frame whose name is neither right nor automobile, truck or person
+    right    share of frames in which some box has a correct name; where there is ground truth, of the frames with a true box
+    absurd   implausible names: named boxes per frame whose name is neither correct nor automobile, truck or person
     found    share of true boxes met by a box at IoU >= 0.5 (CDnet: connected regions of at least 300 pixels)
-    named    and rightly named
-    tracks   of the tracks that meet true boxes in most of their frames, the share that ends with a right name
+    named    share of true boxes met by a box with a correct name
+    tracks   of the tracks that meet true boxes in most of their frames, the share that ends with a correct name
     no box, unknown, wrong
-             of the frames that are not right: no box is there (where there is truth: none that meets a true box at IoU >= 0.1), it
-             has no name, or another
+             of the frames that are not right: there is no box (where there is ground truth: none that meets a true box at IoU >= 0.1),
+             the box has no name, or a wrong one
 
 --sheet draws boxes of every clip and what they were called. On images: --wild, a directory as CIFAR_10/main.py --wild learns from, of
 which what was held out is named, as it is and made to look like crops; the share of images of foreign kinds that get a name where 95 % of
@@ -291,10 +291,10 @@ def parse_args(argv):
     default = ROOT / "CIFAR_10" / "models" / "vgg_clips.best.pth.tar"
     parser.add_argument("--network", type=Path, default=default, metavar="FILE", help=f"packed, or a checkpoint (default: {default.name})")
     parser.add_argument("--objects", type=Path, default=ROOT / "benchmarks" / "names.toml", metavar="FILE", help="clip -> right names")
-    parser.add_argument("--settings", metavar="NAME|FILE", help="as of --video")
-    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw what was called how")
-    parser.add_argument("--wild", type=Path, metavar="DIR", help="images that the network learnt from and held-out ones")
-    parser.add_argument("--crops", type=Path, metavar="DIR", help="DIR/<class>/ crops of clips, for judging")
+    parser.add_argument("--settings", metavar="NAME|FILE", help="as --settings of --video")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw boxes and their names")
+    parser.add_argument("--wild", type=Path, metavar="DIR", help="images as CIFAR_10/main.py --wild takes; held-out ones are named")
+    parser.add_argument("--crops", type=Path, metavar="DIR", help="DIR/<class>/: labelled crops of other clips")
     parser.add_argument("--empty", action="append", default=[], type=Path, metavar="CLIP", help="with --wild: clips with no object in view")
     return parser.parse_args(argv)
 

@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=1, help="begin with this operation")
     parser.add_argument("--real", metavar="CLIP", help="kill the command on a clip instead")
     parser.add_argument("--kills", type=int, default=20, help="how often")
-    parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     args = parser.parse_args(argv)
     total, mishandled = 0, []
     if args.real:

@@ -2,11 +2,11 @@
 
     python benchmarks/unknown.py [--arch ARCH]... [--keep 0.98] [--empty CLIP]...
 
-A track is named by the mean of many looks, so each image is looked at as a track is: in 8 crops, each edge of which lies up to a
+A track is named by the mean of many views, so each image is classified as a track is: in 8 crops, each edge of which lies up to a
 tenth of the image off, prepared as a clip's crops are.
 
-Temperature: least negative log-likelihood of single looks at held-out training images, those that picked the epoch; ECE (15 bins)
-before and after. unknown below: --keep of the rightly named held-out images stay above it with their mean. Then the share of images
+Temperature: least negative log-likelihood of single views of held-out training images, those that picked the epoch; ECE (15 bins)
+before and after. unknown below: --keep of the correctly named held-out images stay above it with their mean. Then the share of images
 that keep a name though they show none of the classes: textures, CIFAR-10's or MNIST's images for the other's networks, and windows
 cut at random out of each --empty clip (nothing in it may be one of the classes).
 """

@@ -1,4 +1,4 @@
-"""fastMCD: finds what moves in front of a camera that may move itself.
+"""fastMCD: finds moving objects before a camera that may move itself.
 
     detector = fastmcd.Detector(width, height)
     for frame in detector.rehearsed(video):
@@ -36,7 +36,7 @@ PARAMS: dict[str, tuple[float, str]] = _fastmcd.parameters()
 
 
 EVIDENCE: tuple[str, ...] = _fastmcd.EVIDENCE
-"""What a score is made of, as Evidence in fastmcd.hpp tells."""
+"""Names of the numbers that a score is computed from; Evidence in fastmcd.hpp defines them."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class Detector:
         return Result(**self._detector.detect(frame))
 
     def rehearse(self, frames: Sequence[np.ndarray]) -> None:
-        """Forget all frames so far, and warm the detector up on a clip's first ones, in their order, of which it sees the last first.
+        """Forget everything, then learn the background from a clip's first frames, which are fed backwards; returns None.
 
-        Returns None. Even the first frame has objects then. The frames are detected after that as any others: all grey or all of colours,
-        as `detect` takes them, which raises the same errors.
+        Call `detect` with these frames afterwards, from the first one on, which then has its objects. frames: in their order, all grey or
+        all in colour, as `detect` takes them; the same errors.
         """
         self._detector.rehearse(list(frames))
 
@@ -111,7 +111,7 @@ class Detector:
         self, items: Iterable[Item], frame_of: Callable[[Item], np.ndarray] = lambda item: item,
         enough: Callable[[Item], bool] | None = None,
     ) -> Iterator[Item]:  # fmt: skip
-        """Yield a new clip's items as they are; the first comes once as many as the parameter `rehearsal` says were read and rehearsed.
+        """Yield the items of a new clip unchanged, after `rehearse` with the first of them, as many as the parameter `rehearsal`.
 
         frame_of: takes the frame out of an item. enough: whether an item is to be the last one that is waited for.
         """
@@ -133,7 +133,7 @@ class Detector:
     def background(self, full_size: bool = True) -> Background:
         """Return the model of the background: a value for each pixel of the frame, or else for each cell of 4x4 pixels.
 
-        A copy, made only here; looking costs nothing while nobody looks.
+        A copy, made only when this is called.
         """
         planes = self._detector.background()
         if full_size:

@@ -73,17 +73,17 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], default: str = ""
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
     add_video_options(parser)
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help=f"network (default: {default or archs[0]})")
-    text = "weights to use, or to start a training from (default: to use, those beside the script)"
+    text = "weights to use, or to start a training from (default: those beside the script, or random ones for a training)"
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help=text)
-    text = "folder of the data set (default: beside the script, downloaded); for MNIST and CIFAR_10 also one of any classes"
+    text = "folder of the data set (default: beside the script, downloaded); of MNIST/ and CIFAR_10/ also a folder of your own classes"
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
-    parser.add_argument("--epochs", type=at_least(1), help="of training (default: the recipe's)")
+    parser.add_argument("--epochs", type=at_least(1), help="number of epochs (default: the recipe's)")
     parser.add_argument("--lr", type=_positive, help="highest learning rate (default: the recipe's)")
-    parser.add_argument("--batch-size", type=at_least(1), help="of training, of all processes together (default: the recipe's)")
-    parser.add_argument("--seed", type=at_least(0), default=1, help="of initial weights, order and augmentation")
+    parser.add_argument("--batch-size", type=at_least(1), help="images per step, of all processes together (default: the recipe's)")
+    parser.add_argument("--seed", type=at_least(0), default=1, help="seed of initial weights, order and augmentation")
     parser.add_argument("--limit", type=at_least(1), metavar="N", help="at most N images of each set, evenly over its classes, or N frames")
-    parser.add_argument("--name", type=_file_name, metavar="NAME", help="of the files that a training writes (default: the network's)")
+    parser.add_argument("--name", type=_file_name, metavar="NAME", help="name of the files that a training writes (default: the network's)")
     parser.add_argument("--resume", action="store_true", help="continue the training that was cut off")
     parser.add_argument("--compile", action="store_true", help="torch.compile the training step (needs a C++ compiler)")
 
@@ -97,7 +97,7 @@ class _OneOrMany(argparse.Action):
 
 def add_video_argument(verb) -> None:
     """Add --video to a parser or a group of one; args.video is a str, or a list of several."""
-    text = "detect, name and follow what moves in a video, a directory of frames, camera N, a URL, - (stdin); or in many: "
+    text = "detect, name and track moving objects in a video, a directory of frames, camera N, a URL, - (stdin); or in many clips: "
     text += "several, a 'pattern*', a directory of clips"
     verb.add_argument("--video", nargs="+", action=_OneOrMany, metavar="FILE|DIR|N|URL|-", help=text)
 
@@ -107,28 +107,28 @@ def add_video_options(parser: Parser) -> None:
     parser.add_argument("--settings", metavar="NAME|FILE", help="of --video: a preset (static hand-held drone traffic) or a TOML file")
     text = "of --video: when its first frame was taken, RFC 3339 (default: of a live source now, of others unknown)"
     parser.add_argument("--start", type=time_of, metavar="TIME", help=text)
-    text = "with --video: send each event there, as JSON, by HTTP or MQTT: starts, names and ends of tracks (docs/live.md)"
+    text = "with --video: send each event (starts, names, ends of tracks) as JSON to a web server or an MQTT broker (docs/live.md)"
     parser.add_argument("--notify", type=web_address, metavar="URL", help=text)
     parser.add_argument("--notify-crop", action="store_true", help="with --notify: send the track's picture as well")
-    text = "with --video: record around events, or all; into files of an hour at most, copied from a stream, else encoded (docs/live.md)"
+    text = "with --video: record around events, or everything, in files of an hour at most; streams are copied (docs/live.md)"
     parser.add_argument("--record", choices=["events", "all"], help=text)
     parser.add_argument("--recordings", type=Path, metavar="DIR", help="with --record: where (default: recordings)")
-    text = "with --record: delete the oldest recordings beyond that, such as 20GB, 14d or 20GB,14d (default: when the disk is full)"
+    text = "with --record: delete the oldest beyond this size or age, such as 20GB, 14d or 20GB,14d (default: when the disk is full)"
     parser.add_argument("--keep", type=keep_of, metavar="SIZE|AGE", help=text)
-    text = "with --video: a live page there for browsers (docs/live.md), on a loopback address unless HOST is given; or on a Unix socket"
+    text = "with --video: serve a live page for browsers (docs/live.md), on a loopback address unless HOST is given; or on a Unix socket"
     parser.add_argument("--serve", type=serve_address, metavar="[HOST:]PORT|SOCKET", help=text)
     parser.needs += [("recordings", ["record"]), ("keep", ["record"]), ("notify_crop", ["notify"]), ("show_debug", ["save"])]
     of_video = ("settings", "start", "notify", "record", "serve", "show_debug", "jobs", "ray")
     parser.needs += [(flag, ["video", "clips", "cameras"]) for flag in of_video]  # the last two of util.watch
     parser.set_defaults(camera=None)  # of util.watch --cameras: which one
-    parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, a look inside the detector")
+    parser.add_argument("--show-debug", action="store_true", help="with --video and --save: debug.mp4, the detector's state")
     parser.add_argument("--jobs", type=at_least(1), metavar="N", help="clips at a time if there are many, a thread each (default: cores)")
     parser.add_argument("--ray", metavar="ADDRESS|local", help="run many clips on a Ray cluster (pip install ray)")
 
 
 def add_engine_arguments(parser: Parser) -> None:
     """Add the flags of scripts with binarized networks: what predicts, and writing it packed."""
-    parser.add_argument("--engine", choices=["auto", "torch", "xnor"], default="auto", help="PyTorch, or packed bits on the CPU")
+    parser.add_argument("--engine", choices=["auto", "torch", "xnor"], default="auto", help="by PyTorch, or by packed bits on the CPU")
     text = "write the network packed, 1 bit per weight, which --pretrained reads; or as FILE.onnx"
     parser.add_argument("--export", type=Path, metavar="FILE", help=text)
 
@@ -160,7 +160,7 @@ def _program() -> list[str]:
 
 def add_label_argument(parser: Parser) -> None:
     """Add --label; args.label is a str: only the network says which classes there are (see `label_of`)."""
-    parser.add_argument("--label", metavar="NUMBER|NAME", help="what the objects are, a class of the network: report the share named so")
+    parser.add_argument("--label", metavar="NUMBER|NAME", help="the true class of all objects: report the share that is named so")
 
 
 def label_of(text: str, classes: Sequence[str]) -> str:

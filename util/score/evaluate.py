@@ -217,10 +217,10 @@ def _cell(value: float | None, form: str) -> str:
 
 def parse_args(argv=None):
     parser = Parser(prog="python3 -m util.score.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("paths", nargs="+", type=Path, metavar="RESULTS TRUTH", help="by turns: what a run wrote, and what is true")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="RESULTS TRUTH", help="pairs of a run's results and the ground truth")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores there, also those that the table leaves out")
     parser.add_argument("--limit", type=int, metavar="N", help="score the first N frames only")
-    text = "what the objects are in clips whose truth has no names (default: not known)"
+    text = "class of all objects in clips whose ground truth has no names (default: not known)"
     parser.add_argument("--label", default="", metavar="NAME", help=text)
     args = parser.parse_args(argv)
     if len(args.paths) % 2:

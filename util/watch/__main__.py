@@ -1,4 +1,4 @@
-"""Detects, names and follows what moves in clips, with a packed network and without PyTorch.
+"""Detects, names and tracks moving objects in clips, with a packed network and without PyTorch.
 
     python3 -m util.watch CLIP --network CIFAR_10/models/vgg_clips.xnor --save OUT
     python3 -m util.watch CLIP... --save OUT --jobs 4          many clips: several, a 'pattern*', a directory of them
@@ -19,7 +19,7 @@ PLAIN = ["network", "label", "limit", "settings", "start", "notify", "record", "
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = Parser(prog="python3 -m util.watch", description="Detects, names and follows what moves, with a packed network.")
+    parser = Parser(prog="python3 -m util.watch", description="Detects, names and tracks moving objects, with a packed network.")
     verb = parser.add_mutually_exclusive_group()
     verb.add_argument("clips", nargs="*", default=[], metavar="CLIP", help="video, directory of frames, camera N, URL, - (stdin); or many")
     add_video_argument(verb)
