@@ -1,3 +1,4 @@
+import errno
 import signal
 import subprocess
 import sys
@@ -165,6 +166,26 @@ cli.run(main)
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "clip.mp4"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "cannot be written: File too large; make room" in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_loses_no_more_than_the_last_fragment(tmp_path, monkeypatch):
+    written, write = [], pictures.write_all
+
+    def full(descriptor, data):
+        if sum(written) + len(data) > 400_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(len(data))
+        write(descriptor, data)
+
+    monkeypatch.setattr(pictures, "write_all", full)
+    video = pictures.VideoFile(tmp_path / "clip.mp4", 25, (320, 240))
+    with pytest.raises(InputError, match="No space left"):
+        for i in range(400):
+            video.write(np.random.default_rng(i).integers(0, 256, (240, 320, 3), np.uint8))
+    with pytest.raises(InputError, match="No space left"):
+        video.close()
+    capture = cv2.VideoCapture(str(tmp_path / "clip.mp4"))
+    assert video.frames - 100 <= sum(1 for _ in iter(lambda: capture.read()[0], False)) <= video.frames
 
 
 def test_a_contact_sheet_shows_every_image_with_its_colour(tmp_path):

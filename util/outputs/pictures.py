@@ -155,11 +155,14 @@ class VideoFile:
         self._file.add(np.ascontiguousarray(bgr[: self.size[1], : self.size[0]]), seconds)
 
     def close(self) -> None:
-        """Complete the file; it is deleted without a frame, or if frames are missing in it: InputError."""
+        """Complete the file; InputError if frames are missing in it. It is deleted if it holds none that can be read."""
         try:
             self._file.release(self.frames)
         except BaseException:
-            self.path.unlink(missing_ok=True)
+            with quiet():
+                readable = cv2.VideoCapture(str(self.path)).grab()
+            if not readable:
+                self.path.unlink(missing_ok=True)
             raise
         if not self.frames:
             self.path.unlink(missing_ok=True)
