@@ -178,14 +178,14 @@ def test_a_full_disk_loses_no_more_than_the_last_fragment(tmp_path, monkeypatch)
         write(descriptor, data)
 
     monkeypatch.setattr(pictures, "write_all", full)
-    video = pictures.VideoFile(tmp_path / "clip.mp4", 25, (320, 240))
+    video = pictures.VideoFile(tmp_path / "clip.mp4", 25, (64, 48))
     with pytest.raises(InputError, match="No space left"):
         for i in range(400):
-            video.write(np.random.default_rng(i).integers(0, 256, (240, 320, 3), np.uint8))
+            video.write(np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8))
     with pytest.raises(InputError, match="No space left"):
         video.close()
-    capture = cv2.VideoCapture(str(tmp_path / "clip.mp4"))
-    assert video.frames - 100 <= sum(1 for _ in iter(lambda: capture.read()[0], False)) <= video.frames
+    with av.open(str(tmp_path / "clip.mp4")) as clip:  # to its end without an error
+        assert video.frames - 60 <= sum(1 for _ in clip.decode(video=0)) <= video.frames
 
 
 def test_a_contact_sheet_shows_every_image_with_its_colour(tmp_path):

@@ -254,7 +254,7 @@ class _H264File:
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         import av
 
-        self._av, self._step, self._next, self._start = av, H264.TICKS / fps, 0.0, None
+        self._path, self._av, self._step, self._next, self._start = path, av, H264.TICKS / fps, 0.0, None
         self._output = _Output(path)
         self._file = av.open(self._output, "w", "mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
         self._encoder = H264(self._file, fps, size, every=2)  # a fragment begins with a key frame
@@ -272,8 +272,22 @@ class _H264File:
                 self._file.mux(self._encoder.rest())
                 self._file.close()
             self._output.complain()
+        except InputError:
+            _drop_torn_fragment(self._path)
+            raise
         finally:
             self._output.close()
+
+
+def _drop_torn_fragment(path: Path) -> None:
+    """Let a fragmented .mp4 end with its last whole fragment, which is a box moof and a box mdat."""
+    with open(path, "r+b") as file:
+        size, end, whole = os.fstat(file.fileno()).st_size, 0, 0
+        while len(head := file.read(8)) == 8 and (length := int.from_bytes(head[:4])) >= 8 and end + length <= size:
+            end += length
+            whole = end if head[4:] == b"mdat" else whole
+            file.seek(end)
+        file.truncate(whole)
 
 
 class _Output:
