@@ -92,6 +92,12 @@ def test_images_of_any_mode_and_size_are_read(tmp_path):
     assert own.read_rgba(tmp_path / "large.png").shape == (own.SIDE, round(own.SIDE * 0.3), 3)
 
 
+def test_a_folder_beside_train_that_is_not_called_test_is_told_and_left_out(tmp_path, capsys):
+    write(tmp_path / "train"), write(tmp_path / "val")
+    own.load(tmp_path, list(COLOURS))
+    assert capsys.readouterr().out == f"{tmp_path}: val left out; what stands beside train is read if it is called test\n"
+
+
 def test_files_that_are_no_images_are_told_and_left_out(tmp_path, capsys):
     write(tmp_path)
     for name in ("IMG_1.HEIC", "IMG_2.HEIC", ".DS_Store"):

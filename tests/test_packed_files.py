@@ -246,7 +246,7 @@ def test_scripts_export_and_run_packed_networks(tmp_path, capsys):
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--engine", "torch", "--evaluate"], "packed network"),
-    (["--epochs", "1"], "packed network can't be trained"),
+    (["--epochs", "1"], "packed network neither learns nor teaches"),
     (["--arch", "nin", "--evaluate"], "holds LeNet_5"),
 ])  # fmt: skip
 def test_what_a_packed_network_cannot_do_is_said_in_one_line(arguments, words, tmp_path, capsys):
