@@ -261,6 +261,13 @@ def test_another_head_on_the_same_body(tmp_path, capsys):
     assert capsys.readouterr().out == ""  # nothing was kept
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_confusion_matrix_is_drawn_of_names_in_any_script(tmp_path):
+    curve.plot_confusion(tmp_path / "c.png", np.eye(2, dtype=int), ["狗", "🚋"], "street: 100.0% of 2 test images")
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.width > 100
+
+
 def test_calibration_and_confusion_by_hand():
     logits = 2.0 * np.log(np.array([[0.9, 0.1], [0.6, 0.4]] * 500))
     labels = np.array([0] * 500 + [0] * 300 + [1] * 200)
