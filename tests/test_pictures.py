@@ -7,7 +7,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from tests.scripts import ROOT
 from util.errors import InputError
@@ -146,6 +146,15 @@ def test_a_video_that_cannot_be_written_is_one_line(tmp_path):
         VideoWriter(tmp_path / "clip.mp4", 25, (1, 1))
     with pytest.raises(ValueError, match="frame is 320x240"), VideoWriter(tmp_path / "a.mp4", 25, (64, 48)) as video:
         video.write(GREY)
+
+
+def test_letters_beyond_ascii_are_drawn_where_the_system_has_a_font():
+    try:
+        ImageFont.truetype("DejaVuSans.ttf", 20)
+    except OSError:
+        pytest.skip("DejaVu Sans is not installed")
+    plates = [pictures._plate(text, 20, PALETTE[0]) for text in ("Tür", "Tör", "Tжr", "Tßr")]
+    assert len({plate.tobytes() for plate in plates}) == 4, "not the same box for each of them"
 
 
 def test_a_full_disk_is_noticed(tmp_path):

@@ -99,16 +99,23 @@ def _corners(x: int, y: int, width: int, height: int) -> list[np.ndarray]:
 @lru_cache(maxsize=64)
 def _plate(text: str, size: int, colour: tuple[int, int, int]) -> np.ndarray:
     """Text on a coloured ground, BGR uint8."""
-    font = font_of(size)
+    font = font_of(size, text)
     pad = max(2, size // 4)
     plate = Image.new("RGB", (math.ceil(font.getlength(text)) + 2 * pad, size + pad + pad // 2), colour)
     ImageDraw.Draw(plate).text((pad, plate.height / 2), text, _ink(colour), font, anchor="lm")
     return np.asarray(plate)[..., ::-1]
 
 
-@lru_cache(maxsize=8)
-def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font of all texts, `size` pixels high."""
+def font_of(size: int, text: str = "") -> ImageFont.FreeTypeFont:
+    """Return the font for a text, `size` pixels high: Pillow's own has ASCII alone; else DejaVu Sans, if it is there."""
+    return _font(size, text.isascii())
+
+
+@lru_cache(maxsize=16)
+def _font(size: int, is_ascii: bool) -> ImageFont.FreeTypeFont:
+    with contextlib.suppress(OSError):
+        if not is_ascii:
+            return ImageFont.truetype("DejaVuSans.ttf", size)  # looked for among the system's fonts
     return ImageFont.load_default(size)
 
 
