@@ -193,7 +193,8 @@ def test_a_browser_shows_it(tmp_path, count, dark):
 @pytest.mark.parametrize("count", [5, 500])
 def test_a_phone_shows_all_of_it(tmp_path, count):
     """390 px wide, in a frame, as a window cannot be so narrow: numbers and percentages are there, apart, and nothing sticks out."""
-    page = made(tmp_path, [track(n, ["automobile", UNKNOWN][n % 2], end=n % 9 + 1) for n in range(1, count + 1)], source=LIVE)
+    names = [UNKNOWN, "a van with a trailer and a very long name"]
+    page = made(tmp_path, [track(n, names[n % 2], end=n % 9 + 1) for n in range(1, count + 1)], source=LIVE)
     measure = """<script>
       const open = document.querySelector(".tip"), boxes = [...document.querySelectorAll(".row > *")].map(e => e.getBoundingClientRect());
       open.style.display = "grid";
