@@ -38,12 +38,12 @@ def number_of(frame):
     return sum((column.mean() > 127) << bit for bit, column in enumerate(columns))
 
 
-def video_bytes(container, codec, times, pixels="yuv420p", size=(64, 48), seekable=False, g="5", **options):
+def video_bytes(container, codec, times, pixels="yuv420p", size=(64, 48), seekable=False, g="5", bf="0", **options):
     """A video of len(times) numbered frames, shown at `times` in seconds, written as into a pipe or into a file."""
     file = io.BytesIO()
     pipe = type("Pipe", (), {"write": lambda self, data: file.write(data)})()
     with av.open(file if seekable else pipe, "w", format=container, container_options=options) as output:
-        stream = output.add_stream(codec, rate=25, options={"g": g, "bf": "0", "sc_threshold": "0"})
+        stream = output.add_stream(codec, rate=25, options={"g": g, "bf": bf, "sc_threshold": "0"})
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         stream.codec_context.time_base = Fraction(1, 25 if container in ("yuv4mpegpipe", "mjpeg", "avi") else 1000)
         for number, seconds in enumerate(times):

@@ -239,6 +239,10 @@ def test_one_page_shows_all_cameras(tmp_path):
                 chrome.wait("[...document.querySelectorAll('.cameras img')].filter(image => image.naturalWidth === 64).length === 2", 60)
                 chrome.wait("document.querySelector('.cameras').innerText.includes('not running')")
                 assert chrome.see("document.documentElement.scrollWidth") <= width
+            chrome.open(f"{url}away/")
+            chrome.wait("document.getElementById('how').textContent === 'away is not running'")
+            chrome.click("#back:not([hidden]) a")
+            chrome.wait("document.querySelectorAll('.cameras li').length === 3")
             chrome.click("a[href='gate/']")
             chrome.wait("document.title === 'gate' && document.getElementById('picture').naturalWidth === 64", 60)
             assert not chrome.see("document.getElementById('edit').disabled") and not chrome.see("document.getElementById('back').hidden")

@@ -92,6 +92,12 @@ def test_images_of_any_mode_and_size_are_read(tmp_path):
     assert own.read_rgba(tmp_path / "large.png").shape == (own.SIDE, round(own.SIDE * 0.3), 3)
 
 
+def test_a_folder_beside_train_that_is_not_called_test_is_told_and_left_out(tmp_path, capsys):
+    write(tmp_path / "train"), write(tmp_path / "val")
+    own.load(tmp_path, list(COLOURS))
+    assert capsys.readouterr().out == f"{tmp_path}: val left out; what stands beside train is read if it is called test\n"
+
+
 def test_files_that_are_no_images_are_told_and_left_out(tmp_path, capsys):
     write(tmp_path)
     for name in ("IMG_1.HEIC", "IMG_2.HEIC", ".DS_Store"):
@@ -253,6 +259,13 @@ def test_another_head_on_the_same_body(tmp_path, capsys):
     with pytest.raises(InputError, match="classifier.bias is"):
         checkpoint.start_from(model, tmp_path / "bad", spec, {"resnet20": cifar.CLASSES})
     assert capsys.readouterr().out == ""  # nothing was kept
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_confusion_matrix_is_drawn_of_names_in_any_script(tmp_path):
+    curve.plot_confusion(tmp_path / "c.png", np.eye(2, dtype=int), ["狗", "🚋"], "street: 100.0% of 2 test images")
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.width > 100
 
 
 def test_calibration_and_confusion_by_hand():

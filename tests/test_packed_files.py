@@ -67,6 +67,13 @@ def test_a_pipe_is_no_packed_network_and_is_not_waited_for(tmp_path):
     assert not xnor.is_packed(tmp_path / "x.xnor")
 
 
+def test_a_missing_file_and_a_checkpoint_are_named_as_what_they_are(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "x.best.pth.tar")
+    for name, reason in (("x.best.pth.tar", "not a packed network, which main.py --export writes"), ("vgg", "no such file")):
+        with pytest.raises(InputError, match=f"{name}: {reason}"):
+            xnor.load(tmp_path / name)
+
+
 def test_another_network_is_refused(packed):
     with pytest.raises(InputError, match="holds .*, expected resnet"):
         xnor.load(packed[2], replace(packed[1].spec, arch="resnet"))
@@ -239,7 +246,7 @@ def test_scripts_export_and_run_packed_networks(tmp_path, capsys):
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--engine", "torch", "--evaluate"], "packed network"),
-    (["--epochs", "1"], "packed network can't be trained"),
+    (["--epochs", "1"], "packed network neither learns nor teaches"),
     (["--arch", "nin", "--evaluate"], "holds LeNet_5"),
 ])  # fmt: skip
 def test_what_a_packed_network_cannot_do_is_said_in_one_line(arguments, words, tmp_path, capsys):

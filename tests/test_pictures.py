@@ -1,3 +1,4 @@
+import errno
 import signal
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from tests.scripts import ROOT
 from util.errors import InputError
@@ -147,6 +148,15 @@ def test_a_video_that_cannot_be_written_is_one_line(tmp_path):
         video.write(GREY)
 
 
+def test_letters_beyond_ascii_are_drawn_where_the_system_has_a_font():
+    try:
+        ImageFont.truetype("DejaVuSans.ttf", 20)
+    except OSError:
+        pytest.skip("DejaVu Sans is not installed")
+    plates = [pictures._plate(text, 20, PALETTE[0]) for text in ("Tür", "Tör", "Tжr", "Tßr")]
+    assert len({plate.tobytes() for plate in plates}) == 4, "not the same box for each of them"
+
+
 def test_a_full_disk_is_noticed(tmp_path):
     """A limit on the size of files stands in for the disk; in a process of its own, for it cannot be raised again."""
     program = f"""
@@ -165,6 +175,26 @@ cli.run(main)
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "clip.mp4"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "cannot be written: File too large; make room" in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_loses_no_more_than_the_last_fragment(tmp_path, monkeypatch):
+    written, write = [], pictures.write_all
+
+    def full(descriptor, data):
+        if sum(written) + len(data) > 400_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(len(data))
+        write(descriptor, data)
+
+    monkeypatch.setattr(pictures, "write_all", full)
+    video = pictures.VideoFile(tmp_path / "clip.mp4", 25, (64, 48))
+    with pytest.raises(InputError, match="No space left"):
+        for i in range(400):
+            video.write(np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8))
+    with pytest.raises(InputError, match="No space left"):
+        video.close()
+    with av.open(str(tmp_path / "clip.mp4")) as clip:  # to its end without an error
+        assert video.frames - 60 <= sum(1 for _ in clip.decode(video=0)) <= video.frames
 
 
 def test_a_contact_sheet_shows_every_image_with_its_colour(tmp_path):

@@ -141,13 +141,19 @@ def test_activity_is_how_many_tracks_there_were(length):
     # the mean over each bin, from many instants in it
     instants = (np.arange(used)[:, None] + (np.arange(2000) + 0.5) / 2000) * activity.width
     there = (spans[:, 0] <= instants[..., None]) & (instants[..., None] < spans[:, 1])
-    expected = there[..., 0::2].sum(2).mean(1), there[..., 1::2].sum(2).mean(1)
+    expected = [there[..., i::2].sum(2).mean(1) for i in range(2)]
     assert np.allclose([activity.counts["a"][:used], activity.counts["b"][:used]], expected, atol=0.02)
+    expected = [counts / (instants < length).mean(1) for counts in expected]  # over as much of the last bin as there was
     top, [(first, _), (second, path)] = activity.areas(["a", "b"], length)
     assert (first, second) == ("a", "b") and abs(top - max(sum(expected))) < 0.03
     points = np.array([point.split() for point in path[1:-1].split("L")], float)
     assert points.min() >= 0 and points.max() == 1 and (np.diff(points[: 2 * used, 0]) >= 0).all()
     assert np.allclose(points[: 2 * used : 2, 1], 1 - sum(expected) / top, atol=0.02)
+
+
+def test_what_was_seen_in_all_frames_of_a_short_clip_was_there_all_the_time(tmp_path):
+    page = made(tmp_path, [track(n, end=0.04) for n in (1, 2, 3, 4)], frames=2)
+    assert "All 4 tracks, averaged over steps of 0.1 s; at most 4 at once." in text_of(page)
 
 
 def test_ticks_are_few_and_round():
@@ -187,7 +193,8 @@ def test_a_browser_shows_it(tmp_path, count, dark):
 @pytest.mark.parametrize("count", [5, 500])
 def test_a_phone_shows_all_of_it(tmp_path, count):
     """390 px wide, in a frame, as a window cannot be so narrow: numbers and percentages are there, apart, and nothing sticks out."""
-    page = made(tmp_path, [track(n, ["automobile", UNKNOWN][n % 2], end=n % 9 + 1) for n in range(1, count + 1)], source=LIVE)
+    names = [UNKNOWN, "a van with a trailer and a very long name"]
+    page = made(tmp_path, [track(n, names[n % 2], end=n % 9 + 1) for n in range(1, count + 1)], source=LIVE)
     measure = """<script>
       const open = document.querySelector(".tip"), boxes = [...document.querySelectorAll(".row > *")].map(e => e.getBoundingClientRect());
       open.style.display = "grid";

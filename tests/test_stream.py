@@ -41,6 +41,12 @@ def test_a_file_of_a_varying_rate_has_the_times_of_its_container_and_is_not_take
     assert numbers == list(range(35)) and np.allclose(times, VARYING, atol=0.002)
 
 
+def test_frames_that_a_decoder_holds_until_the_end_have_their_times_too(tmp_path):
+    (tmp_path / "clip").write_bytes(video_bytes("matroska", "libx264", VARYING, seekable=True, g="50", bf="3"))
+    _, numbers, times = read(tmp_path / "clip")
+    assert numbers == list(range(35)) and np.allclose(times, VARYING, atol=0.002)
+
+
 def test_what_has_no_clock_gets_its_times_from_the_rate(tmp_path):
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"{i}.png"), numbered(i))

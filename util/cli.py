@@ -302,8 +302,8 @@ def run(main: Callable[[], object]) -> None:
     except OSError as error:
         if error.filename is None and error.errno not in OF_THE_SYSTEM:
             raise
-        advice = "; make room, raise the limit or choose another directory" if error.errno in OF_THE_SYSTEM else ""
-        _end(f"{error.filename or 'writing'}: {error.strerror or error}{advice}")
+        advice = "make room, raise the limit or " * (error.errno not in (errno.EACCES, errno.EROFS)) + "choose another directory"
+        _end(f"{error.filename or 'writing'}: {error.strerror or error}" + f"; {advice}" * (error.errno in OF_THE_SYSTEM))
 
 
 def _open_closed() -> None:

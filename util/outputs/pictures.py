@@ -99,16 +99,23 @@ def _corners(x: int, y: int, width: int, height: int) -> list[np.ndarray]:
 @lru_cache(maxsize=64)
 def _plate(text: str, size: int, colour: tuple[int, int, int]) -> np.ndarray:
     """Text on a coloured ground, BGR uint8."""
-    font = font_of(size)
+    font = font_of(size, text)
     pad = max(2, size // 4)
     plate = Image.new("RGB", (math.ceil(font.getlength(text)) + 2 * pad, size + pad + pad // 2), colour)
     ImageDraw.Draw(plate).text((pad, plate.height / 2), text, _ink(colour), font, anchor="lm")
     return np.asarray(plate)[..., ::-1]
 
 
-@lru_cache(maxsize=8)
-def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font of all texts, `size` pixels high."""
+def font_of(size: int, text: str = "") -> ImageFont.FreeTypeFont:
+    """Return the font for a text, `size` pixels high: Pillow's own has ASCII alone; else DejaVu Sans, if it is there."""
+    return _font(size, text.isascii())
+
+
+@lru_cache(maxsize=16)
+def _font(size: int, is_ascii: bool) -> ImageFont.FreeTypeFont:
+    with contextlib.suppress(OSError):
+        if not is_ascii:
+            return ImageFont.truetype("DejaVuSans.ttf", size)  # looked for among the system's fonts
     return ImageFont.load_default(size)
 
 
@@ -155,11 +162,14 @@ class VideoFile:
         self._file.add(np.ascontiguousarray(bgr[: self.size[1], : self.size[0]]), seconds)
 
     def close(self) -> None:
-        """Complete the file; it is deleted without a frame, or if frames are missing in it: InputError."""
+        """Complete the file; InputError if frames are missing in it. It is deleted if it holds none that can be read."""
         try:
             self._file.release(self.frames)
         except BaseException:
-            self.path.unlink(missing_ok=True)
+            with quiet():
+                readable = cv2.VideoCapture(str(self.path)).grab()
+            if not readable:
+                self.path.unlink(missing_ok=True)
             raise
         if not self.frames:
             self.path.unlink(missing_ok=True)
@@ -251,7 +261,7 @@ class _H264File:
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         import av
 
-        self._av, self._step, self._next, self._start = av, H264.TICKS / fps, 0.0, None
+        self._path, self._av, self._step, self._next, self._start = path, av, H264.TICKS / fps, 0.0, None
         self._output = _Output(path)
         self._file = av.open(self._output, "w", "mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
         self._encoder = H264(self._file, fps, size, every=2)  # a fragment begins with a key frame
@@ -269,8 +279,22 @@ class _H264File:
                 self._file.mux(self._encoder.rest())
                 self._file.close()
             self._output.complain()
+        except InputError:
+            _drop_torn_fragment(self._path)
+            raise
         finally:
             self._output.close()
+
+
+def _drop_torn_fragment(path: Path) -> None:
+    """Let a fragmented .mp4 end with its last whole fragment, which is a box moof and a box mdat."""
+    with open(path, "r+b") as file:
+        size, end, whole = os.fstat(file.fileno()).st_size, 0, 0
+        while len(head := file.read(8)) == 8 and (length := int.from_bytes(head[:4])) >= 8 and end + length <= size:
+            end += length
+            whole = end if head[4:] == b"mdat" else whole
+            file.seek(end)
+        file.truncate(whole)
 
 
 class _Output:

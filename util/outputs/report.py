@@ -59,19 +59,21 @@ class Activity:
         self.width = 0.1  # seconds
         self.counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(BINS))
 
-    def add(self, track: Track) -> None:
-        """Count a track in every bin, by the share of the bin in which it was there."""
-        while track.end > self.width * BINS:
+    def add(self, track: Track, frame: float = 0.0) -> None:
+        """Count a track in every bin, by the share of the bin in which it was there; its last frame lasts `frame` seconds."""
+        end = track.end + frame
+        while end > self.width * BINS:
             self.width *= 2
             for label, counts in self.counts.items():
                 self.counts[label] = np.r_[counts.reshape(-1, 2).mean(1), np.zeros(BINS // 2)]
         edges = np.arange(BINS + 1) * self.width
-        self.counts[track.label] += np.clip(np.minimum(track.end, edges[1:]) - np.maximum(track.start, edges[:-1]), 0, None) / self.width
+        self.counts[track.label] += np.clip(np.minimum(end, edges[1:]) - np.maximum(track.start, edges[:-1]), 0, None) / self.width
 
     def areas(self, labels: Sequence[str], seconds: float) -> tuple[float, list[tuple[str, str]]]:
         """Return the highest sum and (label, SVG path) of each label, stacked from the first; x 0..1 is 0..seconds, y 0..1 from the top."""
         used = max(1, min(BINS, int(np.ceil(seconds / self.width - 1e-9))))
-        sums = np.cumsum([np.zeros(used), *(self.counts[label][:used] for label in labels)], axis=0)
+        run = np.clip(seconds / self.width - np.arange(used), 1e-9, 1)  # the share of each bin that the run reached
+        sums = np.cumsum([np.zeros(used), *(self.counts[label][:used] / run for label in labels)], axis=0)
         top = float(max(sums[-1].max(), 1e-9))
         edges = np.minimum(np.arange(used + 1) * self.width / seconds, 1)
         x = np.repeat(edges, 2)[1:-1]  # two ends of each bin
@@ -111,7 +113,7 @@ class Report(Sink):
         self.longest.add(tracks)
         for track in tracks:
             self.labels[track.label] += 1
-            self.activity.add(track)
+            self.activity.add(track, self._frame)
             self.tally.add(track)
 
     def finish(self, tracks: Sequence[Track], clock: Timings) -> None:
@@ -142,6 +144,11 @@ class Report(Sink):
             video=self.video if self.frames else None,
         )
 
+    @property
+    def _frame(self) -> float:
+        """Seconds from one frame to the next, on average."""
+        return self.last / max(1, self.frames - 1)
+
     def _choices(self, labels: Sequence[str]) -> list[str]:
         """Return classes to correct names with: those that were seen, then the network's others as far as there is room, then `other`."""
         known = dict.fromkeys(label for label in [*labels, *self.classes] if label not in (UNKNOWN, OTHER))
@@ -150,7 +157,7 @@ class Report(Sink):
     def _seconds(self) -> float:
         """The length of the run: frames are seen at their start, and the last one lasts as long as those before it."""
         ends = [track.end for track in self.longest.tracks()]
-        return max(self.last * self.frames / max(1, self.frames - 1), *ends, 1e-9)
+        return max(self.last + self._frame, *ends, 1e-9)
 
     def _day(self, seconds: float) -> str:
         """Return "2026-11-26 16:00:00 +01:00", or "" where that is unknown."""

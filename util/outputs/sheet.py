@@ -30,8 +30,9 @@ def draw_sheet(images: Sequence[np.ndarray], captions: Sequence[str], labels: Se
     sheet = Image.new("RGB", (columns * edge + GAP, top + rows * (edge + CAPTION) + GAP // 2), GROUND)
     draw = ImageDraw.Draw(sheet)
     note = f"{len(shown)} of {count}, evenly sampled" if count > len(shown) else f"{count} shown"
-    font, small = font_of(20), font_of(14)
-    title = _shorten(title or "Moving objects", font, sheet.width - 3 * GAP - small.getlength(note))
+    title = title or "Moving objects"
+    font, small = font_of(20, title), font_of(14)
+    title = _shorten(title, font, sheet.width - 3 * GAP - small.getlength(note))
     draw.text((GAP, GAP + 2), title, LIGHT, font)
     draw.text((sheet.width - GAP, GAP + 6), note, MUTED, small, anchor="ra")
     for cell, i in enumerate(shown):
@@ -59,7 +60,7 @@ def _thumbnail(
     image = image.resize(size, Image.Resampling.LANCZOS)
     left, top = x + (SIDE - size[0]) // 2, y + (SIDE - size[1]) // 2
     sheet.paste(image, (left, top))
-    font = font_of(13)
+    font = font_of(13, caption)
     draw.rectangle((x, y + SIDE + 3, x + SIDE - 1, y + SIDE + 5), colour)
     draw.text((x + SIDE / 2, y + SIDE + 16), _shorten(caption, font, SIDE), LIGHT, font, anchor="mm")
 

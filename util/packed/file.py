@@ -96,6 +96,9 @@ def load(path: str | Path, expected: Spec | None = None, kernel: str = "", threa
     from safetensors import SafetensorError
     from safetensors.numpy import load_file, safe_open
 
+    if not is_packed(path):
+        what = "not a packed network, which main.py --export writes" if Path(path).is_file() else "no such file"
+        raise InputError(f"{path}: {what}")
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}

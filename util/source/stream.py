@@ -127,6 +127,8 @@ class Stream:
             self._undecoded, frames = True, []
             self.damaged += self.decoded > 0
         self.decoded += len(frames)
+        for frame in frames:
+            frame.time_base = self.video.time_base  # PyAV gives those that come after the last packet none, and so no time
         return frames
 
     def is_cut_off(self) -> bool:

@@ -41,7 +41,7 @@ def load(path: str | Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such file; train one with main.py or give another with --pretrained")
     if packed.is_packed(path):
-        raise InputError(f"{path}: a packed network can't be trained; give the checkpoint that it was made from")
+        raise InputError(f"{path}: a packed network neither learns nor teaches; give the checkpoint that it was made from")
     try:
         with warnings.catch_warnings(action="ignore"):  # about old pickle protocols
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,5 +1,6 @@
 """The curve of a training, what each epoch gave, and a confusion matrix: as tables and as pictures."""
 import csv
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,5 +71,5 @@ def plot_confusion(path: Path, counts: np.ndarray, classes: Sequence[str], title
     axes.set_xticks(range(len(classes)), shown, rotation=45, ha="right", parse_math=False)
     axes.set_yticks(range(len(classes)), shown, parse_math=False)
     axes.set(xlabel="named", ylabel="is", title=title)
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, warnings.catch_warnings(action="ignore"):  # of letters that the font lacks: they are boxes
         figure.savefig(temporary, dpi=110)

@@ -85,6 +85,9 @@ def load(root: Path, classes: Sequence[str], limit: int | None = None) -> tuple[
     Raises InputError, which names the thing, for an image that can't be read, and a class that is empty or can't be divided.
     """
     split = (root / "train").is_dir()
+    beside = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name not in ("train", "test") and path.name[0] != "."]
+    if split and beside:
+        print(f"{root}: {printable(' '.join(beside))} left out; what stands beside train is read if it is called test", flush=True)
     learnt = _read(root / "train" if split else root, classes)
     test = _read(root / "test", _test_classes(root / "test", classes), classes) if split and (root / "test").is_dir() else None
     at = {"train": [], "held out": [], "test": []}

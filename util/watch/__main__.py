@@ -42,7 +42,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     if args.camera and not args.cameras:
         parser.error("--camera needs --cameras FILE")
     if args.cameras and (args.settings or args.start):
-        parser.error("--cameras FILE takes no --start, and no --settings: they stand in FILE")
+        parser.error("--cameras FILE takes no --settings, which stand in FILE, and no --start, which is for one clip")
     if args.cameras and not args.camera:
         return args
     if args.cameras:
