@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.browser import browser, needs_chromium
+from tests.browser import needs_chromium
 from tests.scripts import ROOT
 from tests.servers import multipart, serve_stream
 from tests.test_live import needs_native, wait_until
@@ -229,11 +229,11 @@ def test_cameras_that_end_end_it(tmp_path):
 
 @needs_native
 @needs_chromium
-def test_one_page_shows_all_cameras(tmp_path):
+def test_one_page_shows_all_cameras(chrome, tmp_path):
     with serve_stream(lambda: multipart(count(), 0.05)) as port:
         (tmp_path / "cameras.toml").write_text("".join(f'[cameras.{name}]\nsource = "http://127.0.0.1:{at}/"\n'
                                                        for name, at in (("yard", port), ("gate", port), ("away", 1))))  # fmt: skip
-        with started("--cameras", tmp_path / "cameras.toml", "--save", tmp_path / "out") as (process, url), browser() as chrome:
+        with started("--cameras", tmp_path / "cameras.toml", "--save", tmp_path / "out") as (process, url):
             for width in (1200, 390):
                 chrome.open(url, width, touch=width < 600)
                 chrome.wait("[...document.querySelectorAll('.cameras img')].filter(image => image.naturalWidth === 64).length === 2", 60)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.browser import browser, needs_chromium
+from tests.browser import needs_chromium
 from tests.servers import numbered
 from tests.test_live import wait_until
 from util.cli import serve_address
@@ -356,12 +356,6 @@ def test_drawings_are_saved_one_after_the_other():
 
 
 # ---- A browser -------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def chrome():
-    with browser() as made:
-        yield made
-
-
 def watched(page, number=1):
     for n in range(number, number + 3):
         page.add(moment(n, [1, 2], size=(640, 360), begun=[track(1), track(2)] if n == 1 else [], ended=[track(3)] if n == 2 else []))
