@@ -216,14 +216,16 @@ def test_an_interruption_ends_the_clips_and_keeps_what_was_done(clips, sign, whe
     assert {name: row["status"] for name, row in rows().items()} == {"a": "done", "slow": "waiting", "slower": "waiting", "z": "waiting"}
 
 
-def test_a_clip_that_will_not_end_is_killed(monkeypatch):
+def test_a_clip_that_will_not_end_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "PATIENCE_S", 0.5)
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    outcomes = jobs.run_here({"deaf": [sys.executable, "-c", deaf], "quick": [sys.executable, "-c", "import time; time.sleep(1)"]}, 2)
-    began = time.monotonic()
+    ready = tmp_path / "ready"  # so that it is deaf before the other ends
+    deaf = f"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({str(ready)!r}, 'w').close(); time.sleep(600)"
+    quick = f"import os, time\nwhile not os.path.exists({str(ready)!r}): time.sleep(0.01)"
+    outcomes = jobs.run_here({"deaf": [sys.executable, "-c", deaf], "quick": [sys.executable, "-c", quick]}, 2)
     assert next(outcomes)[0] == "quick"
+    began = time.monotonic()
     outcomes.close()
-    assert time.monotonic() - began < 20
+    assert 0.5 <= time.monotonic() - began < 60
 
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv (util-linux)")

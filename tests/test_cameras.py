@@ -111,7 +111,7 @@ def test_a_process_that_cannot_be_started_is_tried_again(tmp_path, monkeypatch, 
 
 def get(url, data=None, **headers):
     request = urllib.request.Request(url, data, headers, method="PUT" if data else "GET")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.read()
 
 

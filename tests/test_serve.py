@@ -58,7 +58,7 @@ def served(address=LOCAL, clock=None, drawing=None, save=None, **given):
 
 def ask(page, path, method="GET", body=None, **headers):
     """Return (status, headers, body) of one request."""
-    with closing(http.client.HTTPConnection("127.0.0.1", page.server.port, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", page.server.port, timeout=60)) as connection:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read()

@@ -119,7 +119,7 @@ def test_a_stream_starts_before_its_end_and_can_be_interrupted(monkeypatch):
     process.stdin.flush()
     assert process.stdout.readline() == b"reading\n"
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=10)[1]
+    error = process.communicate(timeout=60)[1]
     assert process.returncode == 2 and error.count(b"\n") == 1 and b"interrupted" in error, error
 
 

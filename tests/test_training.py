@@ -13,6 +13,7 @@ from torch import distributed, nn
 from torch.nn import functional as F
 
 from tests.scripts import ROOT, load_script
+from tests.servers import free_port
 from tests.test_cifar10 import write_images
 from util.errors import InputError
 from util.train import checkpoint, data, steps
@@ -100,7 +101,8 @@ def test_what_does_not_fit_is_not_resumed(home, images, part, foreign):
 def test_two_processes_take_the_step_of_the_mean_gradient(tmp_path, images):
     (tmp_path / "driver.py").write_text(DRIVER.format(root=str(ROOT), home=str(tmp_path)))
     more = ["--batch-size", "16", "--epochs", "1", "--seed", "3"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(tmp_path / "driver.py"), *arguments(images, *more)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    command = [*torchrun, str(tmp_path / "driver.py"), *arguments(images, *more)]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.count("epoch   1") == done.stdout.count("written: ") == 1, done.stderr[-2000:]
     found = torch.load(tmp_path / "models" / "resnet20.last.pth.tar", weights_only=True)["state_dict"]
