@@ -52,7 +52,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, expression, seconds=20):
+    def wait(self, expression, seconds=60):
         end = time.monotonic() + seconds
         while not self.see(expression):
             assert time.monotonic() < end, f"never: {expression}; {self.see('document.body.innerText')}"

@@ -279,12 +279,13 @@ def test_ray_runs_them_as_well(clips):
 # ---- The real thing ----
 @pytest.mark.skipif(not list((ROOT / "fastmcd").glob("_fastmcd*.so")), reason="the native build is not there")
 def test_the_script_gives_each_clip_what_it_would_get_alone(tmp_path, monkeypatch):
+    """One clip, since each loads PyTorch here; several in one process each are in test_watch_command."""
     squares(tmp_path / "clips", 20)
     monkeypatch.setattr(cli, "_program", lambda: [sys.executable, str(ROOT / "MNIST/main.py")])  # not pytest
     main = load_script("MNIST/main.py").main
-    main(["--cpu", "--video", str(tmp_path / "clips"), "--save", str(tmp_path / "many"), "--jobs", "2"])
+    main(["--cpu", "--video", str(tmp_path / "clips/c1*"), "--save", str(tmp_path / "many"), "--jobs", "2"])
     main(["--cpu", "--video", str(tmp_path / "clips/c1"), "--save", str(tmp_path / "one")])
     for name in ("detections.csv", "predictions.csv", "masks/000009.png"):
         assert (tmp_path / "many/c1" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
-    summary = json.loads((tmp_path / "many/c0/summary.json").read_text())
+    summary = json.loads((tmp_path / "many/c1/summary.json").read_text())
     assert summary["frames"] == 20 and summary["tracks"] == sum(summary["labels"].values()) > 0 and summary["ms_per_frame"]["detect"] > 0

@@ -271,7 +271,7 @@ def test_clients_that_do_not_read_or_never_end_hold_nothing_up(monkeypatch):
             start = time.monotonic()
             page.add(moment(number, [1], size=(96, 64)))
             slowest = max(slowest, time.monotonic() - start)
-        assert slowest < 0.5, "the run never waits"
+        assert slowest < 0.9, "the run never waits"
 
         def answers():
             try:
@@ -279,7 +279,7 @@ def test_clients_that_do_not_read_or_never_end_hold_nothing_up(monkeypatch):
             except (OSError, http.client.HTTPException):
                 return False
 
-        wait_until(answers, 10)
+        wait_until(answers)
         for client in idle:
             client.close()
 

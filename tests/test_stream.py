@@ -1,4 +1,5 @@
 """Videos from stdin and from files on a server, with the times of their frames."""
+import functools
 import re
 import signal
 import socket
@@ -91,6 +92,7 @@ def test_a_video_taken_with_a_turned_camera_is_upright_as_in_a_file(monkeypatch,
     assert not np.array_equal(piped[5], np.rot90(piped[5], 2)), "the test would see a wrong turn"
 
 
+@functools.cache
 def broken_streams():
     y4m, ts, nut = (video_bytes(name, CONTAINERS[name], STEADY) for name in ("yuv4mpegpipe", "mpegts", "nut"))
     return {
