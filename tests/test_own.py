@@ -273,6 +273,7 @@ def test_calibration_and_confusion_by_hand():
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "EPOCH", 32)
+    monkeypatch.setitem(own.FINE_TUNING, "batch_size", 16)
     monkeypatch.setattr(own, "VALIDATED", 4)
     monkeypatch.setattr(head, "IMAGES", 64)
     for script in (cifar, mnist):
