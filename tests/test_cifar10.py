@@ -91,7 +91,7 @@ def test_residual_adds_what_goes_past_the_block():
         torch.testing.assert_close(block(x), block.block(x) + past)
 
 
-@pytest.mark.parametrize("arch", list(main.NETWORKS))
+@pytest.mark.parametrize("arch", ["nin", "vgg", "resnet20"])
 @pytest.mark.parametrize("estimator", ["polynomial", "none"])
 def test_binarized_net_learns_32_images_by_heart(arch, estimator):
     torch.manual_seed(0)
@@ -168,8 +168,8 @@ def test_batch_norms_are_frozen_to_the_end(home, images, monkeypatch):
 
 
 def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, monkeypatch):
-    arguments = ["--cpu", "--data", str(images), "--epochs", "3", "--batch-size", "8"]
-    last = home / "models" / "nin.last.pth.tar"
+    arguments = ["--cpu", "--arch", "resnet20", "--data", str(images), "--epochs", "3", "--batch-size", "8"]
+    last = home / "models" / "resnet20.last.pth.tar"
     main.main(arguments)
     whole = torch.load(last, weights_only=True)
     shutil.rmtree(home / "models")
@@ -185,11 +185,11 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(home, images, mon
         patch.setattr(main.Run, "end_epoch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             main.main(arguments)
-    assert torch.load(last, weights_only=True)["epoch"] == 2 and not (home / "models" / "nin.best.pth.tar").exists()
+    assert torch.load(last, weights_only=True)["epoch"] == 2 and not (home / "models" / "resnet20.best.pth.tar").exists()
     main.main([*arguments, "--resume"])
     resumed = torch.load(last, weights_only=True)
     assert all(torch.equal(whole["state_dict"][key], value) for key, value in resumed["state_dict"].items())
-    with pytest.raises(InputError, match=f"lr {main.RECIPES['nin'].lr}, not 0.5"):
+    with pytest.raises(InputError, match=f"lr {main.RECIPES['resnet20'].lr}, not 0.5"):
         main.main([*arguments, "--resume", "--lr", "0.5"])
 
 
@@ -220,12 +220,12 @@ def test_help_tells_which_network_is_meant_where_none_is_named(capsys):
     assert "network (default: nin; vgg_clips with --video without" in " ".join(capsys.readouterr().out.split())
 
 
-def test_script_runs_from_the_root_and_from_its_folder(tmp_path):
+def test_script_runs_from_the_root(tmp_path):
+    """And those of MNIST and PyTorch_CIFAR10 from their folders, in their tests."""
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     torch.save({"best_acc": 1.0, "state_dict": main.NIN().state_dict()}, tmp_path / "nin")
-    for where in (ROOT, ROOT / "CIFAR_10"):
-        done = run_script("CIFAR_10/main.py", "--cpu", "--pretrained", tmp_path / "nin", "--fastMCD", tmp_path, cwd=where)
-        assert done.returncode == 0 and "1 objects in 1 frames" in done.stdout, done.stderr
+    done = run_script("CIFAR_10/main.py", "--cpu", "--pretrained", tmp_path / "nin", "--fastMCD", tmp_path)
+    assert done.returncode == 0 and "1 objects in 1 frames" in done.stdout, done.stderr
 
 
 def bad_inputs(tmp_path):

@@ -125,8 +125,11 @@ def accelerated(model, **flags):
     return cpu_ops.accelerate(copy.deepcopy(model), **flags)
 
 
-@pytest.mark.parametrize("popcount, int8, share", [(False, False, 0), (True, False, 0), (False, True, 0), (True, True, 0.5)])
-def test_an_accelerated_and_compiled_step_learns_what_a_plain_one_does(popcount, int8, share, monkeypatch):
+@pytest.mark.parametrize("popcount, int8, share, backend", [
+    (True, True, 0, "inductor"),  # as trainings are; it calls a C++ compiler, which takes seconds, so the others are traced alone
+    (False, False, 0, "aot_eager"), (True, False, 0, "aot_eager"), (False, True, 0, "aot_eager"), (True, True, 0.5, "aot_eager"),
+])  # fmt: skip
+def test_an_accelerated_and_compiled_step_learns_what_a_plain_one_does(popcount, int8, share, backend, monkeypatch):
     monkeypatch.setattr(cpu_ops, "LARGE_FILTER", 1)
     torch.manual_seed(0)
     plain = nn.Sequential(nn.MaxPool2d(2), BinConv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), BinConv2d(6, 5, 5, 2, 2))
@@ -135,7 +138,7 @@ def test_an_accelerated_and_compiled_step_learns_what_a_plain_one_does(popcount,
     native = cpu_ops._xnor.binary_conv
     monkeypatch.setattr(cpu_ops._xnor, "binary_conv", lambda *given, **how: (counted.append(1), native(*given, **how)))
     x = torch.randn(8, 4, 12, 12).contiguous(memory_format=torch.channels_last)
-    for model, step in ((plain, plain), (fast, torch.compile(fast, dynamic=False))):
+    for model, step in ((plain, plain), (fast, torch.compile(fast, dynamic=False, backend=backend))):
         with BinOp(model).binarized():
             step(x).square().mul(torch.arange(8.0).view(8, 1, 1, 1)).sum().backward()
     assert len(counted) == (2 if popcount and not share else 0)

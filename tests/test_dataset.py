@@ -164,10 +164,10 @@ def test_the_whole_way_from_a_run_to_a_network_that_names_another_clip(runs, tmp
     label(run, shown, tmp_path / "labels.csv")
     dataset.main([str(run), str(tmp_path / "labels.csv"), str(tmp_path / "set")])
     monkeypatch.setattr(cifar, "HERE", tmp_path)
-    monkeypatch.setattr(own, "EPOCH", 320)
-    monkeypatch.setattr(head, "IMAGES", 640)
+    monkeypatch.setattr(own, "EPOCH", 192)
+    monkeypatch.setattr(head, "IMAGES", 384)
     start = ["--cpu", "--arch", "resnet20", "--pretrained", str(ROOT / "CIFAR_10/models/resnet20.best.pth.tar")]
-    accuracy = cifar.main([*start, "--data", str(tmp_path / "set"), "--name", "colours", "--epochs", "2"])
+    accuracy = cifar.main([*start, "--data", str(tmp_path / "set"), "--name", "colours", "--epochs", "1"])
     assert accuracy >= 0.9
     best, exported = tmp_path / "models" / "colours.best.pth.tar", tmp_path / "colours.xnor"
     arguments = ["--cpu", "--arch", "resnet20", "--evaluate", "--data", str(tmp_path / "set"), "--pretrained", str(best)]

@@ -252,21 +252,14 @@ def test_smoothing_is_nearly_opencvs_median():
     assert error.mean() < 1 and error.max() < 40
 
 
-def test_every_level_gives_the_same_bits():
-    results = set()
-    code = (
-        "import hashlib; from tests.test_fastmcd import *\n"
-        "detector, bits = fastmcd.Detector(WIDTH, HEIGHT), hashlib.sha256()\n"
-        "for frame, _ in square_scene(20):\n"
-        "    r = detector.detect(frame)\n"
-        "    bits.update(r.mask.tobytes() + r.homography.tobytes() + r.scores.tobytes())\n"
-        "print(bits.hexdigest())"
-    )
+def test_every_level_gives_the_same_bits(monkeypatch):
+    frames, bits = [frame for frame, _ in square_scene(20)], set()
     for level in _fastmcd.levels():
-        env = os.environ | {"FASTMCD_LEVEL": level}
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-        results.add(done.stdout)
-    assert len(results) == 1 and len(results.pop()) == 65
+        monkeypatch.setenv("FASTMCD_LEVEL", level)  # which a detector asks for when it is made
+        detector = fastmcd.Detector(WIDTH, HEIGHT)
+        results = [detector.detect(frame) for frame in frames]
+        bits.add(b"".join(r.mask.tobytes() + r.homography.tobytes() + r.scores.tobytes() for r in results))
+    assert len(bits) == 1 and any(len(result.boxes) for result in results)
 
 
 def test_unknown_level_is_refused(monkeypatch):

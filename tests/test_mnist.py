@@ -237,7 +237,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         main.main(["--cpu", "--evaluate", "--pretrained", str(tmp_path / "eleven")])
 
 
-def test_script_runs_as_its_users_call_it(tmp_path):
+def test_script_runs_from_its_folder(tmp_path):
     Image.fromarray(drawn_crops(1)[0][0]).save(tmp_path / "a.png")
     torch.save({"acc": 1.0, "state_dict": main.LeNet5().state_dict()}, tmp_path / "lenet")
     done = run_script("MNIST/main.py", "--cpu", "--pretrained", tmp_path / "lenet", "--fastMCD", tmp_path, cwd=ROOT / "MNIST")

@@ -1,4 +1,6 @@
 """benchmarks/names.py: what counts as right, absurd, found and named, on a made clip whose truth is known."""
+import functools
+
 import cv2
 import numpy as np
 import pytest
@@ -24,8 +26,14 @@ def clip(tmp_path_factory):
     return directory
 
 
-def test_a_rightly_named_clip(clip):
-    found = bench.measure(clip, RedOrGrey(), ["red"], None)
+@pytest.fixture(scope="module")
+def measure(clip):
+    """A function (right names, unknown_below) -> what the benchmark finds in the clip; the same question is answered once."""
+    return functools.cache(lambda *names, **of_network: bench.measure(clip, RedOrGrey(**of_network), list(names), None))
+
+
+def test_a_rightly_named_clip(measure):
+    found = measure("red")
     scores = found.scores()
     assert found.frames == 60 and found.true == found.with_object >= 40
     assert scores["right"] > 0.8 and scores["found"] > 0.8 and scores["named"] == pytest.approx(scores["found"], abs=0.1)
@@ -33,12 +41,12 @@ def test_a_rightly_named_clip(clip):
     assert found.tracks == found.tracks_right == scores["tracks"] == 1
 
 
-def test_frames_without_a_right_name_are_told_apart(clip):
-    right, none = (bench.measure(clip, RedOrGrey(), names, None).scores() for names in (["red"], ["grey"]))
+def test_frames_without_a_right_name_are_told_apart(measure):
+    right, none = (measure(name).scores() for name in ("red", "grey"))
     for scores in (right, none):
         assert scores["right"] + scores["no box"] + scores["unknown"] + scores["wrong"] == pytest.approx(1)
     assert right["wrong"] < 0.1 and none["wrong"] > 0.7
-    unsure = bench.measure(clip, RedOrGrey(unknown_below=1.0), ["red"], None).scores()
+    unsure = measure("red", unknown_below=1.0).scores()
     assert unsure["right"] == unsure["wrong"] == 0 and unsure["unknown"] > 0.8
 
 
@@ -57,15 +65,14 @@ def test_why_a_frame_has_no_right_name(boxes, why):
     assert bench.why_missed(shown, np.array([[0.0, 0, 20, 20]])) == why
 
 
-def test_other_names_are_absurd(clip):
-    found = bench.measure(clip, RedOrGrey(), ["grey"], None)
-    scores = found.scores()
+def test_other_names_are_absurd(measure):
+    scores = measure("grey").scores()
     assert scores["right"] < 0.3 and scores["named"] < 0.1 and scores["found"] > 0.8 and scores["absurd"] > 0.7
     assert found.tracks == 1 and scores["tracks"] == 0
 
 
-def test_where_no_name_is_right_only_absurd_ones_count(clip):
-    scores = bench.measure(clip, RedOrGrey(), [], None).scores()
+def test_where_no_name_is_right_only_absurd_ones_count(measure):
+    scores = measure().scores()
     assert np.isnan(scores["right"]) and np.isnan(scores["named"]) and scores["absurd"] > 0.7
 
 

@@ -285,9 +285,10 @@ def test_calibration_and_confusion_by_hand():
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    monkeypatch.setattr(own, "EPOCH", 64)
+    monkeypatch.setattr(own, "EPOCH", 32)
+    monkeypatch.setitem(own.FINE_TUNING, "batch_size", 16)
     monkeypatch.setattr(own, "VALIDATED", 4)
-    monkeypatch.setattr(head, "IMAGES", 128)
+    monkeypatch.setattr(head, "IMAGES", 64)
     for script in (cifar, mnist):
         monkeypatch.setattr(script, "HERE", tmp_path)
     return tmp_path
@@ -368,8 +369,7 @@ def test_a_training_that_gets_no_better_ends(home, monkeypatch, capsys):
 
 
 def test_a_resumed_training_is_blended_with_what_the_whole_one_is(home, monkeypatch):
-    monkeypatch.setattr(head, "IMAGES", 64)
-    monkeypatch.setattr(own, "EPOCH", 64)
+    monkeypatch.setattr(own, "EPOCH", 64)  # two steps
     old = home / "old"
     checkpoint.save(old, {"arch": "resnet20", "state_dict": cifar.MODELS["resnet20"]().state_dict()})
     arguments = ["--cpu", "--arch", "resnet20", "--data", str(write(home / "crops")), "--name", "mine", "--pretrained", str(old)]

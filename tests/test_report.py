@@ -1,10 +1,7 @@
 """The report: what it counts and keeps, that it stands alone, and how a browser shows it."""
 import base64
 import csv
-import html
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -14,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.browser import needs_chromium
 from util.outputs.dataset import read_labels
 from util.outputs.events import crop_name, read_crop
 from util.outputs.pictures import encode_png
@@ -26,9 +24,6 @@ from util.watch.pipeline import Clock
 NAME = "<script>alert('1')</script> & \"clip\" \udcff.mp4"
 CLOCK = Clock()
 CLOCK.seconds, CLOCK.frames = {"decode": 0.5, "detect": 1.25, "write": 0.25}, 250
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-
 BEGAN = datetime.fromisoformat("2026-11-26T16:00:00+01:00")
 LIVE = SimpleNamespace(live=True, dropped=1234, reconnects=2, time_of=lambda seconds: BEGAN + timedelta(seconds=seconds))
 
@@ -164,50 +159,49 @@ def test_ticks_are_few_and_round():
     assert _ticks(7300)[-1][1] == "2:00:00"
 
 
-def chromium(path, *flags):
-    """What a browser without a window prints of a page."""
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic"]
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={path.parent / 'profile'}"]
-    command += ["--hide-scrollbars", "--window-size=1000,800", *flags, path.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+# ---- A browser -------------------------------------------------------------------------------------------------------
+def opened(chrome, path, page, script="", **how):
+    """Show a page that was changed by the end of a script of its own."""
+    path.write_text(page.replace("</body>", f"{script}</body>"))
+    chrome.open("about:blank")
+    chrome.errors.clear()  # of the page before, if labels in it were not saved
+    chrome.open(path.as_uri(), **how)
+    assert not chrome.errors
 
 
 @needs_chromium
 @pytest.mark.parametrize(("count", "dark"), [(0, False), (5, False), (5, True), (500, False)])
-def test_a_browser_shows_it(tmp_path, count, dark):
+def test_a_browser_shows_it(chrome, tmp_path, count, dark):
     """With the colours of the scheme, every track's row, and nothing from elsewhere."""
     page = made(tmp_path, [track(n, ["cat", "truck", UNKNOWN][n % 3], end=n % 9 + 1) for n in range(1, count + 1)])
-    measure = "<script>document.title = innerWidth + ' ' + document.documentElement.scrollWidth</script>"
-    (tmp_path / "report.html").write_text(page.replace("</body>", f"{measure}</body>"))
-    scheme = ["--blink-settings=preferredColorScheme=0"] * dark
-    dom = chromium(tmp_path / "report.html", "--dump-dom", *scheme)
+    opened(chrome, tmp_path / "report.html", page, width=1000, height=800, dark=dark)
+    dom = chrome.see("document.documentElement.outerHTML")
     assert f"tracks {count}" in text_of(dom) and dom.count('class="row"') == min(count, MAX_TRACKS) and not re.search("https?:", dom)
-    assert "<title>1000 1000</title>" in dom, "nothing reaches beyond the window"
-    chromium(tmp_path / "report.html", f"--screenshot={tmp_path / 'page.png'}", *scheme)
+    assert chrome.see("[innerWidth, document.documentElement.scrollWidth]") == [1000, 1000], "nothing reaches beyond the window"
+    chrome.screenshot(tmp_path / "page.png")
     picture = cv2.imread(str(tmp_path / "page.png"))
     ground = (26, 22, 20) if dark else (249, 247, 246)
     assert tuple(picture[0, 0]) == ground and picture.std() > 5
 
 
+ROWS_APART = """(() => {
+  document.querySelector(".tip").style.display = "grid";
+  const boxes = [...document.querySelectorAll(".row > *")].map(e => e.getBoundingClientRect());
+  const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+  const rows = Array.from({length: boxes.length / 4}, (_, i) => boxes.slice(4 * i, 4 * i + 4));
+  const good = rows.filter(row => row.every((a, i) => a.width > 4 && a.height > 4 && row.slice(i + 1).every(b => apart(a, b))));
+  return [innerWidth, document.documentElement.scrollWidth, rows.length, good.length];
+})()"""
+
+
 @needs_chromium
 @pytest.mark.parametrize("count", [5, 500])
-def test_a_phone_shows_all_of_it(tmp_path, count):
-    """390 px wide, in a frame, as a window cannot be so narrow: numbers and percentages are there, apart, and nothing sticks out."""
+def test_a_phone_shows_all_of_it(chrome, tmp_path, count):
+    """390 px wide: numbers and percentages are there, apart, and nothing sticks out."""
     names = [UNKNOWN, "a van with a trailer and a very long name"]
     page = made(tmp_path, [track(n, names[n % 2], end=n % 9 + 1) for n in range(1, count + 1)], source=LIVE)
-    measure = """<script>
-      const open = document.querySelector(".tip"), boxes = [...document.querySelectorAll(".row > *")].map(e => e.getBoundingClientRect());
-      open.style.display = "grid";
-      const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
-      const rows = Array.from({length: boxes.length / 4}, (_, i) => boxes.slice(4 * i, 4 * i + 4));
-      const good = rows.filter(row => row.every((a, i) => a.width > 4 && a.height > 4 && row.slice(i + 1).every(b => apart(a, b))));
-      parent.postMessage([innerWidth, document.documentElement.scrollWidth, rows.length, good.length].join(" "), "*");
-    </script>"""
-    (tmp_path / "report.html").write_text(page.replace("</body>", f"{measure}</body>"))
-    (tmp_path / "phone.html").write_text("""<script>onmessage = message => document.title = message.data</script>
-      <body><iframe src="report.html" style="width: 390px; height: 800px; border: 0"></iframe></body>""")
-    shown = min(count, MAX_TRACKS)
-    assert f"<title>390 390 {shown} {shown}</title>" in chromium(tmp_path / "phone.html", "--dump-dom", "--virtual-time-budget=5000")
+    opened(chrome, tmp_path / "report.html", page, width=390, height=800)
+    assert chrome.see(ROWS_APART) == [390, 390, min(count, MAX_TRACKS), min(count, MAX_TRACKS)]
 
 
 def test_a_live_source_says_what_was_lost_and_when_it_was(tmp_path):
@@ -237,13 +231,12 @@ document.title = refused + "|" + save.textContent + "|" + document.querySelector
 
 
 @needs_chromium
-def test_names_are_corrected_by_clicks_and_keys_and_saved_as_a_table(tmp_path):
+def test_names_are_corrected_by_clicks_and_keys_and_saved_as_a_table(chrome, tmp_path):
     page = made(tmp_path, [track(n, ["cat", "truck"][n % 2], start=n) for n in range(1, 10)], classes=["cat", "dog", "truck", "other"])
-    (tmp_path / "report.html").write_text(page.replace("</body>", CLICKS.replace("\\\\", "\\") + "</body>"))
-    dom = chromium(tmp_path / "report.html", "--dump-dom")
-    refused, text, name = html.unescape(re.search("<title>(.*)</title>", dom)[1]).rsplit("|", 2)
+    opened(chrome, tmp_path / "report.html", page, CLICKS)
+    refused, text, name = chrome.see("document.title").rsplit("|", 2)
     assert "can't be a class" in refused and text == "Save labels.csv (6)" and name == "dog"
-    saved = unquote(html.unescape(re.search('href="data:text/csv;charset=utf-8,([^"]*)"', dom)[1]))
+    saved = unquote(chrome.see("document.querySelector('a[href^=\"data:text/csv;charset=utf-8,\"]').href").partition(",")[2])
     rows = list(csv.reader(saved.removeprefix("\ufeff").splitlines()))
     first = {str(n): str(25 * n + 1) for n in range(1, 10)}
     names = {"2": "dog", "3": "truck", "4": "truck", "5": "other", "6": "für, Elise", "8": "dog"}
@@ -252,10 +245,10 @@ def test_names_are_corrected_by_clicks_and_keys_and_saved_as_a_table(tmp_path):
     assert read_labels(tmp_path / "labels.csv") == {f"{n}@{first[n]}": name for n, name in names.items()}
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_where_classes_are_digits_a_key_is_the_class_of_that_name(tmp_path):
+@needs_chromium
+def test_where_classes_are_digits_a_key_is_the_class_of_that_name(chrome, tmp_path):
     page = made(tmp_path, [track(n, "5") for n in (1, 2)], classes=list("0123456789"))
     keys = CLICKS.partition("const button")[0] + 'document.querySelector(".wrap").click(); press("7"); press("o");'
     keys += 'document.title = [...document.querySelectorAll(".name")].map(e => e.innerHTML);</script>'
-    (tmp_path / "report.html").write_text(page.replace("</body>", keys + "</body>"))
-    assert "<title>7,other</title>" in chromium(tmp_path / "report.html", "--dump-dom")
+    opened(chrome, tmp_path / "report.html", page, keys)
+    assert chrome.see("document.title") == "7,other"

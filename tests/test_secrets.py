@@ -12,8 +12,10 @@ from tests.clips import squares
 from tests.scripts import ROOT
 from tests.servers import serve_directory
 from tests.test_webhook import server
+from util import cli
 from util.errors import discreet, shown
 from util.watch import batch
+from util.watch.__main__ import main
 
 LENET = ROOT / "MNIST" / "models" / "LeNet_5.xnor"
 
@@ -67,24 +69,27 @@ def address(tmp_path):
         yield plain.replace("//", "//me:secret@") + "/{}?token=secret"
 
 
-def assert_no_secret(done, directory):
-    assert "secret" not in done.stdout + done.stderr
+def assert_no_secret(said, directory):
+    assert "secret" not in said
     files = [path for path in directory.rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"secret" in path.read_bytes() or "secret" in str(path.relative_to(directory))]
 
 
 @pytest.mark.skipif(not list((ROOT / "fastmcd").glob("_fastmcd*.so")), reason="the native build is not there")
-def test_a_run_writes_sends_and_says_no_password(address, tmp_path):
+def test_a_run_writes_sends_and_says_no_password(address, tmp_path, capfd):
     with server() as (port, requests):
         done = watch(address.format("clip.avi"), "--save", tmp_path / "out", "--notify", f"http://me:secret@127.0.0.1:{port}/?secret")
     assert done.returncode == 0, done.stderr
-    assert_no_secret(done, tmp_path / "out")
+    assert_no_secret(done.stdout + done.stderr, tmp_path / "out")
     assert requests and not any("secret" in json.dumps(event) for *_, event in requests)
     assert requests[0][2]["source"].endswith("/clip.avi") and (tmp_path / "out" / "events.jsonl").read_text()
     for wrong in (address.format("none.avi"), address.format("text.avi"), "http://me:sec/secret@cam/1", "http://me:secret@[::1/1"):
-        done = watch(wrong, "--save", tmp_path / "out")
-        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-        assert_no_secret(done, tmp_path / "out")
+        capfd.readouterr()
+        with pytest.raises(SystemExit, match="2"):
+            cli.run(lambda wrong=wrong: main([wrong, "--network", str(LENET), "--save", str(tmp_path / "out")]))
+        said = "".join(capfd.readouterr())
+        assert said.count("\n") == 1, said
+        assert_no_secret(said, tmp_path / "out")
 
 
 @pytest.mark.skipif(not list((ROOT / "fastmcd").glob("_fastmcd*.so")), reason="the native build is not there")
@@ -92,9 +97,9 @@ def test_a_batch_writes_and_says_no_password(address, tmp_path):
     clips = [address.format(name) for name in ("clip.avi", "text.avi", "none.avi")] + ["http://me:secret@[::1/1"]
     done = watch(*clips, "--save", tmp_path / "many")
     assert done.returncode == 2 and "3 of 4 clips failed" in done.stderr
-    assert_no_secret(done, tmp_path / "many")
+    assert_no_secret(done.stdout + done.stderr, tmp_path / "many")
     with open(tmp_path / "many" / "summary.csv") as file:
         rows = {row["clip"]: row for row in csv.DictReader(file)}
     plain = address.format("clip.avi").replace("me:secret@", "").partition("?")[0]
     assert (rows["clip"]["status"], rows["clip"]["source"]) == ("done", plain)
-    assert watch(*clips, "--save", tmp_path / "many").stdout.count("kept") == 1
+    assert watch(*clips[:2], "--save", tmp_path / "many").stdout.count("kept") == 1

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.browser import browser, needs_chromium
+from tests.browser import needs_chromium
 from tests.servers import numbered
 from tests.test_live import wait_until
 from util.cli import serve_address
@@ -58,7 +58,7 @@ def served(address=LOCAL, clock=None, drawing=None, save=None, **given):
 
 def ask(page, path, method="GET", body=None, **headers):
     """Return (status, headers, body) of one request."""
-    with closing(http.client.HTTPConnection("127.0.0.1", page.server.port, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", page.server.port, timeout=60)) as connection:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read()
@@ -271,7 +271,7 @@ def test_clients_that_do_not_read_or_never_end_hold_nothing_up(monkeypatch):
             start = time.monotonic()
             page.add(moment(number, [1], size=(96, 64)))
             slowest = max(slowest, time.monotonic() - start)
-        assert slowest < 0.5, "the run never waits"
+        assert slowest < 0.9, "the run never waits"
 
         def answers():
             try:
@@ -279,7 +279,7 @@ def test_clients_that_do_not_read_or_never_end_hold_nothing_up(monkeypatch):
             except (OSError, http.client.HTTPException):
                 return False
 
-        wait_until(answers, 10)
+        wait_until(answers)
         for client in idle:
             client.close()
 
@@ -356,12 +356,6 @@ def test_drawings_are_saved_one_after_the_other():
 
 
 # ---- A browser -------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def chrome():
-    with browser() as made:
-        yield made
-
-
 def watched(page, number=1):
     for n in range(number, number + 3):
         page.add(moment(n, [1, 2], size=(640, 360), begun=[track(1), track(2)] if n == 1 else [], ended=[track(3)] if n == 2 else []))

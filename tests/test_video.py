@@ -201,11 +201,10 @@ def test_bad_input_is_one_clear_line(tmp_path, capfd):
 
 def test_a_program_says_one_line_and_ends_with_2(tmp_path):
     program = "import sys; from util import cli; from util.source import video; cli.run(lambda: list(video.open_video(sys.argv[1])))"
-    sources = broken_inputs(tmp_path)
-    for name in ("text", "no index", "torn png"):
-        done = subprocess.run([sys.executable, "-c", program, str(sources[name][0])], cwd=ROOT, text=True,
-                              capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
-        assert done.returncode == 2 and done.stderr.count("\n") == 1, (name, done.stderr)
+    source, says = broken_inputs(tmp_path)["no index"]
+    done = subprocess.run([sys.executable, "-c", program, str(source)], cwd=ROOT, text=True,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and says in done.stderr
 
 
 def test_a_jpeg_with_bytes_after_its_end_is_whole(tmp_path):

@@ -85,7 +85,7 @@ def test_what_cannot_be_is_said_in_one_line(arguments, words, tmp_path, monkeypa
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
 def test_what_a_parent_has_closed_of_stdin_stdout_and_stderr_is_not_missed(clips, tmp_path, closed):
     """And no file of the run gets its number, for libraries print to that."""
     command = [sys.executable, "-m", "util.watch", clips / "c0", "--network", LENET, "--save", tmp_path / "out"]

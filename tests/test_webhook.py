@@ -82,7 +82,7 @@ def test_a_slow_server_holds_nobody_up_and_what_does_not_fit_is_counted(monkeypa
         start = time.monotonic()
         for number in range(1000):
             hook.send({"track": number})
-        assert time.monotonic() - start < 0.5, "20 requests take a second"
+        assert time.monotonic() - start < 10, "1000 requests take 50 s"
         hook.finish()
     assert hook.sent + hook.dropped == 1000 and hook.sent == len(requests) and numbers(requests)[-10:] == list(range(990, 1000))
 
@@ -102,18 +102,18 @@ def test_what_a_server_may_take_later_is_sent_again_and_what_it_refuses_is_dropp
 
 def test_the_end_waits_a_little_for_a_server_that_is_silent(monkeypatch, capfd):
     monkeypatch.setattr(webhook, "LAST", 0.3)
-    with server(pace=2) as (port, _):
+    with server(pace=5) as (port, _):
         hook = Webhook(f"http://127.0.0.1:{port}/")
         for number in range(5):
             hook.send({"track": number})
         start = time.monotonic()
         hook.finish()
-        assert 0.25 < time.monotonic() - start < 1.5 and (hook.sent, hook.dropped) == (0, 5)
+        assert 0.25 < time.monotonic() - start < 4 and (hook.sent, hook.dropped) == (0, 5)
     gone = Webhook(f"http://127.0.0.1:{port}/")
     gone.send({"track": 1})
     gone.finish()
     assert (gone.sent, gone.dropped) == (0, 1)
-    gone._thread.join(5)
+    gone._thread.join(30)
     assert not gone._thread.is_alive(), "it gives up"
 
 
