@@ -66,9 +66,9 @@ def write_video(path, frames=12, size=(64, 48)):
             video.write(np.full((size[1], size[0], 3), 10 * i, np.uint8))
 
 
-@pytest.mark.parametrize(("suffix", "size"), [("mp4", (64, 48)), ("mp4", (65, 49)), ("webm", (64, 48)), ("avi", (64, 48))])
-def test_a_written_video_is_read_back(tmp_path, capfd, suffix, size):
-    path = tmp_path / "new" / f"clip.{suffix}"
+@pytest.mark.parametrize("size", [(64, 48), (65, 49)])
+def test_a_written_video_is_read_back(tmp_path, capfd, size):
+    path = tmp_path / "new" / "clip.mp4"
     write_video(path, size=size)
     capture = cv2.VideoCapture(str(path))
     frames = []
@@ -113,17 +113,6 @@ def test_an_mp4_shows_frames_when_they_were_seen(tmp_path):
     assert np.allclose(got, np.subtract(times, 5.0), atol=0.001) and all(np.diff(got) > 0)
 
 
-@pytest.mark.parametrize("missing", ["PyAV", "its encoder"])
-def test_an_mp4_is_written_without_pyav_too(tmp_path, monkeypatch, missing):
-    if missing == "PyAV":
-        monkeypatch.setitem(sys.modules, "av", None)
-    else:
-        monkeypatch.setattr(pictures.H264, "ENCODER", "none_such")
-    write_video(tmp_path / "clip.mp4")
-    assert cv2.VideoCapture(str(tmp_path / "clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 12
-    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
-
-
 def test_an_early_end_leaves_a_whole_video_or_none(tmp_path):
     for error, left in ((KeyboardInterrupt, ["clip.mp4"]), (ValueError, [])):
         directory = tmp_path / error.__name__
@@ -135,16 +124,18 @@ def test_an_early_end_leaves_a_whole_video_or_none(tmp_path):
     assert not (tmp_path / "none.mp4").exists()
 
 
-def test_a_video_that_cannot_be_written_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="videos are written as"):
-        VideoWriter(tmp_path / "clip.xyz", 25, (64, 48))
+def test_a_video_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written: File exists"):
         VideoWriter(tmp_path / "file" / "clip.mp4", 25, (64, 48))
     with pytest.raises(InputError, match="cannot be written: no room"):
         VideoWriter(tmp_path / "clip.mp4", 25, (1, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(ValueError, match="frame is 320x240"), VideoWriter(tmp_path / "a.mp4", 25, (64, 48)) as video:
         video.write(GREY)
+    monkeypatch.setattr(pictures.H264, "ENCODER", "none_such")
+    with pytest.raises(InputError, match="no H.264 encoder"):
+        VideoWriter(tmp_path / "clip.mp4", 25, (64, 48))
 
 
 def test_a_full_disk_is_noticed(tmp_path):
