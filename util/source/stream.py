@@ -40,7 +40,8 @@ class Stream:
     """
 
     def __init__(self, name: str, source: str | Path | object):
-        av = _import_av(name)
+        import av  # here, since directories and cameras need OpenCV alone
+
         scheme = urlsplit(source).scheme.lower() if isinstance(source, str) else ""
         options = {"rtsp_flags": "prefer_tcp"} if scheme.startswith("rtsp") else {}
         if scheme.startswith("http"):  # goes on where it was if the server can, which live ones cannot
@@ -162,14 +163,6 @@ def _end_of_matroska(head: bytes) -> int:
     length = 9 - head[start].bit_length() if 4 <= start < len(head) else 9
     size = int.from_bytes(head[start : start + length]) & (1 << 7 * length) - 1
     return start + length + size if length < 9 and size != (1 << 7 * length) - 1 else 0
-
-
-def _import_av(name: str):
-    try:
-        import av  # here, since directories and cameras need OpenCV alone
-    except ImportError:
-        raise InputError(f"{name}: reading this needs PyAV; install it with: pip install av") from None
-    return av
 
 
 def _reason(error: Exception, source) -> str:
