@@ -424,7 +424,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     machine = steps.machine_for(args, args.bf16)
     device, name, own_names, learnt = machine.device, network_of(args), own_classes(args), ()
-    files = Files.of(HERE / "models", args.name or name)
+    files = Files(HERE / "models", args.name or name)
     if own_names:
         from util.train import head, own
 
@@ -436,7 +436,7 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
             recipe = own.for_tracks(recipe, own_images, model)
         learnt = own_names, len(own_images.learnt.images)
         material = Material(own_images.batch_of, own.EPOCH, own_images.loss, own_images.validation(), own_images.many(own.EPOCH // 4))
-        files = Files.of(HERE / "models", args.name or own.name_of(name, args.data))
+        files = Files(HERE / "models", args.name or own.name_of(name, args.data))
     else:
         material = material_for(args, recipe, machine)
     steps.keep_memory()

@@ -144,7 +144,7 @@ def train_epoch(learner: Learner, images: torch.Tensor, labels: torch.Tensor, tr
 def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     recipe, machine, own_names = RECIPE, steps.machine_for(args, bf16=False), own_classes(args)
-    files = Files.of(HERE / "models", args.name or args.arch)
+    files = Files(HERE / "models", args.name or args.arch)
     if own_names:
         from util.train import own
 
@@ -153,7 +153,7 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
         recipe = own.recipe_for(RECIPE, beginning(args) is not None)
         own_images = own.OwnImages(args.data, spec, recipe.batch_size, 0.0, args.limit)
         (images, labels), validation = own_images.evenly(own.EPOCH), own_images.validation()
-        files = Files.of(HERE / "models", args.name or own.name_of(args.arch, args.data))
+        files = Files(HERE / "models", args.name or own.name_of(args.arch, args.data))
         learnt = own_names, len(own_images.learnt.images)
         print(f"{args.data}: {own_images}", flush=True)
     else:

@@ -200,7 +200,7 @@ def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     recipe = recipe_for(args)
-    files = Files.of(networks.STATE_DICTS, args.name or args.arch, best="{}.pt")
+    files = Files(networks.STATE_DICTS, args.name or args.arch, best="{}.pt")
     if files.best.exists() and math.isnan(checkpoint.load(files.best)["best_acc"]):  # no score: main.py didn't write it
         raise InputError(f"{files.best}: holds weights from elsewhere, which a training would replace; move the file away first")
     machine = steps.machine_for(args, args.bf16)

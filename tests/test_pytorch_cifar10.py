@@ -143,7 +143,7 @@ def test_an_epoch_learns_the_same_from_the_same_seed_and_in_bfloat16_too(tmp_pat
         torch.manual_seed(0)
         model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Dropout(0.1), nn.Linear(48, 10))
         learner = steps.Learner(model, recipe, steps.Machine(torch.device("cpu"), bf16))
-        training = Run(Files.of(tmp_path, "tiny"), recipe, learner, {"arch": "tiny", "seed": 1}, "")
+        training = Run(Files(tmp_path, "tiny"), recipe, learner, {"arch": "tiny", "seed": 1}, "")
         while not training.over:
             main.train_epoch(learner, material, main.STD, training)
             training.end_epoch(0.0, model)

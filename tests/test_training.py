@@ -353,7 +353,7 @@ def small_run(home, held_out="a", epochs=1, patience=0, **options):
     torch.manual_seed(0)
     recipe = Recipe(epochs, 0.1, 4, patience=patience, optimizer=lambda model, lr: torch.optim.SGD(model.parameters(), lr))
     learner = steps.Learner(nn.Linear(2, 2), recipe, steps.Machine(torch.device("cpu")))
-    return learner.model, Run(Files.of(home, "tiny"), recipe, learner, {"arch": "tiny", "lr": 0.1}, held_out, **options)
+    return learner.model, Run(Files(home, "tiny"), recipe, learner, {"arch": "tiny", "lr": 0.1}, held_out, **options)
 
 
 def finished(home, accuracy, held_out="a", spoil=None):
