@@ -372,7 +372,7 @@ def test_classes_of_an_earlier_network_mean_their_own_names_else_their_kinds_els
     clips = cifar.SPECS["vgg_clips"]
 
     def named(classes):
-        return {name: classes[i] if i >= 0 else None for name, i in zip(clips.classes, head.meanings(clips, classes), strict=True)}
+        return {name: classes[i] if i >= 0 else None for name, i in zip(clips.classes, head.class_mapping(clips, classes), strict=True)}
 
     assert named(["other", "person", "vehicle"]) == {
         **dict.fromkeys(clips.classes, "other"), **dict.fromkeys(cifar.KINDS["vehicle"], "vehicle"), "person": "person"
@@ -389,7 +389,7 @@ def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsy
     checkpoint.save(path, {"arch": "vgg_clips", "state_dict": old.state_dict()})
     spec = replace(SPEC, arch="vgg_clips", classes=("forklift", "other", "person", "vehicle"))
     features, labels = torch.randn(8, 512), torch.arange(8) % 4
-    answers = head.earlier_answers(path, cifar.SPECS, spec, cifar.VGG(classes=4))(features, labels)
+    answers = head.soft_targets(path, cifar.SPECS, spec, cifar.VGG(classes=4))(features, labels)
     assert capsys.readouterr().out == f"{path}: teaches the head what it knows of other person vehicle\n"
     clips = cifar.SPECS["vgg_clips"]
     p = ((old.classifier(features) + torch.from_numpy(clips.log_prior())) / clips.temperature).softmax(1)
@@ -400,7 +400,7 @@ def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsy
     torch.testing.assert_close(answers.sum(1), torch.ones(8))
     assert answers[~known].tolist() == [[1, 0, 0, 0]] * 2
     for classes in (("forklift", "other"), ("cats", "dogs")):
-        assert head.earlier_answers(path, cifar.SPECS, replace(spec, classes=classes), cifar.VGG(classes=2)) is None
+        assert head.soft_targets(path, cifar.SPECS, replace(spec, classes=classes), cifar.VGG(classes=2)) is None
     assert capsys.readouterr().out == ""
 
 

@@ -267,8 +267,8 @@ def calibrated(spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Spec:
     return replace(spec, temperature=round(temperature, 3), unknown_below=round(below, 3))
 
 
-def conclude(own_images: OwnImages, network: Network) -> tuple[Spec, np.ndarray]:
-    """Return the network's spec, calibrated, and who was taken for whom among the test images (see `confusion`), which is printed."""
+def test_and_calibrate(own_images: OwnImages, network: Network) -> tuple[Spec, np.ndarray]:
+    """Return the network's spec, calibrated, and the confusion matrix of the test images (see `confusion`), which is printed."""
     images, labels = own_images.test.prepared(own_images.spec)
     counts = confusion(_logits(network, images), labels.numpy())
     print(curve.confusion_table(counts, own_images.spec.classes))
@@ -276,8 +276,8 @@ def conclude(own_images: OwnImages, network: Network) -> tuple[Spec, np.ndarray]
     return calibrated(own_images.spec, _logits(network, images), labels.numpy()), counts
 
 
-def leave(model: nn.Module, spec: Spec, counts: np.ndarray, files: Files) -> None:
-    """Write, beside a network's weights, who was taken for whom, and it packed; print the command that names what moves in a clip."""
+def write_results(model: nn.Module, spec: Spec, counts: np.ndarray, files: Files) -> None:
+    """Write the confusion matrix and the packed network beside its weights; print the command that names what moves in a clip."""
     title = f"{files.name}: {counts.trace() / counts.sum():.1%} of {counts.sum()} test images"
     curve.plot_confusion(files.confusion, counts, spec.classes, title)
     if not packed.built():
