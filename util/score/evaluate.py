@@ -38,24 +38,12 @@ from util.source.images import read_bgr
 MASKS = [("masks", r"([0-9]+)\.png"), ("cdnet", r"bin([0-9]+)\.png"), ("", r"bin([0-9]+)\.(?:png|jpg)")]  # the first that is there
 BOXES = ["coco.json", "detections.csv", "predictions.csv"]  # likewise
 FILES = [*BOXES, "tracks.txt"]
-TABLE = {  # heading -> key and format
-    "frames": ("frames", "d"),
-    "P": ("precision", ".3f"),
-    "R": ("recall", ".3f"),
-    "F": ("f_measure", ".3f"),
-    "boxP": ("box_precision", ".3f"),
-    "boxR": ("box_recall", ".3f"),
-    "AR1": ("AR1", ".3f"),
-    "AR10": ("AR10", ".3f"),
-    "AR100": ("AR100", ".3f"),
-    "AP50": ("AP50", ".3f"),
-    "MOTA": ("MOTA", ".3f"),
-    "IDF1": ("IDF1", ".3f"),
-    "HOTA": ("HOTA", ".3f"),
-    "switches": ("switches", "d"),
-    "label": ("label_accuracy", ".3f"),
-    "mAP50": ("mAP50", ".3f"),
-}
+TABLE = {  # heading -> key
+    "frames": "frames", "P": "precision", "R": "recall", "F": "f_measure", "boxP": "box_precision", "boxR": "box_recall", "AR1": "AR1",
+    "AR10": "AR10", "AR100": "AR100", "AP50": "AP50", "MOTA": "MOTA", "IDF1": "IDF1", "HOTA": "HOTA", "switches": "switches",
+    "label": "label_accuracy", "mAP50": "mAP50",
+}  # fmt: skip
+COUNTS = {"frames", "switches"}  # keys of whole numbers
 
 
 # ---- The results of a run --------------------------------------------------------------------------------------------
@@ -151,7 +139,7 @@ def _score(results: Path, truth: Truth, limit: int | None, label: str) -> dict[s
         out |= metrics.tracking(boxes, tracks)
     if names is not None and (boxes.label != "").any():
         out |= metrics.naming(boxes, names) | {"mAP50": metrics.coco(boxes, names, by_name=True)["AP50"]}
-    return {key: out.get(key) for key, _ in TABLE.values()} | out
+    return {key: out.get(key) for key in TABLE.values()} | out
 
 
 def _pixels(masks: dict[int, Path], truth: Truth, frames: list[int]) -> dict:
@@ -203,16 +191,16 @@ def pairs(paths: list[Path]) -> list[tuple[str, Path, Path]]:
 
 def table(rows: dict[str, dict]) -> str:
     """The table that is printed: a row for each name."""
-    cells = [[printable(name), *(_cell(row.get(key), form) for key, form in TABLE.values())] for name, row in rows.items()]
+    cells = [[printable(name), *(_cell(key, row.get(key)) for key in TABLE.values())] for name, row in rows.items()]
     return tabulate(cells, ["clip", *TABLE], "plain", disable_numparse=True, colalign=["left"] + ["right"] * len(TABLE))
 
 
-def _cell(value: float | None, form: str) -> str:
+def _cell(key: str, value: float | None) -> str:
     if value is None:
         return "-"
-    if form == "d" and value == int(value):
-        return str(int(value))
-    return f"{value:{'.1f' if form == 'd' else form}}"
+    if key in COUNTS:
+        return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+    return f"{value:.3f}"
 
 
 def parse_args(argv=None):

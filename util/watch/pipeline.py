@@ -137,13 +137,9 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     stops = stoppable(video.stop) if video.live else nullcontext()
     page = _page(args, video, pipeline, clock, settings, [hook] if hook else []) if args.serve else None
     with stops, page or nullcontext(), open_sinks(args, video, network.spec.classes, pipeline.detector, pipeline.places) as sinks:
-        if page:
-            sinks.sinks.append(page)
         recorder = _recorder(args, recordings, video, settings["record"]) if recordings else None
-        if recorder:
-            sinks.sinks.append(recorder)
-        if hook:
-            sinks.sinks.append(Changes(hook.send, video, immediate=True, crops=args.notify_crop))
+        changes = Changes(hook.send, video, immediate=True, crops=args.notify_crop) if hook else None
+        sinks.sinks += [sink for sink in (page, recorder, changes) if sink]
         try:
             _watch(args, video, pipeline, sinks, summary, clock)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
@@ -286,13 +282,13 @@ class Pipeline:
         with clock("track"):
             viewed = self.tracker.associate(moment)
         with clock("classify"):
-            logits = self.look(moment, viewed) if viewed else np.empty((0, len(self.log_prior)))
+            logits = self.classify(moment, viewed) if viewed else np.empty((0, len(self.log_prior)))
         with clock("track"):
             self.tracker.name(moment, viewed, logits[:, self.columns])
         clock.frames = number
         return moment
 
-    def look(self, moment: Moment, viewed: Sequence[int]) -> np.ndarray:
+    def classify(self, moment: Moment, viewed: Sequence[int]) -> np.ndarray:
         """Return logits, float64 (viewed, classes): with the temperature, softmax(logits / T) says how often each is right in clips."""
         seen = [moment.sightings[i] for i in viewed]
         cut = [cut_out(moment.frame, sighting.crop, sighting.box, moment.result.mask) for sighting in seen]
