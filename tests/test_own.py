@@ -219,7 +219,7 @@ def test_a_crop_seen_again_is_a_like_crop(channels):
     crop[..., :3], crop[10:30, 8:22, :3] = (60, 60, 60), (200, 60, 60)
     if channels == 4:
         crop[8:32, 6:24, 3] = 255
-    seen = [augment.seen_again(crop, np.random.default_rng(i)) for i in range(60)]
+    seen = [augment.augment_crop(crop, np.random.default_rng(i)) for i in range(60)]
     shapes = {s.shape for s in seen}
     assert shapes <= {(side, side, 4) for side in augment.SIZES} and len(shapes) > 2 and all(s.dtype == np.uint8 for s in seen)
     middle = np.array([s[len(s) // 2, len(s) // 2].astype(float) for s in seen])

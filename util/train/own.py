@@ -194,11 +194,11 @@ class OwnImages:
         """Return (images, labels, indices), uint8 (N, C, H, W), (N,), (N,); `numbers` (such as seed, epoch and step) fix them."""
         rng = np.random.default_rng(numbers)
         at = rng.choice(len(self.chances), self.batch_size, p=self.chances)
-        crops = [augment.seen_again(self.learnt.images[i], rng) for i in at]
+        crops = [augment.augment_crop(self.learnt.images[i], rng) for i in at]
         others = np.flatnonzero(self.learnt.labels[at] == self.other)
         made = others[rng.random(len(others)) < MADE]
         for place, ground in zip(made, augment.grounds(len(made), SIDE, rng) if len(made) else (), strict=True):
-            crops[place] = augment.look(ground, augment.FOREIGN, rng)
+            crops[place] = augment.as_crop(ground, augment.FOREIGN, rng)
         return torch.from_numpy(prepare(crops, self.spec)), torch.from_numpy(self.learnt.labels[at]), torch.from_numpy(at)
 
     def evenly(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
