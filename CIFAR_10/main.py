@@ -288,7 +288,7 @@ def load_data(args: Namespace, train: bool, spec: Spec | None = None) -> tuple[t
     from torchvision import datasets  # here, since importing it takes as long as all the rest
 
     images, labels = data.load(datasets.CIFAR10, args.data or HERE / "data", train, CLASSES, "RGB", 32)
-    return data.drawn(images, labels, args.limit)
+    return data.subset(images, labels, args.limit)
 
 
 def preprocess(images: torch.Tensor) -> torch.Tensor:
@@ -409,7 +409,7 @@ def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine) -> Mat
         from util.train import wild
 
         mixture = wild.WildMixture(images[kept], labels[kept], args.wild, SPECS[network_of(args)], machine.share(recipe.batch_size), device)
-        sample = mixture.many(args.seed, 2 * len(some))  # of 1,500, another draw moves the accuracy by 0.1 points
+        sample = mixture.sample(args.seed, 2 * len(some))  # of 1,500, another draw moves the accuracy by 0.1 points
         return Material(mixture.batch_of, len(kept), mixture.loss, mixture.validation(*validation), sample, teacher)
     if not (teacher and teacher.online):  # labels and cached logits know nothing of mixed images
         recipe = replace(recipe, cutmix=0.0)
@@ -431,7 +431,7 @@ def own_material(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec, 
         earlier = head.soft_targets(weights, SPECS, spec, model)
         with BinOp(model.eval()).binarized():
             head.fit_head(model, preprocess, images, machine.device, earlier)
-    return images, Material(images.batch_of, own.EPOCH, images.loss, images.validation(), images.many(own.EPOCH // 4)), recipe
+    return images, Material(images.batch_of, own.EPOCH, images.loss, images.validation(), images.sample(own.EPOCH // 4)), recipe
 
 
 def train_epochs(learner: Learner, material: Material, training: Run, spec: Spec) -> None:

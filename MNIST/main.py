@@ -93,7 +93,7 @@ def load_data(args: Namespace, train: bool, spec: Spec = SPEC) -> tuple[torch.Te
     from torchvision import datasets  # here, since importing it takes as long as all the rest
 
     images, labels = data.load(datasets.MNIST, args.data or HERE / "data", train, CLASSES, "L", 28)
-    return data.drawn(images, labels, args.limit)
+    return data.subset(images, labels, args.limit)
 
 
 def preprocess(images: torch.Tensor) -> torch.Tensor:

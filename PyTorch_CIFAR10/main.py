@@ -74,18 +74,13 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     return args
 
 
-def precision_for(args: Namespace, device: torch.device) -> bool:
-    """Return whether to compute in bfloat16."""
-    return steps.fast_bf16(device) if args.bf16 is None else args.bf16
-
-
 # ---- Data ------------------------------------------------------------------------------------------------------------
 def load_data(args: Namespace, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return uint8 images (N, 3, 32, 32) and labels (N,)."""
     if data.own_classes(args.data, CLASSES):  # else the data set would be downloaded into it
         raise InputError(f"{args.data}: is no CIFAR-10, whose classes alone are learnt here; CIFAR_10/main.py --data learns others")
     images, labels = data.load(datasets.CIFAR10, args.data or HERE.parent / "CIFAR_10" / "data", train, CLASSES, "RGB", 32)
-    return data.drawn(images, labels, args.limit)
+    return data.subset(images, labels, args.limit)
 
 
 def preprocess(images: torch.Tensor, std: tuple[float, ...]) -> torch.Tensor:
@@ -226,7 +221,7 @@ def write_logits(model: nn.Module, args: Namespace, std: tuple[float, ...], devi
 
     Returns the share of the training images that they name rightly.
     """
-    bf16 = precision_for(args, device)
+    bf16 = steps.fast_bf16(device) if args.bf16 is None else args.bf16
     images, labels = load_data(args, train=True)
     model.eval()
     parts = []

@@ -189,11 +189,11 @@ def test_images_become_exactly_what_crops_of_a_clip_become(tmp_path):
 def test_a_limit_draws_evenly_over_the_classes_and_always_the_same(most):
     labels = torch.tensor([0] * 80 + [1] * 15 + [2] * 5)
     images = torch.arange(100).view(-1, 1, 1, 1)
-    some, of = data.drawn(images, labels, most)
+    some, of = data.subset(images, labels, most)
     counts = np.bincount(of, minlength=3)
     assert len(of) == most and (most < 3 or all(count >= min(most // 3, size) for count, size in zip(counts, (80, 15, 5), strict=True)))
     assert torch.equal(labels[some.flatten()], of) and (some.flatten().diff() > 0).all()
-    assert torch.equal(some, data.drawn(images, labels, most)[0])
+    assert torch.equal(some, data.subset(images, labels, most)[0])
     assert most < 7 or some.flatten()[0] != 0 or some.flatten()[1] != 1 or most > 80  # not the first ones
 
 

@@ -84,7 +84,7 @@ def own_classes(root: Path | None, known: list[str]) -> list[str] | None:
     return found
 
 
-def drawn(images: torch.Tensor, labels: torch.Tensor, most: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+def subset(images: torch.Tensor, labels: torch.Tensor, most: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `most` of the images with their labels, always the same ones: as many of each class as there are, in their order."""
     if most is None or most >= len(labels):
         return images, labels

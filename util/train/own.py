@@ -212,7 +212,7 @@ class OwnImages:
         """Return the images, labels and indices of a step."""
         return self.batch(batch.seed, batch.epoch, batch.step)
 
-    def many(self, count: int) -> torch.Tensor:
+    def sample(self, count: int) -> torch.Tensor:
         """Return the images of as many batches as make `count`, always the same."""
         return torch.cat([self.batch(0, i)[0] for i in range(-(-count // self.batch_size))])
 

@@ -234,9 +234,10 @@ class Run:
         if why := self._why_earlier_stays(held_out):
             print(f"{self.files.best} {why} and stays; this run's weights are in {self.files.last}")
             return False
+        state = {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()}  # a file for any machine
         checkpoint.save(self.files.best, {
             "arch": self.settings["arch"], "best_acc": 100 * accuracy, "held_out_accuracy": held_out, "held_out": self.held_out,
-            "epoch": self.best.epoch, "settings": self.settings, "state_dict": checkpoint.on_cpu(state), "spec": spec.to_dict(),
+            "epoch": self.best.epoch, "settings": self.settings, "state_dict": state, "spec": spec.to_dict(),
         })  # fmt: skip
         if self.rows:
             curve.write(self.files.log, self.rows)

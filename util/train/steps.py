@@ -120,13 +120,6 @@ def join_processes(device: torch.device) -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def step_model(model: nn.Module, machine: Machine) -> nn.Module:
-    """Return what a training step calls in the model's place: itself, averaging gradients over processes, compiled if asked for."""
-    if machine.processes > 1:
-        model = DistributedDataParallel(model)
-    return torch.compile(model, dynamic=False) if machine.compiled else model
-
-
 # ---- Model, optimizer, EMA -----------------------------------------------------------------------------------------------
 class Learner:
     """A model in training: what a step calls in its place, its optimizer, and the BinOp of its binarized weights.
@@ -139,7 +132,8 @@ class Learner:
         if machine.compiled and machine.device.type == "cpu":
             accelerate(model, machine.popcount_forward, machine.int8_gradients)
         self.optimizer = portable(recipe.optimizer(model, recipe.lr))
-        self.forward = step_model(model, machine)
+        forward = DistributedDataParallel(model) if machine.processes > 1 else model  # which averages gradients over processes
+        self.forward = torch.compile(forward, dynamic=False) if machine.compiled else forward
 
     @property
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
