@@ -118,7 +118,7 @@ def open_video(source: str | os.PathLike | int) -> Video:
     if isinstance(source, int) or (re.fullmatch(r"[0-9]{1,18}", str(source)) and not os.path.exists(source)):
         return _open_camera(int(source))
     if source == "-":
-        return _open_stdin()
+        return _from_start_to_end("stdin", stream.Stdin())
     if stream.is_url(str(source)):
         return _open_url(str(source))
     path = Path(source)
@@ -152,10 +152,6 @@ def _open_file(path: Path) -> Video:
     return _from_start_to_end(name, path)
 
 
-def _open_stdin() -> Video:
-    return _from_start_to_end("stdin", stream.Stdin())
-
-
 def _open_url(url: str) -> Video:
     name = shown(url)
     try:
@@ -169,11 +165,7 @@ def _open_url(url: str) -> Video:
         return _from_start_to_end(name, url, first)
     from util.source.picture import Pictures
 
-    opened = [first]
-
-    def connect():
-        return opened.pop() if opened else stream.Stream(name, url)
-
+    connect = _first_then(first, lambda: stream.Stream(name, url))
     return Video(name, lambda: Live(name, connect, Pictures()), first.fps)
 
 
@@ -196,9 +188,11 @@ def _from_start_to_end(name: str, source: str | Path | stream.Stdin, first: stre
 
 def _open_camera(number: int) -> Video:
     first = Camera(number)
+    name, connect = f"camera {number}", _first_then(first, lambda: Camera(number))
+    return Video(name, lambda: Live(name, connect, lambda frame: frame), first.fps)
+
+
+def _first_then(first: object, connect: Callable[[], object]) -> Callable[[], object]:
+    """Return what gives `first`, and then a new connection each time."""
     opened = [first]
-
-    def connect():
-        return opened.pop() if opened else Camera(number)
-
-    return Video(f"camera {number}", lambda: Live(f"camera {number}", connect, lambda frame: frame), first.fps)
+    return lambda: opened.pop() if opened else connect()
