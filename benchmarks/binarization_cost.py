@@ -246,11 +246,6 @@ def plot_clips(axes, found, truth, right):
     axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
 
 
-def conditions():
-    """Return a line that says what the times depend on."""
-    return f"{cpu_name()}, 1 thread, torch {torch.__version__}, packed: {packed.kernels()[0]} kernels"
-
-
 def parse_args(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="*", metavar="CLIP", help="video, folder of frames or results directory; none: the test set only")
@@ -282,7 +277,7 @@ def main(argv=None):
     for network in tqdm(found, "naming", unit="network", leave=False, disable=None):
         network.labels = {name: torch.cat([network.logits(x).argmax(1) for x in images.split(250)]) for name, images in sets.items()}
     time_all(found, sets["test set"], args.seconds)
-    print(conditions())
+    print(f"{cpu_name()}, 1 thread, torch {torch.__version__}, packed: {packed.kernels()[0]} kernels")
     print("\n".join(table(found, sets, truth, right)))
     if args.plot:
         plot(found, truth, right, " or ".join(one_bit.CLASSES[i] for i in sorted(right)), args.plot)

@@ -233,11 +233,6 @@ def plot(results, arch, path):
         figure.savefig(temporary, dpi=110, format=path.suffix[1:])
 
 
-def cpu():
-    """Return the processor's name and what it can do that matters here."""
-    return f"{cpu_name()} ({'/'.join(packed.kernels())})"
-
-
 def parse_args(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS), help="networks")
@@ -252,7 +247,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    print(f"{cpu()}, {os.cpu_count()} CPUs, torch {torch.__version__}")
+    print(f"{cpu_name()} ({'/'.join(packed.kernels())}), {os.cpu_count()} CPUs, torch {torch.__version__}")
     for arch in args.arch:
         results = {}
         for threads in args.threads:

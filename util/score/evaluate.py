@@ -57,22 +57,13 @@ def read_masks(directory: Path) -> dict[int, Path]:
     return {}
 
 
-def read_boxes(directory: Path) -> Boxes | None:
-    """The boxes of all frames; None if no file has any."""
-    readers = {"coco.json": _read_coco, "detections.csv": _read_csv, "predictions.csv": _read_csv}
-    return next((readers[name](directory / name) for name in BOXES if (directory / name).exists()), None)
+def read_boxes(directory: Path, names: list[str]) -> Boxes | None:
+    """The boxes in the first of these files that is there; None if none is."""
+    readers = {"coco.json": _read_coco, "tracks.txt": _read_tracks}  # tracks.txt has identities, predictions.csv names
+    return next((readers.get(name, _read_csv)(directory / name) for name in names if (directory / name).exists()), None)
 
 
-def read_names(directory: Path) -> Boxes | None:
-    """The boxes with what they were called."""
-    return _read_csv(directory / "predictions.csv") if (directory / "predictions.csv").exists() else None
-
-
-def read_tracks(directory: Path) -> Boxes | None:
-    """The boxes with identities."""
-    if not (directory / "tracks.txt").exists():
-        return None
-    path = directory / "tracks.txt"
+def _read_tracks(path: Path) -> Boxes:
     return checked(path, Boxes.of((frame, *box, score, number) for _, (frame, number, *box, score, _) in mot_rows(path)))
 
 
@@ -130,7 +121,7 @@ def _score(results: Path, truth: Truth, limit: int | None, label: str) -> dict[s
         keep = np.ones(len(table), bool) if frames is None else np.isin(table.frame, known)
         return _inside(table[keep & (table.frame <= limit)], truth)
 
-    boxes, found, tracks, names = part(boxes), part(read_boxes(results)), part(read_tracks(results)), part(read_names(results))
+    boxes, (found, tracks, names) = part(boxes), (part(read_boxes(results, n)) for n in (BOXES, ["tracks.txt"], ["predictions.csv"]))
     out = {"frames": len(known) if frames is not None else len(masks) or None}
     out |= _pixels(masks, truth, known.tolist()) if masks and truth.masks else {}
     if found is not None:
