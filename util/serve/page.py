@@ -79,8 +79,8 @@ class Page(Sink):
         now = time.monotonic()
         with self._lock:
             self._moment, self._came = moment, now
-            if self._video.came is not None:
-                self._ages.append(now - self._video.came)
+            if self._video.decoded_at is not None:
+                self._ages.append(now - self._video.decoded_at)
             for track in moment.begun + moment.renamed:
                 self._open[track.number] = track
             for track in moment.dropped:
@@ -128,7 +128,7 @@ class Page(Sink):
             async with self._turn:  # all who look get the same picture
                 if self._moment and self._moment.number != self._number and now - self._drawn >= INTERVAL:
                     with self._lock:
-                        moment, trails = self._moment, self._trails.copy()
+                        moment, trails = self._moment, dict(self._trails.points)
                     self._jpeg = await asyncio.to_thread(draw, moment, trails)
                     self._number, self._drawn = moment.number, now
             if self._number and str(self._number) != after:
@@ -207,9 +207,6 @@ class Trails:
             moved = cv2.perspectiveTransform(np.concatenate(list(old.values()))[None], motion)[0]
             old = dict(zip(old, np.split(moved, np.cumsum([len(points) for points in old.values()])[:-1]), strict=True))
         self.points = {track: np.vstack([old.get(track, np.empty((0, 2))), point])[-TRAIL:] for track, point in new.items()}
-
-    def copy(self) -> dict[int, np.ndarray]:
-        return dict(self.points)
 
 
 def draw(moment: Moment, trails: dict[int, np.ndarray]) -> bytes:

@@ -127,7 +127,7 @@ class Live:
     picture: from such a frame to BGR uint8.
     seconds: since the source's first frame, also across a loss; where the source has no clock, when the frame came.
     started: the machine's time of day, with its zone, at 0 seconds; None before.
-    came: when the latest frame was decoded, by time.monotonic(). dropped: frames nobody took in time. reconnects: how often the source
+    decoded_at: when the latest frame was, by time.monotonic(). dropped: frames nobody took in time. reconnects: how often the source
     came back. A line on stderr for each loss and each return. Reading ends with `close()`, which also comes when nobody holds this any
     longer; `stop()`, which a signal's handler may call, makes the next frame the end of it all.
     """
@@ -136,7 +136,7 @@ class Live:
 
     def __init__(self, name: str, connect: Callable[[], object], picture: Callable[[object], np.ndarray]):
         self._reader, self._picture = _Reader(name, connect), picture
-        self.stopped, self.came = False, None
+        self.stopped, self.decoded_at = False, None
         self._reader.start()
         self.close = weakref.finalize(self, _end, self._reader)  # the thread holds no reference to this
 
@@ -170,7 +170,7 @@ class Live:
             for note in notes:
                 say(note)
             if frame is not None:
-                self.came = came
+                self.decoded_at = came
                 return seconds, self._picture(frame)
             if over:
                 if reader.error:

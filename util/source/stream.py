@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from util.errors import InputError, discreet, say
+from util.errors import InputError, redact, say
 from util.source.ahead import spare_cores
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp")
@@ -185,7 +185,7 @@ def _reason(error: Exception, source) -> str:
             socket.getaddrinfo(urlsplit(source).hostname, None)
         except OSError:
             return "there is no such host"
-    return discreet(text)
+    return redact(text)
 
 
 class Stdin:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from util.errors import InputError, printable, shown
+from util.errors import InputError, printable, redact_url
 from util.files import IMAGE_SUFFIXES
 from util.source import stream
 from util.source.ahead import ahead, spare_cores
@@ -28,8 +28,8 @@ class Video:
     source has none). frame_count: frames announced by the source, None if unknown. Of the latest iteration: frames_read, how
     many it has yielded; seconds, the time of the latest one from the start of the source, always growing (by the source's own
     clock, so it is right at a variable frame rate; where it has none, by fps); and of a live source (live: see open_video) dropped,
-    the frames that nobody took in time, reconnects, how often it came back after a loss, and came, when the latest frame was decoded, by
-    time.monotonic(), else None. `stop()` ends the iteration over a live source before its next frame; a signal's handler may call it.
+    the frames that nobody took in time, reconnects, how often it came back after a loss, and decoded_at, when the latest frame was
+    decoded, by time.monotonic(), else None. `stop()` ends the iteration over a live source before its next frame; a signal's handler may call it.
     started: the time of day, with its zone, at 0 seconds: of a live source by the machine's clock, of others what somebody has set, or
     None. time_of() gives that of any second.
     InputError, also while iterating, if a frame is of another size or an image is broken, and after the last frame if a video is cut
@@ -58,7 +58,7 @@ class Video:
     live = property(lambda self: isinstance(self._frames, Live))
     stopped = property(lambda self: getattr(self._frames, "stopped", False))
     dropped = property(lambda self: getattr(self._frames, "dropped", 0))
-    came = property(lambda self: getattr(self._frames, "came", None))
+    decoded_at = property(lambda self: getattr(self._frames, "decoded_at", None))
     reconnects = property(lambda self: getattr(self._frames, "reconnects", 0))
 
     def time_of(self, seconds: float) -> datetime | None:
@@ -153,7 +153,7 @@ def _open_file(path: Path) -> Video:
 
 
 def _open_url(url: str) -> Video:
-    name = shown(url)
+    name = redact_url(url)
     try:
         urlsplit(url)
     except ValueError:

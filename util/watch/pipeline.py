@@ -29,7 +29,7 @@ from util.track.places import Places, Tally
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
 from util.track.zones import make_zones
-from util.watch.batch import without_secrets
+from util.watch.batch import redact_arguments
 from util.watch.settings import load_settings
 
 LATE = 0.5  # seconds of a live source that are seen before its first frame is shown
@@ -153,7 +153,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
         if args.save:
             counts, labels = _counts(video, summary, recorder, hook), dict(summary.tracks.most_common())
             passed, ms = summary.passed.summary(), clock.ms()
-            sinks.summarize(arguments=without_secrets(args.command[1]), **counts, labels=labels, **passed, ms_per_frame=ms)
+            sinks.summarize(arguments=redact_arguments(args.command[1]), **counts, labels=labels, **passed, ms_per_frame=ms)
     print(*_lines(video, summary, recorder, hook, clock), sep="\n")
     if right:
         print(summary.share_right(right))
