@@ -149,7 +149,7 @@ def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
             raise InputError(f"{args.data}: classes of one's own are learnt by one process; start without torchrun")
         recipe = own.recipe_for(RECIPE, initial_weights(args) is not None)
         own_images = own.OwnImages(args.data, spec, recipe.batch_size, 0.0, args.limit)
-        (images, labels), validation = own_images.evenly(own.EPOCH), own_images.validation()
+        (images, labels), validation = own_images.balanced_sample(own.EPOCH), own_images.validation()
         name, learnt = own.name_of(name, args.data), (args.classes, len(own_images.learnt.images))
         print(f"{args.data}: {own_images}", flush=True)
     else:

@@ -116,15 +116,15 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a readable file of tensors ({_first_line(error)})") from error
 
 
-def load_into(model: nn.Module, path: str | Path, arch: str, *also: str) -> dict:
-    """Return the checkpoint at `path`, its weights copied into `model`; raises InputError if they are of none of `arch` and `also`."""
+def load_into(model: nn.Module, path: str | Path, arch: str) -> dict:
+    """Return the checkpoint at `path`, its weights copied into `model`; raises InputError if they are not of `arch`."""
     checkpoint = load(path)
-    fill(model, checkpoint, path, arch, *also)
+    fill(model, checkpoint, path, arch)
     return checkpoint
 
 
 def fill(model: nn.Module, checkpoint: dict, path: str | Path, arch: str, *also: str) -> None:
-    """Copy the weights of the checkpoint that was read from `path` into `model`; see `load_into`."""
+    """Copy the weights of the checkpoint that was read from `path` into `model`; raises InputError if they are of none of these archs."""
     found = checkpoint.get("arch")
     if found is not None and found not in (arch, *also):
         raise InputError(f"{path}: holds {found}, expected {arch}; choose it with --arch or give another file")

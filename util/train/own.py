@@ -201,7 +201,7 @@ class OwnImages:
             crops[place] = augment.as_crop(ground, augment.FOREIGN, rng)
         return torch.from_numpy(prepare(crops, self.spec)), torch.from_numpy(self.learnt.labels[at]), torch.from_numpy(at)
 
-    def evenly(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def balanced_sample(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return about `count` images and labels, prepared and otherwise unchanged, as many of each class."""
         indices = [np.flatnonzero(self.learnt.labels == label) for label in range(len(self.spec.classes))]
         images, labels = self.learnt.prepared(self.spec)
