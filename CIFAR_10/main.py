@@ -27,7 +27,6 @@ from torch.optim.swa_utils import update_bn  # noqa: E402
 
 from util.binop import BinOp  # noqa: E402
 from util.cli import (  # noqa: E402
-    InputError,
     Parser,
     add_common_arguments,
     add_cpu_training_arguments,
@@ -36,6 +35,7 @@ from util.cli import (  # noqa: E402
     add_teacher_argument,
     run,
 )  # fmt: skip
+from util.errors import InputError  # noqa: E402
 from util.layers import BinConv2d, anneal_sign, freeze_batch_norm  # noqa: E402
 from util.spec import Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402

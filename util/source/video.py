@@ -29,7 +29,8 @@ class Video:
     many it has yielded; seconds, the time of the latest one from the start of the source, always growing (by the source's own
     clock, so it is right at a variable frame rate; where it has none, by fps); and of a live source (live: see open_video) dropped,
     the frames that nobody took in time, reconnects, how often it came back after a loss, and decoded_at, when the latest frame was
-    decoded, by time.monotonic(), else None. `stop()` ends the iteration over a live source before its next frame; a signal's handler may call it.
+    decoded, by time.monotonic(), else None.
+    `stop()` ends the iteration over a live source before its next frame; a signal's handler may call it.
     started: the time of day, with its zone, at 0 seconds: of a live source by the machine's clock, of others what somebody has set, or
     None. time_of() gives that of any second.
     InputError, also while iterating, if a frame is of another size or an image is broken, and after the last frame if a video is cut
