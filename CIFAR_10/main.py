@@ -39,7 +39,7 @@ from util.errors import InputError  # noqa: E402
 from util.layers import BinConv2d, anneal_sign, freeze_batch_norm  # noqa: E402
 from util.spec import Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
-from util.train.batches import Material, generator, photographs  # noqa: E402
+from util.train.batches import Material, augmented_batches, generator  # noqa: E402
 from util.train.recipe import Recipe  # noqa: E402
 from util.train.run import Files, Run, settings_of  # noqa: E402
 from util.train.steps import Learner  # noqa: E402
@@ -413,7 +413,7 @@ def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine) -> Mat
         return Material(mixture.batch_of, len(kept), mixture.loss, mixture.validation(*validation), sample, teacher)
     if not (teacher and teacher.online):  # labels and cached logits know nothing of mixed images
         recipe = replace(recipe, cutmix=0.0)
-    batch_of = photographs(images[kept].to(device), labels[kept].to(device), recipe)
+    batch_of = augmented_batches(images[kept].to(device), labels[kept].to(device), recipe)
     return Material(batch_of, len(kept), steps.loss_for(teacher), validation, images[some], teacher)
 
 
@@ -466,12 +466,12 @@ def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> floa
     files, settings = Files(HERE / "models", args.name or name), settings_of(args, network_of(args), recipe, *learnt)
     with Run(files, recipe, learner, settings, data.fingerprint(*validation), args.resume) as training:
         if args.classes and initial_weights(args) and not args.resume:
-            training.take(predict.evaluate(averaged, spec, *validation), averaged)
+            training.take_as_best(predict.evaluate(averaged, spec, *validation), averaged)
         train_epochs(learner, material, training, spec)
         if args.blend:
             blended = steps.blend(averaged, began, args.blend)
             recalibrate_batch_norm(blended, material.sample, machine.device, BinOp(blended))
-            training.take(predict.evaluate(blended, spec, *validation), blended)
+            training.take_as_best(predict.evaluate(blended, spec, *validation), blended)
         averaged.load_state_dict(training.best.state_dict)
         if args.classes:
             spec, counts = own.test_and_calibrate(own_images, predict.TorchNetwork(averaged, spec))

@@ -32,7 +32,7 @@ from util.errors import InputError  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.spec import OTHER, Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
-from util.train.batches import Material, photographs  # noqa: E402
+from util.train.batches import Material, augmented_batches  # noqa: E402
 from util.train.recipe import Recipe  # noqa: E402
 from util.train.run import Files, Run, settings_of  # noqa: E402
 from util.train.steps import Learner  # noqa: E402
@@ -164,7 +164,7 @@ def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine, spec: 
 
         mixture = wild.WildMixture(images[kept], labels[kept], args.wild, spec, machine.share(recipe.batch_size), machine.device)
         return Material(mixture.batch_of, len(kept), loss, mixture.validation(*validation), sample)
-    return Material(photographs(images[kept], labels[kept], recipe), len(kept), loss, validation, sample, teacher)
+    return Material(augmented_batches(images[kept], labels[kept], recipe), len(kept), loss, validation, sample, teacher)
 
 
 def train_epoch(learner: Learner, material: Material, std: tuple[float, ...], training: Run) -> None:
@@ -181,8 +181,9 @@ def train_epoch(learner: Learner, material: Material, std: tuple[float, ...], tr
         loss = material.loss(logits.float(), y, teacher.logits(x, indices) if teacher else None)
         loss.backward()
         optimizer.step()
-        if recipe.lookahead and (batch.taken % recipe.lookahead == 0 or batch.taken == batch.total):
-            lookahead(optimizer, batch.taken / batch.total)
+        taken, total = (batch.epoch - 1) * batch.steps + batch.step + 1, batch.epochs * batch.steps  # steps, with this one
+        if recipe.lookahead and (taken % recipe.lookahead == 0 or taken == total):
+            lookahead(optimizer, taken / total)
         training.add(loss.detach(), batch.size)
 
 

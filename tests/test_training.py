@@ -382,7 +382,7 @@ def test_only_a_run_that_is_better_on_the_same_images_replaces_weights(tmp_path,
 def test_what_a_run_begins_with_stays_until_an_epoch_is_better(tmp_path):
     model, training = small_run(tmp_path)
     with training:
-        training.take(0.5, model)
+        training.take_as_best(0.5, model)
         for accuracy, best in ((0.5, 0), (0.6, 2), (0.6, 3), (0.5, 3)):  # of two equal epochs the later one is kept
             training.add(torch.tensor(1.0), 4)
             training.end_epoch(accuracy, model)

@@ -167,7 +167,7 @@ class Run:
         if self.over or time.monotonic() - self._saved >= SAVE_EVERY:
             self._save()
 
-    def take(self, accuracy: float, evaluated: nn.Module) -> None:
+    def take_as_best(self, accuracy: float, evaluated: nn.Module) -> None:
         """Take for the best what no epoch ended with, such as what the training begins with; accuracy, evaluated: see `end_epoch`."""
         self._keep(accuracy, evaluated)
         if self.machine.first:
