@@ -24,7 +24,7 @@ from util.errors import InputError, printable
 from util.outputs.events import rfc_3339
 from util.outputs.pictures import colour_of, draw_tracks, encode_jpeg
 from util.outputs.sink import Sink, Timings
-from util.serve.server import Html, Refused, Server, token_for
+from util.serve.server import Html, Refused, Served, Server, token_for
 from util.source.video import Video
 from util.track.places import Places, Tally
 from util.track.tracking import Moment, Sighting, Track
@@ -41,7 +41,7 @@ AGE = {"median": 0.5, "p95": 0.95}
 Save = Callable[[dict], dict]  # from a drawing to the one that is in use then; raises InputError
 
 
-class Page(Sink):
+class Page(Served, Sink):
     """The page of a run over `video`: `with Page(address, video, clock) as page:` serves it until the block ends.
 
     title: what the page is called. clock: the run's, of util.watch.pipeline. drawing: zones and lines as the settings have them, and
@@ -65,13 +65,6 @@ class Page(Sink):
         self._jpeg, self._number, self._drawn, self._turn = b"", 0, 0.0, asyncio.Lock()
         self._page = Html(PAGE)
         self.server = Server(address, self.answer, token_for(address))
-
-    def __enter__(self) -> "Page":
-        self.server.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.server.__exit__(*error)
 
     # The run's thread
 
