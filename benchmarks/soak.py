@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -40,13 +41,6 @@ def clip(size):
     return [frame.image for frame in Scene(*size, texture(900, 500, seed=2), poses, movers)]
 
 
-def forth_and_back(items):
-    """Yield the items for ever without a jump."""
-    while True:
-        yield from items
-        yield from reversed(items)
-
-
 class Feed:
     """Sends frames at most `rate` a second, and counts them."""
 
@@ -54,8 +48,8 @@ class Feed:
         self.frames, self.rate, self.sent, self.stopped = frames, rate, 0, threading.Event()
 
     def encoded(self, encode):
-        start = time.monotonic()
-        for part in forth_and_back([encode(frame) for frame in self.frames]):
+        start, parts = time.monotonic(), [encode(frame) for frame in self.frames]
+        for part in cycle([*parts, *reversed(parts)]):  # forth and back, without a jump
             if self.stopped.wait(max(0.0, start + self.sent / self.rate - time.monotonic())):
                 return
             self.sent += 1

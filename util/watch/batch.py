@@ -189,12 +189,13 @@ def run_clips(args, clips: Sequence[str]) -> list[dict]:
 
 def _row(name: str, clip: str, status: str, summary: dict | None = None, reason: str = "") -> dict:
     summary = summary or {}
-    labels = " ".join(f"{label} {count}" for label, count in summary.get("labels", {}).items())
     ms = summary.get("ms_per_frame")
-    counts = {key: summary.get(key, "") for key in ("frames", "objects", "tracks")}
-    ms = f"{sum(ms.values()):.2f}" if ms else ""
-    source = redact_url(clip) if is_url(clip) else clip
-    return {"clip": name, "status": status, **counts, "ms_per_frame": ms, "labels": labels, "reason": redact(reason), "source": source}
+    return {
+        "clip": name, "status": status, **{key: summary.get(key, "") for key in ("frames", "objects", "tracks")},
+        "ms_per_frame": f"{sum(ms.values()):.2f}" if ms else "",
+        "labels": " ".join(f"{label} {count}" for label, count in summary.get("labels", {}).items()),
+        "reason": redact(reason), "source": redact_url(clip) if is_url(clip) else clip,
+    }  # fmt: skip
 
 
 def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: Outcome) -> dict:
