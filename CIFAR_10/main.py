@@ -27,7 +27,6 @@ from torch.optim.swa_utils import update_bn  # noqa: E402
 
 from util.binop import BinOp  # noqa: E402
 from util.cli import (  # noqa: E402
-    InputError,
     Parser,
     add_common_arguments,
     add_cpu_training_arguments,
@@ -36,10 +35,11 @@ from util.cli import (  # noqa: E402
     add_teacher_argument,
     run,
 )  # fmt: skip
+from util.errors import InputError  # noqa: E402
 from util.layers import BinConv2d, anneal_sign, freeze_batch_norm  # noqa: E402
 from util.spec import Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
-from util.train.batches import Material, generator, photographs  # noqa: E402
+from util.train.batches import Material, augmented_batches, generator  # noqa: E402
 from util.train.recipe import Recipe  # noqa: E402
 from util.train.run import Files, Run, settings_of  # noqa: E402
 from util.train.steps import Learner  # noqa: E402
@@ -232,8 +232,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add_cpu_training_arguments(parser)
     parser.set_defaults(arch=None)
     args = parser.parse_args(argv)
+    args.classes = data.own_classes(args.data, CLASSES)
     for_clips = args.video and not (args.pretrained or args.bwn)
-    args.arch = args.arch or (f"vgg{CLIPS}" if for_clips or own_classes(args) else "nin")
+    args.arch = args.arch or (f"vgg{CLIPS}" if for_clips or args.classes else "nin")
     if args.wild and CLIPS not in args.arch:
         parser.error(f"--wild goes with a network for clips, such as --arch vgg{CLIPS}")
     if args.blend is not None and not (0 < args.blend < 1 and args.pretrained):
@@ -251,47 +252,43 @@ def recipe_for(args: Namespace) -> Recipe:
     name, recipe = network_of(args), RECIPES.get(network_of(args), RECIPES[args.arch])
     if steps.device_of(args).type == "cuda":
         recipe = replace(recipe, **RECIPES_ON_GPU.get(name, ON_GPU))
-    if own_classes(args):
+    if args.classes:
         from util.train import own  # here: it loads OpenCV
 
-        recipe = own.recipe_for(recipe, beginning(args) is not None)
+        recipe = own.recipe_for(recipe, initial_weights(args) is not None)
     return recipe.with_flags(args)
-
-
-def own_classes(args: Namespace) -> list[str] | None:
-    """Return the classes of the folder of --data, None if they are CIFAR-10's."""
-    return data.own_classes(args.data, CLASSES)
 
 
 def tested_classes(args: Namespace) -> int | None:
     """Return of how many classes, the first, a test is: of a network for clips CIFAR-10 asks for its ten; None: of all."""
-    return None if own_classes(args) else len(CLASSES)
+    return None if args.classes else len(CLASSES)
 
 
-def beginning(args: Namespace) -> Path | None:
-    """Return the weights that a training begins with, or None: see `data.beginning`."""
-    return data.beginning(args.pretrained, own_classes(args), HERE / "models" / f"{network_of(args)}.best.pth.tar")
+def initial_weights(args: Namespace) -> Path | None:
+    """Return the weights that a training begins with: --pretrained; for own classes else those that ship, if there are any; or None."""
+    shipped = HERE / "models" / f"{network_of(args)}.best.pth.tar"
+    return args.pretrained or (shipped if args.classes and shipped.is_file() else None)
 
 
 def spec_for(args: Namespace) -> Spec:
     """Return what a clip needs to know of the network that is trained: its classes are the folder's where those are not CIFAR-10's."""
-    spec, classes = SPECS[network_of(args)], own_classes(args)
+    spec = SPECS[network_of(args)]
     # Known of the data set's classes alone.
     unset = {"also_right": {}, "kinds": {}, "prior": {}, "aspects": {}, "speeds": {}, "temperature": 1.0, "unknown_below": 0.0}
-    return replace(spec, classes=tuple(classes), **unset) if classes else spec
+    return replace(spec, classes=tuple(args.classes), **unset) if args.classes else spec
 
 
 # ---- Data ------------------------------------------------------------------------------------------------------------
 def load_data(args: Namespace, train: bool, spec: Spec | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return uint8 images (N, 3, 32, 32) and labels (N,); spec: of the network that is tested, where its classes may be others."""
-    if own_classes(args) and not train:
+    if args.classes and not train:
         from util.train import own
 
         return own.load_test(args.data, spec.classes, args.limit).prepared(spec)
     from torchvision import datasets  # here, since importing it takes as long as all the rest
 
     images, labels = data.load(datasets.CIFAR10, args.data or HERE / "data", train, CLASSES, "RGB", 32)
-    return data.drawn(images, labels, args.limit)
+    return data.subset(images, labels, args.limit)
 
 
 def preprocess(images: torch.Tensor) -> torch.Tensor:
@@ -389,12 +386,12 @@ def recalibrate_batch_norm(model: nn.Module, images: torch.Tensor, device: torch
 
 # ---- The story -------------------------------------------------------------------------------------------------------
 def start_from(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec | None = None) -> Recipe:
-    """Put the weights of `beginning` into the model; return the recipe without what they have learnt: small images and, mostly, signs."""
+    """Put the `initial_weights` into the model; return the recipe without what they have learnt: small images and, mostly, signs."""
     name, float_activations = network_of(args), f"{args.arch}_bwn"
     archs = [name, float_activations, name.removesuffix(CLIPS)]
     known = {arch: SPECS[arch].classes for arch in archs if arch in SPECS}
-    found = checkpoint.start_from(model, beginning(args), spec or SPECS[name], known)
-    if CLIPS in args.arch or own_classes(args):
+    found = checkpoint.start_from(model, initial_weights(args), spec or SPECS[name], known)
+    if CLIPS in args.arch or args.classes:
         return recipe
     anneal_until = recipe.anneal_until if found == float_activations else 0.0
     return replace(recipe, sizes=recipe.sizes[1:] or recipe.sizes, anneal_until=anneal_until)
@@ -412,66 +409,76 @@ def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine) -> Mat
         from util.train import wild
 
         mixture = wild.WildMixture(images[kept], labels[kept], args.wild, SPECS[network_of(args)], machine.share(recipe.batch_size), device)
-        sample = mixture.many(args.seed, 2 * len(some))  # of 1,500, another draw moves the accuracy by 0.1 points
+        sample = mixture.sample(args.seed, 2 * len(some))  # of 1,500, another draw moves the accuracy by 0.1 points
         return Material(mixture.batch_of, len(kept), mixture.loss, mixture.validation(*validation), sample, teacher)
     if not (teacher and teacher.online):  # labels and cached logits know nothing of mixed images
         recipe = replace(recipe, cutmix=0.0)
-    batch_of = photographs(images[kept].to(device), labels[kept].to(device), recipe)
+    batch_of = augmented_batches(images[kept].to(device), labels[kept].to(device), recipe)
     return Material(batch_of, len(kept), steps.loss_for(teacher), validation, images[some], teacher)
+
+
+def own_material(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec, machine: steps.Machine) -> tuple:
+    """Return (own.OwnImages, Material, Recipe) of the folder of --data, after fitting the head of a model that has initial weights."""
+    from util.train import head, own
+
+    if args.teacher or args.wild or machine.processes > 1:
+        raise InputError(f"{args.data}: classes of one's own are learnt by one process, without --teacher or --wild; leave those out")
+    images, weights = own.OwnImages(args.data, spec, recipe.batch_size, recipe.smoothing, args.limit), initial_weights(args)
+    print(f"{args.data}: {images}", flush=True)
+    if weights and not args.epochs:
+        recipe = own.for_tracks(recipe, images, model)
+    if weights and (args.blend or not args.resume):  # what the weights are blended with has that head, too
+        earlier = head.soft_targets(weights, SPECS, spec, model)
+        with BinOp(model.eval()).binarized():
+            head.fit_head(model, preprocess, images, machine.device, earlier)
+    return images, Material(images.batch_of, own.EPOCH, images.loss, images.validation(), images.sample(own.EPOCH // 4)), recipe
+
+
+def train_epochs(learner: Learner, material: Material, training: Run, spec: Spec) -> None:
+    """Train until the run is over; after each epoch evaluate the averaged weights."""
+    recipe, model, averaged, device = training.recipe, learner.model, learner.ema.module, training.machine.device
+    step, frozen_from = step_of(learner, material), math.ceil(recipe.freeze_bn_from * recipe.epochs)
+    while not training.over:
+        frozen = training.epoch >= frozen_from
+        if training.epoch == frozen_from and training.step == 0:
+            recalibrate_batch_norm(model, material.sample, device, learner.bin_op)
+        train_epoch(model, step, material, training, frozen)
+        if not frozen and recipe.size(training.epoch + 1) == SHAPE[-1]:
+            recalibrate_batch_norm(averaged, material.sample, device, BinOp(averaged))
+        training.end_epoch(predict.evaluate(averaged, spec, *material.validation), averaged)
 
 
 def train(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
-    machine = steps.machine_for(args, args.bf16)
-    device, name, own_names, learnt = machine.device, network_of(args), own_classes(args), ()
-    files = Files.of(HERE / "models", args.name or name)
-    if own_names:
-        from util.train import head, own
+    machine, name, learnt = steps.machine_for(args, args.bf16), network_of(args), ()
+    steps.keep_memory()
+    torch.backends.cudnn.benchmark = machine.device.type == "cuda"
+    if args.classes:
+        from util.train import own
 
-        if args.teacher or args.wild or machine.processes > 1:
-            raise InputError(f"{args.data}: classes of one's own are learnt by one process, without --teacher or --wild; leave those out")
-        own_images = own.OwnImages(args.data, spec, recipe.batch_size, recipe.smoothing, args.limit)
-        print(f"{args.data}: {own_images}", flush=True)
-        if beginning(args) and not args.epochs:
-            recipe = own.for_tracks(recipe, own_images, model)
-        learnt = own_names, len(own_images.learnt.images)
-        material = Material(own_images.batch_of, own.EPOCH, own_images.loss, own_images.validation(), own_images.many(own.EPOCH // 4))
-        files = Files.of(HERE / "models", args.name or own.name_of(name, args.data))
+        own_images, material, recipe = own_material(model, args, recipe, spec, machine)
+        name, learnt = own.name_of(name, args.data), (args.classes, len(own_images.learnt.images))
     else:
         material = material_for(args, recipe, machine)
-    steps.keep_memory()
-    torch.backends.cudnn.benchmark = device.type == "cuda"
-    if own_names and beginning(args) and (args.blend or not args.resume):  # what the weights are blended with has that head, too
-        earlier = head.earlier_answers(beginning(args), SPECS, spec, model)
-        with BinOp(model.eval()).binarized():
-            head.fit_head(model, preprocess, own_images, device, earlier)
     began = {key: value.clone() for key, value in model.state_dict().items()} if args.blend else {}
     learner = Learner(model, recipe, machine, steps.ema_of(model, recipe.ema_decay))
-    averaged, step = learner.ema.module, step_of(learner, material)
-    settings = settings_of(args, name, recipe, *learnt)
-    with Run(files, recipe, learner, settings, data.fingerprint(*material.validation), args.resume) as training:
-        if own_names and beginning(args) and not args.resume:
-            training.take(predict.evaluate(averaged, spec, *material.validation), averaged)
-        frozen_from = math.ceil(recipe.freeze_bn_from * recipe.epochs)
-        while not training.over:
-            frozen = training.epoch >= frozen_from
-            if training.epoch == frozen_from and training.step == 0:
-                recalibrate_batch_norm(model, material.sample, device, learner.bin_op)
-            train_epoch(model, step, material, training, frozen)
-            if not frozen and recipe.size(training.epoch + 1) == SHAPE[-1]:
-                recalibrate_batch_norm(averaged, material.sample, device, BinOp(averaged))
-            training.end_epoch(predict.evaluate(averaged, spec, *material.validation), averaged)
+    averaged, validation = learner.ema.module, material.validation
+    files, settings = Files(HERE / "models", args.name or name), settings_of(args, network_of(args), recipe, *learnt)
+    with Run(files, recipe, learner, settings, data.fingerprint(*validation), args.resume) as training:
+        if args.classes and initial_weights(args) and not args.resume:
+            training.take_as_best(predict.evaluate(averaged, spec, *validation), averaged)
+        train_epochs(learner, material, training, spec)
         if args.blend:
             blended = steps.blend(averaged, began, args.blend)
-            recalibrate_batch_norm(blended, material.sample, device, BinOp(blended))
-            training.take(predict.evaluate(blended, spec, *material.validation), blended)
+            recalibrate_batch_norm(blended, material.sample, machine.device, BinOp(blended))
+            training.take_as_best(predict.evaluate(blended, spec, *validation), blended)
         averaged.load_state_dict(training.best.state_dict)
-        if own_names:
-            spec, counts = own.conclude(own_images, predict.TorchNetwork(averaged, spec))
-        tested = own_images.test.prepared(spec) if own_names else load_data(args, train=False)
+        if args.classes:
+            spec, counts = own.test_and_calibrate(own_images, predict.TorchNetwork(averaged, spec))
+        tested = own_images.test.prepared(spec) if args.classes else load_data(args, train=False)
         accuracy = predict.evaluate(averaged, spec, *tested, tested_classes(args))
-        if training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged), spec) and own_names:
-            own.leave(averaged, spec, counts, files)
+        if training.finish(accuracy, checkpoint.compact(training.best.state_dict, averaged), spec) and args.classes:
+            own.write_results(averaged, spec, counts, files)
     return accuracy
 
 
@@ -488,7 +495,7 @@ def main(argv: list[str] | None = None) -> float | None:
     if not (args.evaluate or args.export or names):
         spec, recipe = spec_for(args), recipe_for(args)
         model = build(len(spec.classes))
-        return train(model, args, start_from(model, args, recipe, spec) if beginning(args) else recipe, spec)
+        return train(model, args, start_from(model, args, recipe, spec) if initial_weights(args) else recipe, spec)
     network = predict.load_network(args, build, SPECS[arch], HERE / "models" / f"{args.name or arch}.best.pth.tar")
     if args.evaluate:
         accuracy = predict.accuracy(network, *load_data(args, False, network.spec), tested_classes(args))

@@ -121,8 +121,8 @@ class Counts:
 class Dots:
     """Dots where objects have been, carried along with the ground under the camera's motion."""
 
-    def __init__(self, length=2 * FPS):
-        self.dots = deque(maxlen=length)  # per frame: centres (n, 2) in the latest frame's pixels, and digits
+    def __init__(self):
+        self.dots = deque(maxlen=2 * FPS)  # per frame: centres (n, 2) in the latest frame's pixels, and digits
 
     def add(self, result, digits):
         to_current = np.linalg.inv(result.homography)

@@ -72,30 +72,28 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add_common_arguments(parser, list(MODELS))
     add_engine_arguments(parser)
     add_cpu_training_arguments(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.classes = data.own_classes(args.data, CLASSES)
+    return args
 
 
 # ---- Data ------------------------------------------------------------------------------------------------------------
-def own_classes(args: Namespace) -> list[str] | None:
-    """Return the classes of the folder of --data, None if they are MNIST's."""
-    return data.own_classes(args.data, CLASSES)
-
-
-def beginning(args: Namespace) -> Path | None:
-    """Return the weights that a training begins with, or None: see `data.beginning`."""
-    return data.beginning(args.pretrained, own_classes(args), HERE / "models" / f"{args.arch}.best.pth.tar")
+def initial_weights(args: Namespace) -> Path | None:
+    """Return the weights that a training begins with: --pretrained; for own classes else those that ship, if there are any; or None."""
+    shipped = HERE / "models" / f"{args.arch}.best.pth.tar"
+    return args.pretrained or (shipped if args.classes and shipped.is_file() else None)
 
 
 def load_data(args: Namespace, train: bool, spec: Spec = SPEC) -> tuple[torch.Tensor, torch.Tensor]:
     """Return uint8 images (N, 1, 28, 28) and labels (N,); spec: of the network that is tested, where its classes may be others."""
-    if own_classes(args) and not train:
+    if args.classes and not train:
         from util.train import own  # here: it loads OpenCV
 
         return own.load_test(args.data, spec.classes, args.limit).prepared(spec)
     from torchvision import datasets  # here, since importing it takes as long as all the rest
 
     images, labels = data.load(datasets.MNIST, args.data or HERE / "data", train, CLASSES, "L", 28)
-    return data.drawn(images, labels, args.limit)
+    return data.subset(images, labels, args.limit)
 
 
 def preprocess(images: torch.Tensor) -> torch.Tensor:
@@ -143,37 +141,34 @@ def train_epoch(learner: Learner, images: torch.Tensor, labels: torch.Tensor, tr
 # ---- The story -------------------------------------------------------------------------------------------------------
 def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
-    recipe, machine, own_names = RECIPE, steps.machine_for(args, bf16=False), own_classes(args)
-    files = Files.of(HERE / "models", args.name or args.arch)
-    if own_names:
+    recipe, machine, name, learnt = RECIPE, steps.machine_for(args, bf16=False), args.arch, ()
+    if args.classes:
         from util.train import own
 
         if machine.processes > 1:
             raise InputError(f"{args.data}: classes of one's own are learnt by one process; start without torchrun")
-        recipe = own.recipe_for(RECIPE, beginning(args) is not None)
+        recipe = own.recipe_for(RECIPE, initial_weights(args) is not None)
         own_images = own.OwnImages(args.data, spec, recipe.batch_size, 0.0, args.limit)
-        (images, labels), validation = own_images.evenly(own.EPOCH), own_images.validation()
-        files = Files.of(HERE / "models", args.name or own.name_of(args.arch, args.data))
-        learnt = own_names, len(own_images.learnt.images)
+        (images, labels), validation = own_images.balanced_sample(own.EPOCH), own_images.validation()
+        name, learnt = own.name_of(name, args.data), (args.classes, len(own_images.learnt.images))
         print(f"{args.data}: {own_images}", flush=True)
     else:
-        learnt = ()
         images, labels = load_data(args, train=True)
         kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
         images, labels, validation = images[kept], labels[kept], (images[held_out], labels[held_out])
     recipe = recipe.with_flags(args)
     learner = Learner(model, recipe, machine)
-    settings = settings_of(args, args.arch, recipe, *learnt)
+    files, settings = Files(HERE / "models", args.name or name), settings_of(args, args.arch, recipe, *learnt)
     with Run(files, recipe, learner, settings, data.fingerprint(*validation), args.resume) as training:
         while not training.over:
             train_epoch(learner, images, labels, training)
             training.end_epoch(predict.evaluate(model, spec, *validation), model)
         model.load_state_dict(training.best.state_dict)
-        if own_names:
-            spec, counts = own.conclude(own_images, predict.TorchNetwork(model, spec))
-        accuracy = predict.evaluate(model, spec, *(own_images.test.prepared(spec) if own_names else load_data(args, train=False)))
-        if training.finish(accuracy, training.best.state_dict, spec) and own_names:
-            own.leave(model, spec, counts, files)
+        if args.classes:
+            spec, counts = own.test_and_calibrate(own_images, predict.TorchNetwork(model, spec))
+        accuracy = predict.evaluate(model, spec, *(own_images.test.prepared(spec) if args.classes else load_data(args, train=False)))
+        if training.finish(accuracy, training.best.state_dict, spec) and args.classes:
+            own.write_results(model, spec, counts, files)
     return accuracy
 
 
@@ -187,10 +182,9 @@ def main(argv: list[str] | None = None) -> float | None:
 
     names = args.fastMCD or args.multi_fastMCD or args.video
     if not (args.evaluate or args.export or names):
-        names = own_classes(args)
-        spec = replace(SPEC, classes=tuple(names), temperature=1.0, unknown_below=0.0) if names else SPEC
+        spec = replace(SPEC, classes=tuple(args.classes), temperature=1.0, unknown_below=0.0) if args.classes else SPEC
         model = build(len(spec.classes))
-        if weights := beginning(args):
+        if weights := initial_weights(args):
             checkpoint.start_from(model, weights, spec, {args.arch: CLASSES})
         return train(model, args, spec)
     network = predict.load_network(args, build, SPEC, HERE / "models" / f"{args.name or args.arch}.best.pth.tar")

@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import os
 import re
+import shutil
 import stat
 import sys
 import urllib.error
@@ -132,11 +133,8 @@ def size_of(path):
 
 def verify(path, sha256):
     """Print the sha256 of a file; raises InputError if another one is expected."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    found = digest.hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 is None:
         print(f"sha256 {found}, with nothing to compare it to")
     elif found != sha256:
@@ -192,8 +190,7 @@ def unpack_one(archive, info, name, destination):
         raise InputError(f"refused: {info.filename} would become {info.file_size} bytes, {name} has at most {most}")
     with atomic_write(destination) as temporary:
         with archive.open(info) as packed, open(temporary, "wb") as file:  # never more than file_size
-            while chunk := packed.read(CHUNK):
-                file.write(chunk)
+            shutil.copyfileobj(packed, file)
         if zipfile.is_zipfile(temporary):  # as torch.save writes it; a bomb may hide in there too
             with zipfile.ZipFile(temporary) as inner:
                 if sum(entry.file_size for entry in inner.infolist()) > most:

@@ -32,7 +32,7 @@ from util.errors import InputError  # noqa: E402
 from util.files import atomic_write  # noqa: E402
 from util.spec import OTHER, Spec  # noqa: E402
 from util.train import checkpoint, data, predict, steps  # noqa: E402
-from util.train.batches import Material, photographs  # noqa: E402
+from util.train.batches import Material, augmented_batches  # noqa: E402
 from util.train.recipe import Recipe  # noqa: E402
 from util.train.run import Files, Run, settings_of  # noqa: E402
 from util.train.steps import Learner  # noqa: E402
@@ -74,18 +74,13 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     return args
 
 
-def precision_for(args: Namespace, device: torch.device) -> bool:
-    """Return whether to compute in bfloat16."""
-    return steps.fast_bf16(device) if args.bf16 is None else args.bf16
-
-
 # ---- Data ------------------------------------------------------------------------------------------------------------
 def load_data(args: Namespace, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return uint8 images (N, 3, 32, 32) and labels (N,)."""
     if data.own_classes(args.data, CLASSES):  # else the data set would be downloaded into it
         raise InputError(f"{args.data}: is no CIFAR-10, whose classes alone are learnt here; CIFAR_10/main.py --data learns others")
     images, labels = data.load(datasets.CIFAR10, args.data or HERE.parent / "CIFAR_10" / "data", train, CLASSES, "RGB", 32)
-    return data.drawn(images, labels, args.limit)
+    return data.subset(images, labels, args.limit)
 
 
 def preprocess(images: torch.Tensor, std: tuple[float, ...]) -> torch.Tensor:
@@ -169,7 +164,7 @@ def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine, spec: 
 
         mixture = wild.WildMixture(images[kept], labels[kept], args.wild, spec, machine.share(recipe.batch_size), machine.device)
         return Material(mixture.batch_of, len(kept), loss, mixture.validation(*validation), sample)
-    return Material(photographs(images[kept], labels[kept], recipe), len(kept), loss, validation, sample, teacher)
+    return Material(augmented_batches(images[kept], labels[kept], recipe), len(kept), loss, validation, sample, teacher)
 
 
 def train_epoch(learner: Learner, material: Material, std: tuple[float, ...], training: Run) -> None:
@@ -186,8 +181,9 @@ def train_epoch(learner: Learner, material: Material, std: tuple[float, ...], tr
         loss = material.loss(logits.float(), y, teacher.logits(x, indices) if teacher else None)
         loss.backward()
         optimizer.step()
-        if recipe.lookahead and (batch.taken % recipe.lookahead == 0 or batch.taken == batch.total):
-            lookahead(optimizer, batch.taken / batch.total)
+        taken, total = (batch.epoch - 1) * batch.steps + batch.step + 1, batch.epochs * batch.steps  # steps, with this one
+        if recipe.lookahead and (taken % recipe.lookahead == 0 or taken == total):
+            lookahead(optimizer, taken / total)
         training.add(loss.detach(), batch.size)
 
 
@@ -200,7 +196,7 @@ def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def train(model: nn.Module, args: Namespace, spec: Spec) -> float:
     """Return the test accuracy after training: the epoch is picked on held-out training images, the test set is read once."""
     recipe = recipe_for(args)
-    files = Files.of(networks.STATE_DICTS, args.name or args.arch, best="{}.pt")
+    files = Files(networks.STATE_DICTS, args.name or args.arch, best="{}.pt")
     if files.best.exists() and math.isnan(checkpoint.load(files.best)["best_acc"]):  # no score: main.py didn't write it
         raise InputError(f"{files.best}: holds weights from elsewhere, which a training would replace; move the file away first")
     machine = steps.machine_for(args, args.bf16)
@@ -226,7 +222,7 @@ def write_logits(model: nn.Module, args: Namespace, std: tuple[float, ...], devi
 
     Returns the share of the training images that they name rightly.
     """
-    bf16 = precision_for(args, device)
+    bf16 = steps.fast_bf16(device) if args.bf16 is None else args.bf16
     images, labels = load_data(args, train=True)
     model.eval()
     parts = []

@@ -12,9 +12,9 @@ import copy
 import math
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "PyTorch_CIFAR10")]
 import networks  # noqa: E402
 
-from benchmarks.machine import cpu_name  # noqa: E402
+from benchmarks.machine import by_turns, cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import packed  # noqa: E402
 from util.binop import BinOp  # noqa: E402
@@ -43,7 +43,7 @@ BATCHES = (1, 8)
 
 
 @dataclass
-class Network:
+class Candidate:
     """One way to predict: `logits` maps uint8 images (N, 3, 32, 32) to class scores."""
 
     name: str
@@ -56,7 +56,7 @@ class Network:
 
 # ---- Networks --------------------------------------------------------------------------------------------------------
 def float_networks(names, main):
-    """Return a Network per name, and where the processor has fast bfloat16 one more that computes in it."""
+    """Return a Candidate per name, and where the processor has fast bfloat16 one more that computes in it."""
     found = []
     for name in names:
         model = networks.load(name).eval().to(memory_format=torch.channels_last)
@@ -69,41 +69,27 @@ def float_networks(names, main):
             with torch.autocast("cpu", torch.bfloat16):
                 return logits(x).float()
 
-        found.append(Network(name, "fp32", size, logits))
+        found.append(Candidate(name, "fp32", size, logits))
         if steps.fast_bf16(torch.device("cpu")):
-            found.append(Network(name, "bf16", size, logits_bf16))
+            found.append(Candidate(name, "bf16", size, logits_bf16))
     return found
 
 
 def binary_network(path, main):
-    """Return the Network of one checkpoint: packed, after a check that it computes what PyTorch does, or 1-bit weights alone in PyTorch."""
+    """Return the Candidate of a checkpoint: packed, after a check that it computes what PyTorch does; 1-bit weights alone in PyTorch."""
     name = path.name.removesuffix(".best.pth.tar")
     weights_alone = name.endswith("_bwn")
     if name not in main.MODELS:
         raise InputError(f"{path}: no network {name} in CIFAR_10/main.py; remove the file")
     model = main.MODELS[name]().eval()
     checkpoint.load_into(model, path, name)
-    network = Network(name, "1-bit weights" if weights_alone else "1 bit", path.stat().st_size, lambda x: model(main.preprocess(x)))
+    arithmetic = "1-bit weights" if weights_alone else "1 bit"
+    network = Candidate(name, arithmetic, path.stat().st_size, lambda x: model(main.preprocess(x)))
     frozen = None if weights_alone else freeze(model, main.SPECS[name])
     BinOp(model).binarization()  # for good: this model is only asked
     if frozen:
         network.bytes, network.logits = as_file(frozen, model, path, main)
     return network
-
-
-class Sampler:
-    """Keeps an even sample of a stream of unknown length: every item at first, then every 2nd, every 4th, …"""
-
-    def __init__(self, most: int):
-        self.items, self.most, self.step, self.seen = [], most, 1, 0
-
-    def add(self, item: object) -> None:
-        if self.seen % self.step == 0:
-            self.items.append(item)
-        self.seen += 1
-        if len(self.items) > self.most:
-            self.items = self.items[::2]
-            self.step *= 2
 
 
 def as_file(frozen, model, path, main):
@@ -124,23 +110,26 @@ def as_file(frozen, model, path, main):
 
 
 # ---- Images ----------------------------------------------------------------------------------------------------------
+def even_sample(items, most):
+    """Return all items, or every 2nd, every 4th, …: the first of these lists that has at most `most`."""
+    while len(items) > most:
+        items = items[::2]
+    return items
+
+
 def crops_of(clip, most):
     """Return an even sample of what the detector finds in a clip, or found in a results directory: RGBA crops, or RGB ones."""
-    sample = Sampler(most)
     if (Path(clip) / TABLE).is_file():
-        for detection in read_results(clip):
-            sample.add(detection.image)
-        return sample.items
+        return [detection.image for detection in even_sample(read_results(clip), most)]
     import fastmcd  # here, since only a clip needs it
 
-    video = open_video(clip)
+    video, found = open_video(clip), []
     detector = fastmcd.Detector(video.width, video.height)
     frames = detector.rehearsed(video)
     for frame in tqdm(frames, f"detecting in {video.name}", video.frame_count, unit=" frames", leave=False, disable=None):
         result = detector.detect(frame)
-        for crop, box in zip(result.crops.tolist(), result.boxes.tolist(), strict=True):
-            sample.add(cut_out(frame, crop, box, result.mask))
-    return sample.items
+        found += [cut_out(frame, crop, box, result.mask) for crop, box in zip(result.crops.tolist(), result.boxes.tolist(), strict=True)]
+    return even_sample(found, most)
 
 
 def image_sets(args, main):
@@ -162,15 +151,9 @@ def time_all(found, images, seconds):
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     for batch in BATCHES:
-        times, end = [], time.perf_counter() + seconds
-        while len(times) < 8 or time.perf_counter() < end:
-            x = images[torch.randint(len(images), (batch,), generator=generator)]
-            times.append([])
-            for network in found:
-                start = time.perf_counter()
-                network.logits(x)
-                times[-1].append(1000 * (time.perf_counter() - start) / batch)
-        for network, ms in zip(found, np.median(times[2:], axis=0), strict=True):  # the first two warm up
+        x = images[torch.randint(len(images), (batch,), generator=generator)]
+        times = by_turns([partial(network.logits, x) for network in found], seconds, least=6)
+        for network, ms in zip(found, 1000 * np.median(times, axis=0) / batch, strict=True):
             network.ms[batch] = float(ms)
 
 
@@ -263,11 +246,6 @@ def plot_clips(axes, found, truth, right):
     axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
 
 
-def conditions():
-    """Return a line that says what the times depend on."""
-    return f"{cpu_name()}, 1 thread, torch {torch.__version__}, packed: {packed.kernels()[0]} kernels"
-
-
 def parse_args(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="*", metavar="CLIP", help="video, folder of frames or results directory; none: the test set only")
@@ -299,7 +277,7 @@ def main(argv=None):
     for network in tqdm(found, "naming", unit="network", leave=False, disable=None):
         network.labels = {name: torch.cat([network.logits(x).argmax(1) for x in images.split(250)]) for name, images in sets.items()}
     time_all(found, sets["test set"], args.seconds)
-    print(conditions())
+    print(f"{cpu_name()}, 1 thread, torch {torch.__version__}, packed: {packed.kernels()[0]} kernels")
     print("\n".join(table(found, sets, truth, right)))
     if args.plot:
         plot(found, truth, right, " or ".join(one_bit.CLASSES[i] for i in sorted(right)), args.plot)

@@ -29,7 +29,7 @@ from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.machine import cpu_name  # noqa: E402
+from benchmarks.machine import children, cpu_name, memory  # noqa: E402
 from tests.servers import free_port  # noqa: E402
 from util.cli import Parser, at_least, run  # noqa: E402
 from util.errors import InputError  # noqa: E402
@@ -202,8 +202,8 @@ class Broker:
 
 
 # ---- The page --------------------------------------------------------------------------------------------------------
-class Page:
-    """The page as a browser uses it."""
+class Browser:
+    """What looks at the page."""
 
     def __init__(self, port: int):
         self.port, self._base, self.looking, self.pictures = str(port), f"http://127.0.0.1:{port}/", threading.Event(), 0
@@ -228,24 +228,13 @@ class Page:
 
 
 # ---- The processes ---------------------------------------------------------------------------------------------------
-def family(pid: int) -> list[int]:
-    """Return a process and its children."""
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-
-
-def memory(pid: int) -> float:
-    """Return MiB that a process holds and does not share with files."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(fields.get("RssAnon", "0 kB").split()[0]) / 1024
-
-
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # ---- The table -------------------------------------------------------------------------------------------------------
-def watch(process: subprocess.Popen, page: Page, names: list[str], receivers: list, minutes: float) -> list[dict]:
+def watch(process: subprocess.Popen, page: Browser, names: list[str], receivers: list, minutes: float) -> list[dict]:
     """Print and return a row each EVERY seconds, until the time is over or the process has ended."""
     rows, start = [], time.monotonic()
     length = 60 * minutes / len(PHASES)
@@ -267,17 +256,17 @@ def watch(process: subprocess.Popen, page: Page, names: list[str], receivers: li
     return rows
 
 
-def row(process: subprocess.Popen, page: Page, names: list[str], phase: str, passed: float, before: dict) -> dict:
+def row(process: subprocess.Popen, page: Browser, names: list[str], phase: str, passed: float, before: dict) -> dict:
     """Return what is so now; `before`: what was at the last row, which is brought up to date."""
     states = {name: state for name in names if (state := page.state(name))}
     ages = [state["age_ms"] for state in states.values() if state["age_ms"]]
     dropped = {name: states[name]["dropped"] if name in states else count for name, count in before["dropped"].items()}
-    pids, now = family(process.pid), time.monotonic()
-    used, frames = sum(map(cpu_seconds, pids)), sum(state["frames"] for state in states.values())
+    pids, now = [process.pid, *children(process.pid)], time.monotonic()
+    used, held, frames = sum(map(cpu_seconds, pids)), sum(memory(p, "RssAnon") for p in pids), sum(s["frames"] for s in states.values())
     made = {
         "s": round(passed), "phase": phase, "running": len(states), "age_ms": max((age["median"] for age in ages), default=0),
         "p95_ms": max((age["p95"] for age in ages), default=0), "dropped": sum(dropped.values()) - sum(before["dropped"].values()),
-        "frames_s": round((frames - before["frames"]) / (now - before["time"]), 1), "MiB": round(sum(map(memory, pids)), 1),
+        "frames_s": round((frames - before["frames"]) / (now - before["time"]), 1), "MiB": round(held, 1),
         "cores": round((used - before["cpu"]) / (now - before["time"]), 2), "pictures": page.pictures - before["pictures"],
     }  # fmt: skip
     before.update(time=now, cpu=used, dropped=dropped, pictures=page.pictures, frames=frames)
@@ -351,7 +340,7 @@ def measure(args, directory: Path) -> None:
                                                     for number, name in enumerate(names, 1)))  # fmt: skip
     for receiver in receivers:
         receiver.up()
-    page, out = Page(free_port()), args.save or directory / "out"
+    page, out = Browser(free_port()), args.save or directory / "out"
     flags = [flag for receiver in receivers for flag in receiver.flags]
     command = [sys.executable, "-m", "util.watch", "--cameras", str(directory / "cameras.toml"), "--save", str(out), "--serve", page.port]
     process = subprocess.Popen([*command, *flags, *args.options], cwd=ROOT)

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+from benchmarks.machine import children  # noqa: E402
 from tests.clips import squares  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import cli  # noqa: E402
@@ -174,12 +175,6 @@ KINDS = {
 
 
 # ---- Killing ---------------------------------------------------------------------------------------------------------
-def children(process: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(text) for text in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-    return []
-
-
 def seconds(process: int) -> float:
     """Return the processor time of a process and its children."""
     try:

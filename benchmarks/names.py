@@ -21,7 +21,6 @@ the known ones keep one. --crops DIR/<class>/*: how crops of clips, RGBA, are ca
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +36,9 @@ from util import packed  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
 from util.crops import prepare  # noqa: E402
 from util.errors import InputError  # noqa: E402
-from util.outputs.sheet import write_sheet  # noqa: E402
+from util.files import atomic_write  # noqa: E402
+from util.outputs.pictures import encode_png  # noqa: E402
+from util.outputs.sheet import draw_sheet  # noqa: E402
 from util.packed.freeze import freeze  # noqa: E402
 from util.score.metrics import MOVING, components, iou, match  # noqa: E402
 from util.score.truth import read_truth  # noqa: E402
@@ -187,7 +188,7 @@ def probabilities(network: Network, crops: list[np.ndarray]) -> np.ndarray:
 def as_in_clips(network: Network, crops: list[np.ndarray]) -> np.ndarray:
     """The same with the network's prior and the aspect of what moves, as a run over a clip has them; its speed a crop doesn't tell."""
     boxes = np.array([cv2.boundingRect(crop[..., 3]) if crop.shape[2] == 4 else (0, 0, *crop.shape[1::-1]) for crop in crops])
-    return softmax(naming.look(network, crops, boxes) / network.spec.temperature)
+    return softmax(naming.classify(network, crops, boxes) / network.spec.temperature)
 
 
 def confidence(p: np.ndarray, network: Network) -> np.ndarray:
@@ -210,7 +211,7 @@ def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
         if look == "as they are":  # photographs are not cleared
             logits = ask(network, np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
         else:
-            crops = [augment.look(image, kind, rng) for image, kind in zip(pixels, kinds, strict=True)]
+            crops = [augment.as_crop(image, kind, rng) for image, kind in zip(pixels, kinds, strict=True)]
             logits = ask(network, prepare(crops, network.spec))
             report_calibration(network, logits, labels, other)
         p = softmax(logits / network.spec.temperature)
@@ -310,18 +311,15 @@ def main(argv=None) -> list[Clip]:
         clips.append(measure(directory, network, objects[directory.name], args.settings))
     if clips:
         report_clips(clips)
-    if args.sheet and (samples := list(_samples(clips))):
-        write_sheet(*zip(*samples, strict=True), args.sheet, f"{args.network.name}: {len(clips)} clips")
+    if args.sheet and (samples := [sample for clip in clips for sample in clip.samples]):
+        sheet = draw_sheet(*zip(*samples, strict=True), f"{args.network.name}: {len(clips)} clips")
+        with atomic_write(args.sheet) as temporary:
+            temporary.write_bytes(encode_png(sheet))
     if args.wild:
         report_wild(args.wild, network, args.empty)
     if args.crops:
         report_crops(args.crops, network)
     return clips
-
-
-def _samples(clips: list[Clip]) -> Iterator[tuple[np.ndarray, str, str]]:
-    for clip in clips:
-        yield from clip.samples
 
 
 if __name__ == "__main__":

@@ -60,6 +60,24 @@ def run(out: Path, mark: int) -> None:
         sinks.summarize(mark=mark)
 
 
+def contents(out: Path) -> tuple[dict[str, int], list[str], set[int]]:
+    """Return how much each file of some results holds, the names of the crops, and the marks of the runs in predictions.csv."""
+    with open(out / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(out / "detections.csv", newline="") as file:
+        crops = [row["crop"] for row in csv.DictReader(file)]
+    capture = cv2.VideoCapture(str(out / "annotated.mp4"))
+    lengths = {
+        "predictions.csv": len(rows),
+        "detections.csv": len(crops),
+        "coco.json": len(json.loads((out / "coco.json").read_text())),
+        "tracks.txt": (out / "tracks.txt").read_text().count("\n"),
+        "events.jsonl": (out / "events.jsonl").read_text().count("\n"),
+        "annotated.mp4": sum(1 for _ in iter(lambda: capture.read()[0], False)),
+    }
+    return lengths, crops, {round(1000 * float(row["probability"])) for row in rows}
+
+
 def check(out: Path, marks: set[int], way: str) -> str:
     """Return what is wrong with the results in `out`, "" if nothing: whole, and of one of the runs `marks` alone.
 
@@ -68,23 +86,9 @@ def check(out: Path, marks: set[int], way: str) -> str:
     """
     try:
         manifest.refuse_foreign(out, changed=True)
-        names = set(manifest.recorded(out))
-        with open(out / "predictions.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-        with open(out / "detections.csv", newline="") as file:
-            crops = [row["crop"] for row in csv.DictReader(file)]
-        capture = cv2.VideoCapture(str(out / "annotated.mp4"))
-        lengths = {
-            "predictions.csv": len(rows),
-            "detections.csv": len(crops),
-            "coco.json": len(json.loads((out / "coco.json").read_text())),
-            "tracks.txt": (out / "tracks.txt").read_text().count("\n"),
-            "events.jsonl": (out / "events.jsonl").read_text().count("\n"),
-            "annotated.mp4": sum(1 for _ in iter(lambda: capture.read()[0], False)),
-        }
-        frames, video = len(crops), lengths.pop("annotated.mp4")
+        names, (lengths, crops, found) = set(manifest.recorded(out)), contents(out)
+        frames, video = len(crops), lengths["annotated.mp4"]
         lengths["annotated.mp4"] = frames if way == "error" and video <= frames else video
-        found = {round(1000 * float(row["probability"])) for row in rows}
         if len(found | marks) > len(marks) or len(found) > 1:
             return f"holds runs {found}"
         if set(lengths.values()) - {frames, frames - (way == "error")} or (frames != FRAMES and way == "kill") or not frames:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from benchmarks.machine import memory  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 
@@ -39,13 +41,6 @@ def clip(size):
     return [frame.image for frame in Scene(*size, texture(900, 500, seed=2), poses, movers)]
 
 
-def forth_and_back(items):
-    """Yield the items for ever without a jump."""
-    while True:
-        yield from items
-        yield from reversed(items)
-
-
 class Feed:
     """Sends frames at most `rate` a second, and counts them."""
 
@@ -53,8 +48,8 @@ class Feed:
         self.frames, self.rate, self.sent, self.stopped = frames, rate, 0, threading.Event()
 
     def encoded(self, encode):
-        start = time.monotonic()
-        for part in forth_and_back([encode(frame) for frame in self.frames]):
+        start, parts = time.monotonic(), [encode(frame) for frame in self.frames]
+        for part in cycle([*parts, *reversed(parts)]):  # forth and back, without a jump
             if self.stopped.wait(max(0.0, start + self.sent / self.rate - time.monotonic())):
                 return
             self.sent += 1
@@ -106,23 +101,14 @@ def fill(pipe, feed, count):
         pass
 
 
-def private_memory(pid):
-    """Return MiB that the process holds and does not share with files; None once it has ended."""
-    try:
-        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        return int(fields["RssAnon"].split()[0]) / 1024
-    except (OSError, KeyError):  # a process that has ended holds nothing
-        return None
-
-
 def watch(process, feed, every):
     """Print and return rows (frames sent, seconds, MiB), one each `every` frames, until the process ends."""
     rows, start = [], time.monotonic()
     print(f"{'frames sent':>12}{'seconds':>9}{'MiB':>9}", flush=True)
     while process.poll() is None:
-        if feed.sent >= every * (len(rows) + 1) and (memory := private_memory(process.pid)):
-            rows.append((feed.sent, time.monotonic() - start, memory))
-            print(f"{rows[-1][0]:>12}{rows[-1][1]:>9.0f}{memory:>9.1f}", flush=True)
+        if feed.sent >= every * (len(rows) + 1) and (held := memory(process.pid, "RssAnon")):
+            rows.append((feed.sent, time.monotonic() - start, held))
+            print(f"{rows[-1][0]:>12}{rows[-1][1]:>9.0f}{held:>9.1f}", flush=True)
         time.sleep(0.02)
     return rows
 
@@ -174,7 +160,7 @@ def main():
         code = process.wait()
         directory.cleanup()
     print(f"{feed.sent} frames sent; the program ended with {code}")
-    later = np.array([(sent, memory) for sent, _, memory in rows if START <= sent < args.frames])  # not the tidying up
+    later = np.array([(sent, held) for sent, _, held in rows if START <= sent < args.frames])  # not the tidying up
     if len(later) > 1:
         print(f"growth after {START} frames: {1e5 * np.polyfit(*later.T, 1)[0]:+.2f} MiB per 100,000 frames")
     if args.plot and rows:

@@ -10,7 +10,6 @@ the ratio. Then ours with the smaller images of the first epochs.
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.machine import cpu_name  # noqa: E402
+from benchmarks.machine import by_turns, cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util.binop import BinOp  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
@@ -57,21 +56,6 @@ def ours(build, images, labels, **flags):
     )  # fmt: skip
 
 
-def rates(functions, batch, seconds):
-    """Return images per second of each round, (rounds, functions); every function runs once per round, by turns."""
-    for function in functions:
-        function(), function()
-    rounds, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end or len(rounds) < 3:
-        row = []
-        for function in functions:
-            start = time.perf_counter()
-            function()
-            row.append(batch / (time.perf_counter() - start))
-        rounds.append(row)
-    return np.array(rounds)
-
-
 def main():
     parser = Parser(description=__doc__.splitlines()[0])
     script = load_script("CIFAR_10/main.py")
@@ -90,13 +74,14 @@ def main():
         labels = torch.arange(args.batch_size) % 10
         images = {size: torch.randn(args.batch_size, 3, size, size) for size in (32, 24, 16)}
         build = script.MODELS[arch]
-        both = rates([plain(build, images[32], labels), ours(build, images[32], labels, **flags)], args.batch_size, args.seconds)
+        functions = plain(build, images[32], labels), ours(build, images[32], labels, **flags)
+        both = args.batch_size / by_turns(functions, args.seconds, least=3)
         low, median, high = np.percentile(both, [25, 50, 75], axis=0)
         ratio = np.median(both[:, 1] / both[:, 0])
         print(f"{arch}, 32 px: plain {median[0]:.1f} ({low[0]:.1f} - {high[0]:.1f}), ours {median[1]:.0f} ({low[1]:.0f} - {high[1]:.0f})"
               f" images/s: {ratio:.1f} times as fast", flush=True)  # fmt: skip
         for size in (24, 16):
-            alone = np.median(rates([ours(build, images[size], labels, **flags)], args.batch_size, args.seconds / 2))
+            alone = np.median(args.batch_size / by_turns([ours(build, images[size], labels, **flags)], args.seconds / 2, least=3))
             print(f"{arch}, {size} px: ours {alone:.0f} images/s", flush=True)
 
 

@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.machine import cpu_name  # noqa: E402
+from benchmarks.machine import cpu_name, memory  # noqa: E402
 from tests.servers import free_port  # noqa: E402
 from util.cli import Parser, at_least, run  # noqa: E402
 from util.errors import InputError  # noqa: E402
@@ -58,21 +58,12 @@ def command(clip: Path, network: Path, directory: Path, *more: str) -> tuple[flo
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process, peak = subprocess.Popen(arguments, cwd=here, env=environment, **pipes), 0.0
         while process.poll() is None:
-            peak = max(peak, resident(process.pid))
+            peak = max(peak, memory(process.pid, "VmHWM"))  # not rusage, which begins with what this process held when it forked
             time.sleep(0.02)
         seconds = time.perf_counter() - start
     if process.returncode:
         raise InputError(f"{clip}: {process.stderr.read().strip()}")
     return seconds, peak, process.stdout.read()
-
-
-def resident(pid: int) -> float:
-    """Return the most MiB that a process has held so far, 0 if that can't be known."""
-    try:  # not rusage, whose maximum begins with what this process held when it forked
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def with_page(clip: Path, network: Path, directory: Path, looking: bool) -> tuple[float, float, str]:

@@ -15,7 +15,7 @@ import os
 import resource
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.machine import cpu_name  # noqa: E402
+from benchmarks.machine import by_turns, cpu_name  # noqa: E402
 from tests.scripts import load_script  # noqa: E402
 from util import packed  # noqa: E402
 from util.binop import BinOp  # noqa: E402
@@ -110,20 +110,6 @@ class FloatTwin(nn.Module):
         return maps[-1].flatten(1)
 
 
-def rounds_of(functions, batch, seconds):
-    """Return name -> ms per image of each round; every function runs once per round, by turns."""
-    for function in functions.values():
-        function(), function()
-    times = {name: [] for name in functions}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 7:
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(1000 * (time.perf_counter() - start) / batch)
-    return times
-
-
 def runtimes(arch, script, model, threads, compiled):
     """Return name -> function of uint8 images (N, C, H, W) that gives class scores; the model's weights are binarized already."""
     bf16 = script.MODELS[arch]().eval()
@@ -151,8 +137,8 @@ def measure(arch, threads, args):
         functions |= runtimes(arch, script, model, threads, not args.no_compile)
         for batch in args.batch:
             x = torch.randint(0, 256, (batch, *script.SHAPE), dtype=torch.uint8)
-            rounds = rounds_of({name: lambda f=f, x=x: f(x) for name, f in functions.items()}, batch, args.seconds)
-            results |= {(threads, batch, name): times for name, times in rounds.items()}
+            times = by_turns([partial(function, x) for function in functions.values()], args.seconds, least=7)
+            results |= {(threads, batch, name): ms for name, ms in zip(functions, 1000 * times.T / batch, strict=True)}
     return results
 
 
@@ -247,11 +233,6 @@ def plot(results, arch, path):
         figure.savefig(temporary, dpi=110, format=path.suffix[1:])
 
 
-def cpu():
-    """Return the processor's name and what it can do that matters here."""
-    return f"{cpu_name()} ({'/'.join(packed.kernels())})"
-
-
 def parse_args(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS), help="networks")
@@ -266,7 +247,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    print(f"{cpu()}, {os.cpu_count()} CPUs, torch {torch.__version__}")
+    print(f"{cpu_name()} ({'/'.join(packed.kernels())}), {os.cpu_count()} CPUs, torch {torch.__version__}")
     for arch in args.arch:
         results = {}
         for threads in args.threads:

@@ -1,10 +1,12 @@
 """Results directories for tests, as the detector's program writes them."""
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from util.files import uninterrupted
+from util.outputs.pictures import encode_png
 from util.outputs.results import DetectionFiles
 from util.outputs.staging import Staging
 
@@ -19,7 +21,9 @@ class ResultsWriter:
     def __init__(self, directory: str | Path, keep_frames: bool = False, source: str | Path | int | None = None):
         self._staging = Staging(directory, source)
         try:
-            self._files = DetectionFiles(self._staging, keep_frames)
+            self._files, self._keep_frames = DetectionFiles(self._staging), keep_frames
+            if keep_frames:
+                self._staging.mkdir("frames")
         except BaseException:
             self._staging.__exit__(*sys.exc_info())
             raise
@@ -27,7 +31,9 @@ class ResultsWriter:
     def add(self, frame_number: int, bgr: np.ndarray, result) -> None:
         """Write one frame's files; frame_number counts from 1, bgr is uint8 (H, W, 3), result as fastmcd.Result."""
         with uninterrupted():
-            self._files.write(frame_number, bgr, result)
+            self._files.add(SimpleNamespace(number=frame_number, frame=bgr, result=result))
+            if self._keep_frames:
+                self._staging.write({f"frames/{frame_number:06d}.png": encode_png(bgr)})
             self._staging.frames += 1
 
     def __enter__(self) -> "ResultsWriter":

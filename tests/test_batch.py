@@ -57,7 +57,7 @@ def main():
         raise
     threads = cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"]
     counts = dict(frames=5, objects=3, tracks=2, labels={{"cat": 2, "dog": 1}}, ms_per_frame={{"a": 1.5, "b": 2}})
-    summary = dict(arguments=batch.without_secrets(args.command[1]), **counts, threads=threads)
+    summary = dict(arguments=batch.redact_arguments(args.command[1]), **counts, threads=threads)
     (args.save / batch.SUMMARY).write_text(json.dumps(summary))
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_float_and_binary_networks_name_what_their_own_scripts_name(measured, cl
         if network.name in scripts and network.arithmetic != "bf16":
             arguments = ["--arch", network.name, "--cpu", "--multi_fastMCD", str(clip), "--save", str(tmp_path / network.name)]
             predictions = scripts[network.name].main(arguments)
-            for row, label in zip(predictions.rows, network.labels["clip"], strict=True):
+            for row, label in zip(predictions, network.labels["clip"], strict=True):
                 assert row[6] in (CLASSES[label], "unknown")
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from util.binop import BinOp, binarize, binarize_backward, centre_and_clamp, from_codes, latent_names, to_codes
+from util.binop import BinOp, binarize, binarize_backward, centre_and_clamp, dequantize, latent_names, quantize
 from util.layers import BinConv2d, BinLinear, sign
 
 SHAPES = [(6, 4, 3, 3), (5, 6, 3, 2), (7, 8), (3, 1, 1, 1)]
@@ -139,13 +139,13 @@ def test_only_the_binarized_blocks_are_touched():
 @pytest.mark.parametrize("shape", [(6, 16, 3, 3), (5, 33, 1, 1), (7, 81), (3, 9, 5, 2), (40, 2, 3, 3)])
 def test_a_weight_kept_in_8_bits_binarizes_to_the_same_weight(shape, scale):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(4)) * scale + 0.1
-    kept = to_codes(weight)
+    kept = quantize(weight)
     assert kept["codes"].dtype == torch.int8 and kept["codes"].shape == shape and kept["step"].numel() == shape[0]
-    expected, found = (binarize(centre_and_clamp(w)) for w in (weight, from_codes(kept)))
+    expected, found = (binarize(centre_and_clamp(w)) for w in (weight, dequantize(kept)))
     assert torch.equal(sign(expected), sign(found))
     torch.testing.assert_close(found, expected, rtol=2e-6, atol=0)
     # and what training goes on from is near: half a step, and what centring does with it
-    latent, again = centre_and_clamp(weight), centre_and_clamp(from_codes(kept))
+    latent, again = centre_and_clamp(weight), centre_and_clamp(dequantize(kept))
     step = kept["step"].view(-1, *[1] * (len(shape) - 1))
     assert ((latent - again).abs() <= 1.02 * step).all()
 
@@ -155,16 +155,16 @@ ROUND = [torch.zeros(3, 4, 1, 1), torch.full((2, 5), 0.3), torch.tensor([[1.0, 2
 
 @pytest.mark.parametrize("weight", ROUND)
 def test_zeros_and_round_numbers_keep_their_signs_in_8_bits(weight):
-    expected, found = (binarize(centre_and_clamp(w)) for w in (weight, from_codes(to_codes(weight))))
+    expected, found = (binarize(centre_and_clamp(w)) for w in (weight, dequantize(quantize(weight))))
     torch.testing.assert_close(found, expected, rtol=2e-6, atol=1e-7)
 
 
 def test_codes_that_do_not_fit_are_refused():
-    kept = to_codes(torch.randn(4, 6, 3, 3))
+    kept = quantize(torch.randn(4, 6, 3, 3))
     integers, flat = torch.ones(4, dtype=torch.int64), torch.ones(4, dtype=torch.int8)
     for wrong in ({"step": torch.ones(5)}, {"step": integers}, {"codes": kept["codes"].float()}, {"codes": flat}):
         with pytest.raises(ValueError, match="do not make a weight"):
-            from_codes({**kept, **wrong})
+            dequantize({**kept, **wrong})
 
 
 def test_latent_names_are_the_keys_of_binops_weights():

@@ -102,10 +102,10 @@ def test_a_process_that_cannot_be_started_is_tried_again(tmp_path, monkeypatch, 
     monkeypatch.setattr(cameras, "FIRST_WAIT", 0.05)
     child, go = cameras.Child("yard", [sys.executable, "-c", ""], tmp_path), cameras.start
     monkeypatch.setattr(cameras, "start", refuse)
-    child.look()
+    child.poll()
     assert child.status()["reason"] == "cannot start: Cannot allocate memory" and "started again in" in capsys.readouterr().err
     monkeypatch.setattr(cameras, "start", go)
-    wait_until(lambda: child.look() or child.done)
+    wait_until(lambda: child.poll() or child.done)
     assert child.status() == {"name": "yard", "running": False, "done": True, "restarts": 1, "reason": ""}
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from util.binop import binarize, centre_and_clamp, to_codes
+from util.binop import binarize, centre_and_clamp, quantize
 from util.errors import InputError
 from util.layers import BinConv2d
 from util.train import checkpoint
@@ -121,7 +121,7 @@ def test_a_failed_write_leaves_the_earlier_file(net, tmp_path, monkeypatch):
 
 def test_weights_in_8_bits_load_as_weights_and_damaged_ones_are_refused(tmp_path):
     net = BinConv2d(8, 4, 3)
-    state = {**net.state_dict(), "conv.weight": to_codes(net.conv.weight)}
+    state = {**net.state_dict(), "conv.weight": quantize(net.conv.weight)}
     checkpoint.save(tmp_path / "codes", {"arch": "x", "best_acc": 1.0, "state_dict": state})
     copy = BinConv2d(8, 4, 3)
     checkpoint.load_into(copy, tmp_path / "codes", "x")

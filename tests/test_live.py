@@ -211,7 +211,7 @@ def test_the_first_ctrl_c_stops_and_the_second_interrupts():
 class Scripted:
     """A live source that does what a queue says: a frame, an exception, or None for its end."""
 
-    finite = in_parts = False
+    finite = segmented = False
 
     def __init__(self):
         self.script, self.closed = queue.Queue(), False

@@ -66,7 +66,8 @@ def test_why_a_frame_has_no_right_name(boxes, why):
 
 
 def test_other_names_are_absurd(measure):
-    scores = measure("grey").scores()
+    found = measure("grey")
+    scores = found.scores()
     assert scores["right"] < 0.3 and scores["named"] < 0.1 and scores["found"] > 0.8 and scores["absurd"] > 0.7
     assert found.tracks == 1 and scores["tracks"] == 0
 

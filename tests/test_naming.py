@@ -38,11 +38,11 @@ def run(network=None, **given):
 
 def test_all_objects_or_the_best_of_each_frame_get_names(results, capsys):
     every = run(multi_fastMCD=results)
-    assert len(every.rows) == 6 and every.rows[0][:7] == (3, 0, 4, 6, 20, 10, "red") and every.rows[1][6] == "grey"
+    assert len(every) == 6 and every[0][:7] == (3, 0, 4, 6, 20, 10, "red") and every[1][6] == "grey"
     best = run(fastMCD=results)
-    assert best.rows == [row for row in every.rows if row[1] == 0]
+    assert best == [row for row in every if row[1] == 0]
     assert "6 objects in 3 frames" in capsys.readouterr().out
-    assert run(multi_fastMCD=results, limit=2).rows == every.rows[:4], "those of two frames"
+    assert run(multi_fastMCD=results, limit=2) == every[:4], "those of two frames"
 
 
 def test_predictions_are_written_where_they_belong(results, tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_memory_does_not_hold_all_crops(tmp_path, monkeypatch):
     (tmp_path / "detections.csv").write_text(",".join(COLUMNS) + "\n" + rows)
     run(fastMCD=tmp_path, limit=16)
     tracemalloc.start()
-    assert len(run(fastMCD=tmp_path).rows) == 400
+    assert len(run(fastMCD=tmp_path)) == 400
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 16e6, "all of them are 48 MB"
@@ -124,23 +124,23 @@ def test_what_is_other_or_not_sure_enough_is_unknown(results):
 
     network = Three()
     network.spec = replace(network.spec, classes=("grey", "red", "other"))
-    rows = run(network, multi_fastMCD=results).rows
+    rows = run(network, multi_fastMCD=results)
     assert [row[6] for row in rows] == ["red", "unknown"] * 3  # what is grey is most like `other`
-    sure = run(multi_fastMCD=results).rows
-    cool = run(RedOrGrey(temperature=2.0), multi_fastMCD=results).rows
+    sure = run(multi_fastMCD=results)
+    cool = run(RedOrGrey(temperature=2.0), multi_fastMCD=results)
     assert all(0.5 < warm[7] < cold[7] for cold, warm in zip(sure, cool, strict=True))
-    below = run(RedOrGrey(temperature=2.0, unknown_below=0.9), multi_fastMCD=results).rows
+    below = run(RedOrGrey(temperature=2.0, unknown_below=0.9), multi_fastMCD=results)
     assert [row[6] for row in below] == [row[6] if row[7] >= 0.9 else "unknown" for row in cool] and "unknown" in {row[6] for row in below}
 
 
 def test_the_prior_and_the_aspect_of_the_box_count_as_in_a_clip(results):
-    plain = [row[7] for row in run(multi_fastMCD=results).rows]
+    plain = [row[7] for row in run(multi_fastMCD=results)]
     network = RedOrGrey(temperature=0.5)
-    calibrated = [row[7] for row in run(network, multi_fastMCD=results).rows]
+    calibrated = [row[7] for row in run(network, multi_fastMCD=results)]
     network.spec = replace(network.spec, prior={"red": 3.0, "grey": 0.5})
-    more = [row[7] for row in run(network, multi_fastMCD=results).rows]
+    more = [row[7] for row in run(network, multi_fastMCD=results)]
     odds, shifted = (np.array(p) / (1 - np.array(p)) for p in (calibrated, more))
     assert calibrated != plain and shifted / odds == pytest.approx([6, 1 / 6] * 3, rel=1e-6), "red is six times as likely against grey"
     network.spec = replace(network.spec, prior={}, aspects={"red": (np.log(2), 0.3)})  # the red box is 20 x 10, the grey one 8 x 16
-    tall = [row[7] for row in run(network, multi_fastMCD=results).rows]
+    tall = [row[7] for row in run(network, multi_fastMCD=results)]
     assert all(now < before for now, before in zip(tall, calibrated, strict=True)), "the red one is not tall as red ones are, the grey is"

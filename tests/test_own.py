@@ -195,11 +195,11 @@ def test_images_become_exactly_what_crops_of_a_clip_become(tmp_path):
 def test_a_limit_draws_evenly_over_the_classes_and_always_the_same(most):
     labels = torch.tensor([0] * 80 + [1] * 15 + [2] * 5)
     images = torch.arange(100).view(-1, 1, 1, 1)
-    some, of = data.drawn(images, labels, most)
+    some, of = data.subset(images, labels, most)
     counts = np.bincount(of, minlength=3)
     assert len(of) == most and (most < 3 or all(count >= min(most // 3, size) for count, size in zip(counts, (80, 15, 5), strict=True)))
     assert torch.equal(labels[some.flatten()], of) and (some.flatten().diff() > 0).all()
-    assert torch.equal(some, data.drawn(images, labels, most)[0])
+    assert torch.equal(some, data.subset(images, labels, most)[0])
     assert most < 7 or some.flatten()[0] != 0 or some.flatten()[1] != 1 or most > 80  # not the first ones
 
 
@@ -225,7 +225,7 @@ def test_a_crop_seen_again_is_a_like_crop(channels):
     crop[..., :3], crop[10:30, 8:22, :3] = (60, 60, 60), (200, 60, 60)
     if channels == 4:
         crop[8:32, 6:24, 3] = 255
-    seen = [augment.seen_again(crop, np.random.default_rng(i)) for i in range(60)]
+    seen = [augment.augment_crop(crop, np.random.default_rng(i)) for i in range(60)]
     shapes = {s.shape for s in seen}
     assert shapes <= {(side, side, 4) for side in augment.SIZES} and len(shapes) > 2 and all(s.dtype == np.uint8 for s in seen)
     middle = np.array([s[len(s) // 2, len(s) // 2].astype(float) for s in seen])
@@ -385,7 +385,7 @@ def test_classes_of_an_earlier_network_mean_their_own_names_else_their_kinds_els
     clips = cifar.SPECS["vgg_clips"]
 
     def named(classes):
-        return {name: classes[i] if i >= 0 else None for name, i in zip(clips.classes, head.meanings(clips, classes), strict=True)}
+        return {name: classes[i] if i >= 0 else None for name, i in zip(clips.classes, head.class_mapping(clips, classes), strict=True)}
 
     assert named(["other", "person", "vehicle"]) == {
         **dict.fromkeys(clips.classes, "other"), **dict.fromkeys(cifar.KINDS["vehicle"], "vehicle"), "person": "person"
@@ -402,7 +402,7 @@ def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsy
     checkpoint.save(path, {"arch": "vgg_clips", "state_dict": old.state_dict()})
     spec = replace(SPEC, arch="vgg_clips", classes=("forklift", "other", "person", "vehicle"))
     features, labels = torch.randn(8, 512), torch.arange(8) % 4
-    answers = head.earlier_answers(path, cifar.SPECS, spec, cifar.VGG(classes=4))(features, labels)
+    answers = head.soft_targets(path, cifar.SPECS, spec, cifar.VGG(classes=4))(features, labels)
     assert capsys.readouterr().out == f"{path}: teaches the head what it knows of other person vehicle\n"
     clips = cifar.SPECS["vgg_clips"]
     p = ((old.classifier(features) + torch.from_numpy(clips.log_prior())) / clips.temperature).softmax(1)
@@ -413,7 +413,7 @@ def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsy
     torch.testing.assert_close(answers.sum(1), torch.ones(8))
     assert answers[~known].tolist() == [[1, 0, 0, 0]] * 2
     for classes in (("forklift", "other"), ("cats", "dogs")):
-        assert head.earlier_answers(path, cifar.SPECS, replace(spec, classes=classes), cifar.VGG(classes=2)) is None
+        assert head.soft_targets(path, cifar.SPECS, replace(spec, classes=classes), cifar.VGG(classes=2)) is None
     assert capsys.readouterr().out == ""
 
 

@@ -7,13 +7,13 @@ import av
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import ImageFont
 
 from tests.scripts import ROOT
 from util.errors import InputError
 from util.outputs import pictures
 from util.outputs.pictures import PALETTE, VideoWriter, annotate, colour_of
-from util.outputs.sheet import MAX_THUMBNAILS, write_sheet
+from util.outputs.sheet import MAX_THUMBNAILS, draw_sheet
 
 CIFAR = "airplane automobile bird cat deer dog frog horse ship truck".split()
 GREY = np.full((240, 320, 3), 128, np.uint8)
@@ -67,9 +67,9 @@ def write_video(path, frames=12, size=(64, 48)):
             video.write(np.full((size[1], size[0], 3), 10 * i, np.uint8))
 
 
-@pytest.mark.parametrize(("suffix", "size"), [("mp4", (64, 48)), ("mp4", (65, 49)), ("webm", (64, 48)), ("avi", (64, 48))])
-def test_a_written_video_is_read_back(tmp_path, capfd, suffix, size):
-    path = tmp_path / "new" / f"clip.{suffix}"
+@pytest.mark.parametrize("size", [(64, 48), (65, 49)])
+def test_a_written_video_is_read_back(tmp_path, capfd, size):
+    path = tmp_path / "new" / "clip.mp4"
     write_video(path, size=size)
     capture = cv2.VideoCapture(str(path))
     frames = []
@@ -114,17 +114,6 @@ def test_an_mp4_shows_frames_when_they_were_seen(tmp_path):
     assert np.allclose(got, np.subtract(times, 5.0), atol=0.001) and all(np.diff(got) > 0)
 
 
-@pytest.mark.parametrize("missing", ["PyAV", "its encoder"])
-def test_an_mp4_is_written_without_pyav_too(tmp_path, monkeypatch, missing):
-    if missing == "PyAV":
-        monkeypatch.setitem(sys.modules, "av", None)
-    else:
-        monkeypatch.setattr(pictures.H264, "ENCODER", "none_such")
-    write_video(tmp_path / "clip.mp4")
-    assert cv2.VideoCapture(str(tmp_path / "clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 12
-    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
-
-
 def test_an_early_end_leaves_a_whole_video_or_none(tmp_path):
     for error, left in ((KeyboardInterrupt, ["clip.mp4"]), (ValueError, [])):
         directory = tmp_path / error.__name__
@@ -136,16 +125,18 @@ def test_an_early_end_leaves_a_whole_video_or_none(tmp_path):
     assert not (tmp_path / "none.mp4").exists()
 
 
-def test_a_video_that_cannot_be_written_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="videos are written as"):
-        VideoWriter(tmp_path / "clip.xyz", 25, (64, 48))
+def test_a_video_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written: File exists"):
         VideoWriter(tmp_path / "file" / "clip.mp4", 25, (64, 48))
     with pytest.raises(InputError, match="cannot be written: no room"):
         VideoWriter(tmp_path / "clip.mp4", 25, (1, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(ValueError, match="frame is 320x240"), VideoWriter(tmp_path / "a.mp4", 25, (64, 48)) as video:
         video.write(GREY)
+    monkeypatch.setattr(pictures.H264, "ENCODER", "none_such")
+    with pytest.raises(InputError, match="no H.264 encoder"):
+        VideoWriter(tmp_path / "clip.mp4", 25, (64, 48))
 
 
 def test_letters_beyond_ascii_are_drawn_where_the_system_has_a_font():
@@ -197,28 +188,24 @@ def test_a_full_disk_loses_no_more_than_the_last_fragment(tmp_path, monkeypatch)
         assert video.frames - 60 <= sum(1 for _ in clip.decode(video=0)) <= video.frames
 
 
-def test_a_contact_sheet_shows_every_image_with_its_colour(tmp_path):
+def test_a_contact_sheet_shows_every_image_with_its_colour():
     images = [np.full((20 + i, 30, 3), (200, 10 * i, 0), np.uint8) for i in range(7)]
-    path = write_sheet(images, [f"{name} 50%" for name in CIFAR[:7]], CIFAR[:7], tmp_path / "sheet.png")
-    sheet = np.asarray(Image.open(path).convert("RGB"))
+    sheet = draw_sheet(images, [f"{name} 50%" for name in CIFAR[:7]], CIFAR[:7])[..., ::-1]
     for image, name in zip(images, CIFAR, strict=False):
         assert (sheet == image[0, 0]).all(axis=2).any(), "the image, as RGB"
         assert (sheet == colour_of(name)).all(axis=2).any()
-    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
 
-def test_a_long_contact_sheet_is_an_even_sample(tmp_path):
+def test_a_long_contact_sheet_is_an_even_sample():
     images = [np.full((8, 8, 3), (i // 4, 255 - i // 4, 255), np.uint8) for i in range(1000)]
-    path = write_sheet(images, ["an unusually long caption 99%"] * 1000, ["cat"] * 1000, tmp_path / "s.png")
-    sheet = np.asarray(Image.open(path).convert("RGB"))
+    sheet = draw_sheet(images, ["an unusually long caption 99%"] * 1000, ["cat"] * 1000)[..., ::-1]
     seen = np.unique(sheet[(sheet[..., 2] == 255) & (sheet[..., 0].astype(int) + sheet[..., 1] == 255)][:, 0]).astype(int)
     assert len(seen) == MAX_THUMBNAILS and np.diff(seen).max() <= 3 and seen[0] == 0 and seen[-1] >= 246
     assert sheet.shape[0] < 1600 and sheet.shape[1] < 1600
 
 
-def test_a_contact_sheet_takes_views_and_extreme_shapes(tmp_path):
+def test_a_contact_sheet_takes_views_and_extreme_shapes():
     frame = np.zeros((50, 400, 3), np.uint8)
-    write_sheet([frame[:, :, ::-1], frame[:1], frame[:, :1]], ["a", "", "c"], ["a", "", "c"], tmp_path / "s.png")
+    draw_sheet([frame[:, :, ::-1], frame[:1], frame[:, :1]], ["a", "", "c"], ["a", "", "c"])
     with pytest.raises(ValueError, match="0 images"):
-        write_sheet([], [], [], tmp_path / "t.png")
-    assert not (tmp_path / "t.png").exists()
+        draw_sheet([], [], [])

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tests.scripts import ROOT, load_script, run_script
 from util.errors import InputError
 from util.train import checkpoint, steps
-from util.train.batches import Material, photographs
+from util.train.batches import Material, augmented_batches
 from util.train.run import Files, Run
 
 download = load_script("PyTorch_CIFAR10/cifar10_download.py")
@@ -140,12 +140,12 @@ def test_an_epoch_learns_the_same_from_the_same_seed_and_in_bfloat16_too(tmp_pat
     images = (labels * 25).view(-1, 1, 1, 1).expand(40, 3, 32, 32).to(torch.uint8)
     losses = {}
     recipe = replace(main.PUBLISHED, epochs=4, lr=0.1, batch_size=16, optimizer=partial(main.plain_sgd, weight_decay=0))
-    material = Material(photographs(images, labels, recipe), 40, steps.loss_for(None), (images, labels), images)
+    material = Material(augmented_batches(images, labels, recipe), 40, steps.loss_for(None), (images, labels), images)
     for bf16 in (False, False, True):
         torch.manual_seed(0)
         model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Dropout(0.1), nn.Linear(48, 10))
         learner = steps.Learner(model, recipe, steps.Machine(torch.device("cpu"), bf16))
-        training = Run(Files.of(tmp_path, "tiny"), recipe, learner, {"arch": "tiny", "seed": 1}, "")
+        training = Run(Files(tmp_path, "tiny"), recipe, learner, {"arch": "tiny", "seed": 1}, "")
         while not training.over:
             main.train_epoch(learner, material, main.STD, training)
             training.end_epoch(0.0, model)

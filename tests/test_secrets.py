@@ -13,7 +13,7 @@ from tests.scripts import ROOT
 from tests.servers import serve_directory
 from tests.test_webhook import server
 from util import cli
-from util.errors import discreet, shown
+from util.errors import redact, redact_url
 from util.watch import batch
 from util.watch.__main__ import main
 
@@ -34,13 +34,13 @@ LENET = ROOT / "MNIST" / "models" / "LeNet_5.xnor"
     ("http://cam/\x1b[2J\n", r"http://cam/\x1b[2J"),
 ])  # fmt: skip
 def test_an_address_is_shown_without_what_is_secret_in_it(url, plain):
-    assert shown(url) == plain
-    assert "secret" not in discreet(f"argument {url}: no") and discreet(plain) == plain
+    assert redact_url(url) == plain
+    assert "secret" not in redact(f"argument {url}: no") and redact(plain) == plain
 
 
 def test_what_is_no_secret_stays():
     text = "expected rtsp://, http://HOST/PATH, or a@b; see https://example.com/page"
-    assert discreet(text) == text
+    assert redact(text) == text
 
 
 def test_clips_are_named_without_secrets():

@@ -35,7 +35,7 @@ def no_token(monkeypatch):
 
 
 def video(**given):
-    times = {"came": time.monotonic() - 0.1, "time_of": lambda seconds: None}
+    times = {"decoded_at": time.monotonic() - 0.1, "time_of": lambda seconds: None}
     return SimpleNamespace(**{"live": True, "width": 96, "height": 64, "dropped": 3, "reconnects": 1, **times, **given})
 
 

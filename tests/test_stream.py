@@ -5,7 +5,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 
 import cv2
@@ -176,9 +175,3 @@ def test_messages_hold_no_password(tmp_path):
     with pytest.raises(InputError) as caught, serve_directory(tmp_path) as address:
         open_video(address.replace("//", "//me:pass@") + "/none.mp4?token=secret")
     assert "pass" not in str(caught.value) and "secret" not in str(caught.value)
-
-
-def test_without_pyav_streams_are_refused_in_one_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match="needs PyAV"):
-        open_video("http://127.0.0.1:9/")

@@ -356,7 +356,7 @@ def small_run(home, held_out="a", epochs=1, patience=0, **options):
     torch.manual_seed(0)
     recipe = Recipe(epochs, 0.1, 4, patience=patience, optimizer=lambda model, lr: torch.optim.SGD(model.parameters(), lr))
     learner = steps.Learner(nn.Linear(2, 2), recipe, steps.Machine(torch.device("cpu")))
-    return learner.model, Run(Files.of(home, "tiny"), recipe, learner, {"arch": "tiny", "lr": 0.1}, held_out, **options)
+    return learner.model, Run(Files(home, "tiny"), recipe, learner, {"arch": "tiny", "lr": 0.1}, held_out, **options)
 
 
 def finished(home, accuracy, held_out="a", spoil=None):
@@ -385,7 +385,7 @@ def test_only_a_run_that_is_better_on_the_same_images_replaces_weights(tmp_path,
 def test_what_a_run_begins_with_stays_until_an_epoch_is_better(tmp_path):
     model, training = small_run(tmp_path)
     with training:
-        training.take(0.5, model)
+        training.take_as_best(0.5, model)
         for accuracy, best in ((0.5, 0), (0.6, 2), (0.6, 3), (0.5, 3)):  # of two equal epochs the later one is kept
             training.add(torch.tensor(1.0), 4)
             training.end_epoch(accuracy, model)

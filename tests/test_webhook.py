@@ -11,7 +11,7 @@ from util.cli import Parser, add_video_argument, add_video_options
 from util.errors import InputError
 from util.outputs import webhook
 from util.outputs.webhook import Webhook
-from util.watch.batch import without_secrets
+from util.watch.batch import redact_arguments
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +132,7 @@ def test_an_address_that_is_none_is_refused_without_repeating_it():
 def test_a_summary_holds_no_secret():
     given = ["--video", "rtsp://me:pass@cam/1?key=k", "--notify=https://hooks/T/B/key", "--notify", "http://u:p@h:1/key", "--limit", "3"]
     kept = ["--video", "rtsp://cam/1", "--notify=https://hooks", "--notify", "http://h:1", "--limit", "3"]
-    assert without_secrets(given) == kept
+    assert redact_arguments(given) == kept
 
 
 def wait_for(condition):

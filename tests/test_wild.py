@@ -50,7 +50,7 @@ def test_crops_are_fixed_by_the_generator(kind):
 
 
 def test_looks_have_a_hull_around_their_middle():
-    looks = [augment.look(image, augment.PHOTOGRAPH, np.random.default_rng(i)) for i, image in enumerate(noise(50))]
+    looks = [augment.as_crop(image, augment.PHOTOGRAPH, np.random.default_rng(i)) for i, image in enumerate(noise(50))]
     assert all(look.ndim == 3 and look.shape[0] == look.shape[1] and look.shape[2] == 4 for look in looks)
     assert np.mean([look[len(look) // 2, len(look) // 2, 3] == 255 for look in looks]) > 0.9
     assert 0.5 < np.mean([(look[..., 3] == 255).mean() for look in looks]) < 0.95

@@ -22,7 +22,7 @@ def binarize(weight: torch.Tensor) -> torch.Tensor:
     return _per_filter(weight.abs().flatten(1).mean(1), weight) * sign(weight)
 
 
-def to_codes(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+def quantize(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return a latent weight (out, in, …) in 8 bits each: binarized it stays what it is, and training can go on from it.
 
     {"codes": int8, the weight's shape, "step": float32 (out,)}, the weight being (code + 1/2) step, filter by filter. Of a filter w,
@@ -34,12 +34,12 @@ def to_codes(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     step = centred.abs().flatten(1).amax(1).clamp(min=1e-30) / 127.5
     codes = (centred / _per_filter(step, weight)).floor().clamp(-128, 127).to(torch.int8)
     for _ in range(10):  # once, but for the clamping
-        step = step * alpha / _scales(from_codes({"codes": codes, "step": step})).clamp(min=1e-30)
+        step = step * alpha / _scales(dequantize({"codes": codes, "step": step})).clamp(min=1e-30)
     return {"codes": codes, "step": step}
 
 
-def from_codes(kept: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the latent weight, float32, that to_codes made `kept` of; raises ValueError for what it can't have made."""
+def dequantize(kept: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the latent weight, float32, that quantize made `kept` of; raises ValueError for what it can't have made."""
     codes, step = kept["codes"], kept["step"]
     if codes.dim() < 2 or codes.dtype != torch.int8 or step.shape != codes.shape[:1] or not step.is_floating_point():
         raise ValueError(f"codes {codes.dtype} {tuple(codes.shape)} and steps {step.dtype} {tuple(step.shape)} do not make a weight")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
-from util.errors import InputError, discreet, printable
+from util.errors import InputError, printable, redact
 
 LONGEST_LINE = 2000  # characters: a file may hold a name of any length
 # What a disk or a limit of the system raises in the middle of writing, without a file's name.
@@ -343,7 +343,7 @@ def _drop_output() -> None:
 
 def _say(line: object) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # the terminal may be gone
-        text = discreet(" ".join(str(line)[:LONGEST_LINE].split()))
+        text = redact(" ".join(str(line)[:LONGEST_LINE].split()))
         program = Path(sys.argv[0])
         name = program.parent.name if program.name == "__main__.py" else program.name  # of python3 -m util.watch: watch
         print(f"{name}: error: {printable(text)}", file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
-def shown(url: str) -> str:
+def redact_url(url: str) -> str:
     """Return a URL without the user, password and query it may hold: fit for messages and files."""
     try:
         parts = urlsplit(url)
@@ -33,9 +33,9 @@ def shown(url: str) -> str:
     return printable(parts._replace(netloc=host, query="", fragment="").geturl())
 
 
-def discreet(text: str) -> str:
-    """Return a text with each URL in it as `shown` has it."""
-    return re.sub(r"\b[a-zA-Z][\w+.-]*://\S*[@?#]\S*", lambda found: shown(found[0]), text)
+def redact(text: str) -> str:
+    """Return a text with each URL in it as `redact_url` has it."""
+    return re.sub(r"\b[a-zA-Z][\w+.-]*://\S*[@?#]\S*", lambda found: redact_url(found[0]), text)
 
 
 def say(line: object) -> None:

@@ -1,4 +1,5 @@
 """What a clip needs to know of a network: it travels with the weights, in checkpoints and in packed files."""
+import json
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -64,13 +65,7 @@ class Spec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain dicts, lists, strings and numbers, which JSON and `torch.load(weights_only=True)` take."""
-        plain = asdict(self)
-        plain["kinds"] = {kind: list(names) for kind, names in self.kinds.items()}
-        plain["also_right"] = {name: list(others) for name, others in self.also_right.items()}
-        for what in NORMALS:
-            plain[what] = {name: list(normal) for name, normal in plain[what].items()}
-        plain["detector"] = {name: float(value) for name, value in self.detector.items()}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        return json.loads(json.dumps({**asdict(self), "detector": {name: float(value) for name, value in self.detector.items()}}))
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Spec":
@@ -82,12 +77,12 @@ class Spec:
             values = dict(plain)
             for name, kind in (("classes", str), ("shape", int), ("mean", float), ("std", float)):
                 values[name] = tuple(map(kind, values[name]))
-            values["also_right"] = {str(name): tuple(map(str, others)) for name, others in values.get("also_right", {}).items()}
-            values["kinds"] = {str(kind): tuple(map(str, names)) for kind, names in values.get("kinds", {}).items()}
-            values["prior"] = {str(name): float(often) for name, often in values.get("prior", {}).items()}
+            for what in ("also_right", "kinds"):
+                values[what] = {str(name): tuple(map(str, names)) for name, names in values.get(what, {}).items()}
+            for what in ("prior", "detector"):
+                values[what] = {str(name): float(number) for name, number in values.get(what, {}).items()}
             for what in NORMALS:
                 values[what] = {str(name): (float(mean), float(sd)) for name, (mean, sd) in values.get(what, {}).items()}
-            values["detector"] = {str(name): float(value) for name, value in values.get("detector", {}).items()}
             return cls(**values)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"a network's spec can't be read ({type(error).__name__}: {error})") from error

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,14 +58,12 @@ class Ledger:
         path = self.directory / NAME
         refuse_special(path)
         text = FIRST_LINE + "".join(f"{entry.name} {entry.size} {entry.changed}\n" for entry in self.complete)
-        while True:
-            try:
-                with atomic_write(path) as temporary:
-                    temporary.write_text(text)
-                break
-            except OSError as error:
-                if error.errno not in FULL or not self.drop_oldest():
-                    raise
+
+        def write():
+            with atomic_write(path) as temporary:
+                temporary.write_text(text)
+
+        self._make_room(write)
         self._file = GrowingFile(path, text, descriptor=os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
 
     def _read(self) -> list[Entry]:
@@ -109,9 +108,13 @@ class Ledger:
             self._append(f"{name} {entry.size} {entry.changed}\n")
 
     def _append(self, line: str) -> None:
+        self._make_room(lambda: self._file.append(line))
+
+    def _make_room(self, write: Callable[[], None]) -> None:
+        """Call `write`, again and again while the disk is full and there is an oldest file to delete."""
         while True:
             try:
-                return self._file.append(line)
+                return write()
             except OSError as error:
                 if error.errno not in FULL or not self.drop_oldest():
                     raise

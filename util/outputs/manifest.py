@@ -76,10 +76,8 @@ def walk(directory: str | Path) -> Iterator[os.DirEntry]:
 
 def remove_empty(directory: str | Path) -> None:
     """Delete a directory in which there are only directories; OSError where there is more."""
-    for entry in os.scandir(directory):
-        if entry.is_dir(follow_symlinks=False):
-            remove_empty(entry.path)
-    os.rmdir(directory)
+    for folder, _, _ in os.walk(directory, topdown=False):
+        os.rmdir(folder)
 
 
 def remove(directory: Path, itself: bool = True) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from util.errors import InputError, printable, say
 from util.outputs.webhook import FIRST_WAIT, LAST, LONGEST_WAIT, QUEUE, credentials
@@ -36,7 +36,6 @@ class Mqtt:
         except ImportError:
             raise InputError("--notify mqtt:// needs paho-mqtt; install it with: pip install paho-mqtt") from None
         parts = urlsplit(url)
-        secure = parts.scheme == "mqtts"
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self.prefix = unquote(parts.path).strip("/") or PREFIX
         self.discovery = parse_qs(parts.query).get("discovery", [DISCOVERY])[0]
@@ -52,8 +51,17 @@ class Mqtt:
         self._connected = self._ending = self._given_up = False
         self._lost: float | None = None
         self._refusal = ""
+        self._client = self._start_client(paho, parts)
+        self._thread = threading.Thread(target=self._run, name=f"notifying {self.name}", daemon=True)
+        self._thread.start()
+        self._answered.wait(ANSWER)
+        if self._refusal:
+            self.finish(patience=0)
+            raise InputError(f"--notify: {self.name} refuses the connection ({self._refusal}); what are user and password?")
 
-        self._client = client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    def _start_client(self, paho, parts: SplitResult):
+        """Return paho's client, which connects from a thread of its own."""
+        client, secure = paho.Client(paho.CallbackAPIVersion.VERSION2), parts.scheme == "mqtts"
         user, password = credentials(parts)
         if user:
             client.username_pw_set(user, password)
@@ -67,12 +75,7 @@ class Mqtt:
         client.on_connect_fail = lambda client, data: self._is_lost(self._why_not())
         client.connect_async(parts.hostname, parts.port or (8883 if secure else 1883), KEEP_ALIVE)
         client.loop_start()
-        self._thread = threading.Thread(target=self._run, name=f"notifying {self.name}", daemon=True)
-        self._thread.start()
-        self._answered.wait(ANSWER)
-        if self._refusal:
-            self.finish(patience=0)
-            raise InputError(f"--notify: {self.name} refuses the connection ({self._refusal}); what are user and password?")
+        return client
 
     def send(self, event: dict) -> None:
         """Let an event wait for its turn; its `crop`, if it has one, goes to a topic of its own."""

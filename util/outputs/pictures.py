@@ -3,7 +3,7 @@ import contextlib
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,6 @@ MUTED = (150, 156, 168)  # small print, and what has no name
 SALT = 335644  # found by trying: neither two of CIFAR-10's names nor two digits share a colour
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER]  # and a filter:
 MASK, PHOTOGRAPH = cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_FILTER_UP  # the quickest for each
-CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("vp09",), ".avi": ("MJPG",)}
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -124,55 +123,89 @@ def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 class VideoFile:
-    """A video written frame by frame at a path where nothing is yet: `video = VideoFile(path, fps, (width, height)); video.write(bgr)`.
+    """An .mp4 written frame by frame at a path where nothing is yet: `video = VideoFile(path, fps, (width, height)); video.write(bgr)`.
 
-    The suffix decides. .mp4: H.264, which every browser plays, through PyAV; where that is missing what OpenCV has, for pip's
-    opencv-python MPEG-4, for players such as VLC. .webm: VP9, some hundred times slower to write. .avi: Motion JPEG. The last
-    column or row of an odd size is left out. Raises InputError if it cannot be written.
+    H.264, which every browser plays, fragmented: no index grows in memory, and what is written can be played at any time, even after a
+    kill. The last column or row of an odd size is left out. Raises InputError if it cannot be written.
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
+        import av  # here: who only reads results does without
+
         self.path, self.size, self.frames = Path(path), (size[0] // 2 * 2, size[1] // 2 * 2), 0
-        if self.path.suffix not in CODECS:
-            raise InputError(f"{path}: videos are written as {' '.join(CODECS)}")
+        self._av, self._step, self._next, self._start, self._error = av, H264.TICKS / fps, 0.0, None, None
         try:
-            os.close(create(self.path))
+            self._descriptor = create(self.path)
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
-        self._file = self._open(fps)
-        if self._file is None:
+        try:
+            with quiet():
+                options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+                self._file = av.open(Unseekable(self._put), "w", "mp4", options=options)
+                self._encoder = H264(self._file, fps, size, every=2)  # a fragment begins with a key frame
+        except (OSError, ValueError):
+            os.close(self._descriptor)
             self.path.unlink(missing_ok=True)
-            raise InputError(f"{path} cannot be written: no room, no permission, or there is no encoder for it")
-
-    def _open(self, fps: float):
-        with quiet():
-            if self.path.suffix == ".mp4" and min(self.size) > 0:
-                with contextlib.suppress(ImportError, OSError, ValueError):  # of PyAV: not there, no room, without that encoder
-                    return _H264File(self.path, fps, self.size)
-            for codec in CODECS[self.path.suffix]:
-                writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*codec), fps, self.size)
-                if writer.isOpened():
-                    return _OpenCVFile(self.path, writer)
+            raise InputError(f"{path} cannot be written: no room, or no H.264 encoder for {size[0]}x{size[1]} pixels") from None
 
     def write(self, bgr: np.ndarray, seconds: float | None = None) -> None:
-        """Append a frame, uint8 (H, W, 3) of the size given at first; an .mp4 shows it at `seconds` from the first if given."""
+        """Append a frame, uint8 (H, W, 3) of the size given at first; it is shown at `seconds` from the first, by default by fps."""
         if bgr.shape[1] // 2 * 2 != self.size[0] or bgr.shape[0] // 2 * 2 != self.size[1]:
             raise ValueError(f"frame is {bgr.shape[1]}x{bgr.shape[0]}, the video {self.size[0]}x{self.size[1]}")
         self.frames += 1
-        self._file.add(np.ascontiguousarray(bgr[: self.size[1], : self.size[0]]), seconds)
+        self._start = seconds if self._start is None else self._start
+        wanted = self._next if seconds is None else (seconds - self._start) * H264.TICKS
+        self._next = wanted + self._step
+        self._file.mux(self._encoder.encode(bgr, wanted))
+        self._complain()
 
     def close(self) -> None:
         """Complete the file; InputError if frames are missing in it. It is deleted if it holds none that can be read."""
         try:
-            self._file.release(self.frames)
+            with contextlib.suppress(self._av.FFmpegError):  # which follow from an error of the output
+                self._file.mux(self._encoder.rest())
+                self._file.close()
+            self._complain()
         except BaseException:
-            with quiet():
-                readable = cv2.VideoCapture(str(self.path)).grab()
-            if not readable:
-                self.path.unlink(missing_ok=True)
+            if not _drop_torn_fragment(self.path):
+                self.frames = 0
             raise
-        if not self.frames:
-            self.path.unlink(missing_ok=True)
+        finally:
+            os.close(self._descriptor)
+            if not self.frames:
+                self.path.unlink(missing_ok=True)
+
+    def _put(self, data: bytes) -> int:
+        """Write what libav made. It reports a full disk late or never, so the error is kept; after it nothing is written."""
+        if self._error is None:
+            try:
+                write_all(self._descriptor, data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def _complain(self) -> None:
+        if self._error:
+            raise InputError(f"{self.path} cannot be written: {self._error.strerror}; make room or write elsewhere")
+
+
+def _drop_torn_fragment(path: Path) -> int:
+    """Let a fragmented .mp4 end with its last whole fragment, a box moof and a box mdat; return how many bytes are left, 0 without one."""
+    with open(path, "r+b") as file:
+        size, end, whole = os.fstat(file.fileno()).st_size, 0, 0
+        while len(head := file.read(8)) == 8 and (length := int.from_bytes(head[:4])) >= 8 and end + length <= size:
+            end += length
+            whole = end if head[4:] == b"mdat" else whole
+            file.seek(end)
+        file.truncate(whole)
+    return whole
+
+
+class Unseekable:
+    """What libav writes to. It has no seek, so that libav never goes back."""
+
+    def __init__(self, write: Callable[[bytes], int]):
+        self.write = write
 
 
 class VideoWriter:
@@ -204,22 +237,6 @@ class VideoWriter:
             self._file.path.unlink(missing_ok=True)
 
 
-class _OpenCVFile:
-    def __init__(self, path: Path, writer: cv2.VideoWriter):
-        self._path, self._writer = path, writer
-
-    def add(self, bgr: np.ndarray, seconds: float | None) -> None:
-        self._writer.write(bgr)
-
-    def release(self, frames: int) -> None:
-        """Complete the file. OpenCV says nothing when the disk is full, so count what can be read back."""
-        self._writer.release()
-        with quiet():
-            count = max(0, int(cv2.VideoCapture(str(self._path)).get(cv2.CAP_PROP_FRAME_COUNT)))
-        if count < frames - 1:
-            raise InputError(f"{self._path}: only {count} of {frames} frames were written; is the disk full?")
-
-
 class H264:
     """H.264 of BGR frames, as a stream of a container that PyAV has opened; a key frame each `every` seconds.
 
@@ -230,7 +247,7 @@ class H264:
     TICKS = 90000  # per second
 
     def __init__(self, container, fps: float, size: tuple[int, int], every: float):
-        import av  # here, since it may be missing
+        import av
 
         self._from_array, self._last, self.width, self.height = av.VideoFrame.from_ndarray, -1, size[0] // 2 * 2, size[1] // 2 * 2
         options = {"preset": "ultrafast", "crf": "23", "g": str(max(1, round(every * fps)))}
@@ -253,67 +270,3 @@ class H264:
     def rest(self) -> list:
         """Return the packets that are left after the last frame."""
         return self.stream.encode()
-
-
-class _H264File:
-    """H.264 in a fragmented .mp4: no index grows in memory, and what is written can be played at any time, even after a kill."""
-
-    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
-        import av
-
-        self._path, self._av, self._step, self._next, self._start = path, av, H264.TICKS / fps, 0.0, None
-        self._output = _Output(path)
-        self._file = av.open(self._output, "w", "mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
-        self._encoder = H264(self._file, fps, size, every=2)  # a fragment begins with a key frame
-
-    def add(self, bgr: np.ndarray, seconds: float | None) -> None:
-        self._start = seconds if self._start is None else self._start
-        wanted = self._next if seconds is None else (seconds - self._start) * H264.TICKS
-        self._next = wanted + self._step
-        self._file.mux(self._encoder.encode(bgr, wanted))
-        self._output.complain()
-
-    def release(self, frames: int) -> None:
-        try:
-            with contextlib.suppress(self._av.FFmpegError):  # which follow from an error of the output
-                self._file.mux(self._encoder.rest())
-                self._file.close()
-            self._output.complain()
-        except InputError:
-            _drop_torn_fragment(self._path)
-            raise
-        finally:
-            self._output.close()
-
-
-def _drop_torn_fragment(path: Path) -> None:
-    """Let a fragmented .mp4 end with its last whole fragment, which is a box moof and a box mdat."""
-    with open(path, "r+b") as file:
-        size, end, whole = os.fstat(file.fileno()).st_size, 0, 0
-        while len(head := file.read(8)) == 8 and (length := int.from_bytes(head[:4])) >= 8 and end + length <= size:
-            end += length
-            whole = end if head[4:] == b"mdat" else whole
-            file.seek(end)
-        file.truncate(whole)
-
-
-class _Output:
-    """The file that libav writes to. It reports a full disk late or never, so errors are kept here; after the first, nothing is written."""
-
-    def __init__(self, path: Path):
-        self._path, self._error, self._descriptor = path, None, os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-
-    def write(self, data: bytes) -> int:
-        if self._error is None:
-            try:
-                write_all(self._descriptor, data)
-            except OSError as error:
-                self._error = error
-        return len(data)
-
-    def complain(self) -> None:
-        if self._error:
-            raise InputError(f"{self._path} cannot be written: {self._error.strerror}; make room or write elsewhere")
-
-    def close(self) -> None:
-        os.close(self._descriptor)

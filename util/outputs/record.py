@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 from util.cli import Keep
 from util.errors import say
 from util.outputs.ledger import FULL, Ledger
-from util.outputs.pictures import H264
+from util.outputs.pictures import H264, Unseekable
 from util.outputs.sink import Sink, Timings
 from util.source.video import Video
 from util.track.tracking import Moment, Track
@@ -239,7 +239,7 @@ class _File:
     """A recording that is being written; where the disk is full, the oldest ones make room."""
 
     def __init__(self, ledger: Ledger, name: str, form, mp4: bool):
-        import av  # here, as elsewhere: it may be missing
+        import av
 
         self.name, self.form, self.size, self._ledger, self._av = name, form, 0, ledger, av
         self._start, self._last = None, -1  # the first dts, and the last one from there
@@ -247,7 +247,7 @@ class _File:
         self._descriptor = os.open(ledger.directory / name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             options = FRAGMENTS if mp4 else {"flush_packets": "1"}
-            self._output = av.open(_Unseekable(self._put), "w", format="mp4" if mp4 else "matroska", options=options)
+            self._output = av.open(Unseekable(self._put), "w", format="mp4" if mp4 else "matroska", options=options)
             self._stream = self._output.add_stream_from_template(form)
         except BaseException:
             os.close(self._descriptor)
@@ -285,13 +285,6 @@ class _File:
             os.close(self._descriptor)
         if self._error:
             raise self._error
-
-
-class _Unseekable:
-    """What libav writes to. It has no seek, so that libav never goes back."""
-
-    def __init__(self, write: Callable[[bytes], int]):
-        self.write = write
 
 
 class _Encoder:

@@ -3,7 +3,7 @@
     detections.csv           frame,object,x,y,width,height,score,crop; frames count from 1, objects from 0, best first
     crops/000123_00.png      the region with context, cut from the colour frame
     masks/000123.png         0 or 255
-    frames/000123.png        only if asked for
+    frames/000123.png        with --frames of the fastMCD program
 """
 import csv
 import io
@@ -219,29 +219,23 @@ def mask_name(frame_number: int) -> str:
 
 
 class DetectionFiles(Sink):
-    """detections.csv, crops/ and masks/, and frames/ if asked for: all files of a frame and its rows, or none."""
+    """detections.csv, crops/ and masks/: all files of a frame and its rows, or none."""
 
-    def __init__(self, staging: Staging, keep_frames: bool = False):
-        self.staging, self.keep_frames = staging, keep_frames
-        for name in ("crops", "masks") + ("frames",) * keep_frames:
-            staging.mkdir(name)
+    def __init__(self, staging: Staging):
+        self.staging = staging
+        staging.mkdir("crops")
+        staging.mkdir("masks")
         self._table = GrowingFile(staging.new(TABLE), ",".join(COLUMNS) + "\n")
         self.close = self._table.close
 
     def add(self, moment: Moment) -> None:
-        self.write(moment.number, moment.frame, moment.result)
-
-    def write(self, number: int, bgr: np.ndarray, result) -> None:
-        """Write one frame's files; number counts from 1, bgr is uint8 (H, W, 3), result as fastmcd.Result."""
-        files, rows = {}, ""
+        number, result, files, rows = moment.number, moment.result, {}, ""
         for i, (box, score, cut) in enumerate(zip(result.boxes, result.scores, result.crops, strict=True)):
             x, y, width, height = cut
             crop = f"crops/{number:06d}_{i:02d}.png"
-            files[crop] = encode_png(bgr[y : y + height, x : x + width])
+            files[crop] = encode_png(moment.frame[y : y + height, x : x + width])
             rows += ",".join(map(str, [number, i, *map(int, box), f"{score:.4f}", crop])) + "\n"
         files[mask_name(number)] = encode_png(result.mask)
-        if self.keep_frames:
-            files[f"frames/{number:06d}.png"] = encode_png(bgr)
         self.staging.write(files)
         try:
             self._table.append(rows)

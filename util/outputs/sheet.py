@@ -1,13 +1,11 @@
 """A contact sheet: thumbnails of crops in a grid, each with its caption."""
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from util.files import atomic_write
-from util.outputs.pictures import LIGHT, MUTED, colour_of, encode_png, font_of
+from util.outputs.pictures import LIGHT, MUTED, colour_of, font_of
 
 NAME = "contact_sheet.png"  # what it is called beside the images that it shows
 MAX_THUMBNAILS = 96
@@ -39,16 +37,6 @@ def draw_sheet(images: Sequence[np.ndarray], captions: Sequence[str], labels: Se
         x, y = GAP + cell % columns * edge, top + cell // columns * (edge + CAPTION)
         _thumbnail(sheet, draw, images[i], captions[i], colour_of(labels[i]), x, y)
     return np.asarray(sheet)[..., ::-1]
-
-
-def write_sheet(
-    images: Sequence[np.ndarray], captions: Sequence[str], labels: Sequence[str], path: str | Path, title: str = ""
-) -> Path:
-    """Return `path`, where a contact sheet has been written as a PNG (see draw_sheet); it is whole or an earlier one stays."""
-    sheet = encode_png(draw_sheet(images, captions, labels, title))
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(sheet)
-    return Path(path)
 
 
 def _thumbnail(

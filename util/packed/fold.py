@@ -14,7 +14,8 @@ from util.packed.run import Shape, Step
 from util.packed.trace import Affine, Convolution, Pool, Rectifier, Shortcut, pieces_of
 
 
-def _shape_after(piece, shape: Shape) -> Shape:
+def shape_after(piece, shape: Shape) -> Shape:
+    """Return the shape of what a piece makes of a map of `shape`."""
     if isinstance(piece, Convolution):
         channels, size = len(piece.weight), piece.weight.shape[2:]
     elif isinstance(piece, Pool):
@@ -39,7 +40,7 @@ def fold(layers: list[nn.Module | Shortcut], shape: Shape) -> list[Step]:
             continue
         for piece in pieces_of(layer, at):
             pieces.append(piece)
-            at = _shape_after(piece, at)
+            at = shape_after(piece, at)
     return steps + _fold_run(pieces, start)
 
 

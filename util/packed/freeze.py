@@ -25,32 +25,32 @@ def freeze(model: nn.Module, spec: Spec, kernel: str = "", threads: int = 1) -> 
     return PackedNetwork(fold(chain(model), spec.shape), spec, kernel, threads)
 
 
-def freeze_layers(model: nn.Module, kernel: str = "", threads: int = 1) -> nn.Module:
+def freeze_layers(model: nn.Module, threads: int = 1) -> nn.Module:
     """Return a copy of `model`, of any form, each of whose binarized layers is packed by itself; the rest goes on in PyTorch."""
     need_native()
-    return _freeze_layers(deepcopy(model).eval(), kernel, threads)
+    return _freeze_layers(deepcopy(model).eval(), threads)
 
 
-def _freeze_layers(module: nn.Module, kernel: str, threads: int) -> nn.Module:
+def _freeze_layers(module: nn.Module, threads: int) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, BinConv2d | BinLinear):
-            setattr(module, name, FrozenLayer(child, kernel, threads))
+            setattr(module, name, FrozenLayer(child, threads))
         else:
-            _freeze_layers(child, kernel, threads)
+            _freeze_layers(child, threads)
     return module
 
 
 class FrozenLayer(nn.Module):
     """One packed BinConv2d or BinLinear: floats in, float32 out, as the layer in evaluation mode. Maps of any size."""
 
-    def __init__(self, layer: BinConv2d | BinLinear, kernel: str = "", threads: int = 1):
+    def __init__(self, layer: BinConv2d | BinLinear, threads: int):
         super().__init__()
-        self.layer, self.kernel, self.threads = [layer], kernel, threads  # in a list: its weights are no parameters of this one
+        self.layer, self.threads = [layer], threads  # in a list: its weights are no parameters of this one
         self.engines: dict[Shape, Engine] = {}
 
     def forward(self, x):
         layer, shape = self.layer[0], tuple(x.shape[1:])
         if shape not in self.engines:
-            self.engines[shape] = Engine(fold([layer], shape), shape, kernel=self.kernel, threads=self.threads)
+            self.engines[shape] = Engine(fold([layer], shape), shape, threads=self.threads)
         y = torch.from_numpy(self.engines[shape](x.detach().float().cpu().numpy()))
         return y if isinstance(layer, BinConv2d) else y.flatten(1)

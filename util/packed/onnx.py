@@ -11,6 +11,7 @@ from torch import nn
 
 from util.errors import InputError
 from util.files import atomic_write
+from util.packed.fold import shape_after
 from util.packed.trace import Affine, Convolution, NotAChainError, Pool, Rectifier, Shortcut, chain, pieces_of
 from util.spec import Spec
 
@@ -96,14 +97,13 @@ class _Graph:
         bias = np.broadcast_to(after.shift, outputs).astype(np.float32)
         window = {"kernel_shape": [high, wide], "strides": [piece.stride] * 2, "pads": [piece.padding] * 4}
         self.node("Conv", self.now, self.constant(weight), self.constant(bias), **window)
-        sides = [(side + 2 * piece.padding - kernel) // piece.stride + 1 for side, kernel in zip(self.shape[1:], (high, wide), strict=True)]
-        self.shape = (outputs, *sides)
+        self.shape = shape_after(piece, self.shape)
 
     def pool(self, piece: Pool) -> None:
         window = {"kernel_shape": [piece.size] * 2, "strides": [piece.stride] * 2, "pads": [piece.padding] * 4}
         average = {"count_include_pad": 1} if piece.kind == "average" else {}
         self.node("AveragePool" if average else "MaxPool", self.now, **window, **average)
-        self.shape = (self.shape[0], *((side + 2 * piece.padding - piece.size) // piece.stride + 1 for side in self.shape[1:]))
+        self.shape = shape_after(piece, self.shape)
 
     def shortcut(self, layer: Shortcut) -> None:
         here, shape = self.now, self.shape

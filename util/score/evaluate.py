@@ -38,24 +38,12 @@ from util.source.images import read_bgr
 MASKS = [("masks", r"([0-9]+)\.png"), ("cdnet", r"bin([0-9]+)\.png"), ("", r"bin([0-9]+)\.(?:png|jpg)")]  # the first that is there
 BOXES = ["coco.json", "detections.csv", "predictions.csv"]  # likewise
 FILES = [*BOXES, "tracks.txt"]
-TABLE = {  # heading -> key and format
-    "frames": ("frames", "d"),
-    "P": ("precision", ".3f"),
-    "R": ("recall", ".3f"),
-    "F": ("f_measure", ".3f"),
-    "boxP": ("box_precision", ".3f"),
-    "boxR": ("box_recall", ".3f"),
-    "AR1": ("AR1", ".3f"),
-    "AR10": ("AR10", ".3f"),
-    "AR100": ("AR100", ".3f"),
-    "AP50": ("AP50", ".3f"),
-    "MOTA": ("MOTA", ".3f"),
-    "IDF1": ("IDF1", ".3f"),
-    "HOTA": ("HOTA", ".3f"),
-    "switches": ("switches", "d"),
-    "label": ("label_accuracy", ".3f"),
-    "mAP50": ("mAP50", ".3f"),
-}
+TABLE = {  # heading -> key
+    "frames": "frames", "P": "precision", "R": "recall", "F": "f_measure", "boxP": "box_precision", "boxR": "box_recall", "AR1": "AR1",
+    "AR10": "AR10", "AR100": "AR100", "AP50": "AP50", "MOTA": "MOTA", "IDF1": "IDF1", "HOTA": "HOTA", "switches": "switches",
+    "label": "label_accuracy", "mAP50": "mAP50",
+}  # fmt: skip
+COUNTS = {"frames", "switches"}  # keys of whole numbers
 
 
 # ---- The results of a run --------------------------------------------------------------------------------------------
@@ -69,22 +57,13 @@ def read_masks(directory: Path) -> dict[int, Path]:
     return {}
 
 
-def read_boxes(directory: Path) -> Boxes | None:
-    """The boxes of all frames; None if no file has any."""
-    readers = {"coco.json": _read_coco, "detections.csv": _read_csv, "predictions.csv": _read_csv}
-    return next((readers[name](directory / name) for name in BOXES if (directory / name).exists()), None)
+def read_boxes(directory: Path, names: list[str]) -> Boxes | None:
+    """The boxes in the first of these files that is there; None if none is."""
+    readers = {"coco.json": _read_coco, "tracks.txt": _read_tracks}  # tracks.txt has identities, predictions.csv names
+    return next((readers.get(name, _read_csv)(directory / name) for name in names if (directory / name).exists()), None)
 
 
-def read_names(directory: Path) -> Boxes | None:
-    """The boxes with what they were called."""
-    return _read_csv(directory / "predictions.csv") if (directory / "predictions.csv").exists() else None
-
-
-def read_tracks(directory: Path) -> Boxes | None:
-    """The boxes with identities."""
-    if not (directory / "tracks.txt").exists():
-        return None
-    path = directory / "tracks.txt"
+def _read_tracks(path: Path) -> Boxes:
     return checked(path, Boxes.of((frame, *box, score, number) for _, (frame, number, *box, score, _) in mot_rows(path)))
 
 
@@ -142,7 +121,7 @@ def _score(results: Path, truth: Truth, limit: int | None, label: str) -> dict[s
         keep = np.ones(len(table), bool) if frames is None else np.isin(table.frame, known)
         return _inside(table[keep & (table.frame <= limit)], truth)
 
-    boxes, found, tracks, names = part(boxes), part(read_boxes(results)), part(read_tracks(results)), part(read_names(results))
+    boxes, (found, tracks, names) = part(boxes), (part(read_boxes(results, n)) for n in (BOXES, ["tracks.txt"], ["predictions.csv"]))
     out = {"frames": len(known) if frames is not None else len(masks) or None}
     out |= _pixels(masks, truth, known.tolist()) if masks and truth.masks else {}
     if found is not None:
@@ -151,7 +130,7 @@ def _score(results: Path, truth: Truth, limit: int | None, label: str) -> dict[s
         out |= metrics.tracking(boxes, tracks)
     if names is not None and (boxes.label != "").any():
         out |= metrics.naming(boxes, names) | {"mAP50": metrics.coco(boxes, names, by_name=True)["AP50"]}
-    return {key: out.get(key) for key, _ in TABLE.values()} | out
+    return {key: out.get(key) for key in TABLE.values()} | out
 
 
 def _pixels(masks: dict[int, Path], truth: Truth, frames: list[int]) -> dict:
@@ -203,16 +182,16 @@ def pairs(paths: list[Path]) -> list[tuple[str, Path, Path]]:
 
 def table(rows: dict[str, dict]) -> str:
     """The table that is printed: a row for each name."""
-    cells = [[printable(name), *(_cell(row.get(key), form) for key, form in TABLE.values())] for name, row in rows.items()]
+    cells = [[printable(name), *(_cell(key, row.get(key)) for key in TABLE.values())] for name, row in rows.items()]
     return tabulate(cells, ["clip", *TABLE], "plain", disable_numparse=True, colalign=["left"] + ["right"] * len(TABLE))
 
 
-def _cell(value: float | None, form: str) -> str:
+def _cell(key: str, value: float | None) -> str:
     if value is None:
         return "-"
-    if form == "d" and value == int(value):
-        return str(int(value))
-    return f"{value:{'.1f' if form == 'd' else form}}"
+    if key in COUNTS:
+        return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+    return f"{value:.3f}"
 
 
 def parse_args(argv=None):

@@ -11,13 +11,13 @@ import aiohttp
 from aiohttp import web
 
 from util.serve.page import PAGE
-from util.serve.server import Html, Refused, Server, token_for
+from util.serve.server import Html, Refused, Served, Server, token_for
 
 TIMEOUT = aiohttp.ClientTimeout(total=15)
 PASSED_ON = ("Content-Type", "X-Frame")
 
 
-class Overview:
+class Overview(Served):
     """`with Overview(address, sockets, status):` serves the page until the block ends.
 
     sockets: name -> the Unix socket of its run. status: gives a dict for each name, which /state tells.
@@ -27,13 +27,6 @@ class Overview:
         self._sockets, self._status, self._sessions = sockets, status, {}
         self._page = Html(PAGE)
         self.server = Server(address, self.answer, token_for(address), self._close)
-
-    def __enter__(self) -> "Overview":
-        self.server.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.server.__exit__(*error)
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Answer what a browser asks."""

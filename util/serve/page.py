@@ -24,7 +24,7 @@ from util.errors import InputError, printable
 from util.outputs.events import rfc_3339
 from util.outputs.pictures import colour_of, draw_tracks, encode_jpeg
 from util.outputs.sink import Sink, Timings
-from util.serve.server import Html, Refused, Server, token_for
+from util.serve.server import Html, Refused, Served, Server, token_for
 from util.source.video import Video
 from util.track.places import Places, Tally
 from util.track.tracking import Moment, Sighting, Track
@@ -41,7 +41,7 @@ AGE = {"median": 0.5, "p95": 0.95}
 Save = Callable[[dict], dict]  # from a drawing to the one that is in use then; raises InputError
 
 
-class Page(Sink):
+class Page(Served, Sink):
     """The page of a run over `video`: `with Page(address, video, clock) as page:` serves it until the block ends.
 
     title: what the page is called. clock: the run's, of util.watch.pipeline. drawing: zones and lines as the settings have them, and
@@ -66,21 +66,14 @@ class Page(Sink):
         self._page = Html(PAGE)
         self.server = Server(address, self.answer, token_for(address))
 
-    def __enter__(self) -> "Page":
-        self.server.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.server.__exit__(*error)
-
     # The run's thread
 
     def add(self, moment: Moment) -> None:
         now = time.monotonic()
         with self._lock:
             self._moment, self._came = moment, now
-            if self._video.came is not None:
-                self._ages.append(now - self._video.came)
+            if self._video.decoded_at is not None:
+                self._ages.append(now - self._video.decoded_at)
             for track in moment.begun + moment.renamed:
                 self._open[track.number] = track
             for track in moment.dropped:
@@ -128,7 +121,7 @@ class Page(Sink):
             async with self._turn:  # all who look get the same picture
                 if self._moment and self._moment.number != self._number and now - self._drawn >= INTERVAL:
                     with self._lock:
-                        moment, trails = self._moment, self._trails.copy()
+                        moment, trails = self._moment, dict(self._trails.points)
                     self._jpeg = await asyncio.to_thread(draw, moment, trails)
                     self._number, self._drawn = moment.number, now
             if self._number and str(self._number) != after:
@@ -207,9 +200,6 @@ class Trails:
             moved = cv2.perspectiveTransform(np.concatenate(list(old.values()))[None], motion)[0]
             old = dict(zip(old, np.split(moved, np.cumsum([len(points) for points in old.values()])[:-1]), strict=True))
         self.points = {track: np.vstack([old.get(track, np.empty((0, 2))), point])[-TRAIL:] for track, point in new.items()}
-
-    def copy(self) -> dict[int, np.ndarray]:
-        return dict(self.points)
 
 
 def draw(moment: Moment, trails: dict[int, np.ndarray]) -> bytes:

@@ -176,6 +176,19 @@ class Server:
         return hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode())
 
 
+class Served:
+    """What has a `server`: `with` it, that answers until the block ends."""
+
+    server: Server
+
+    def __enter__(self):
+        self.server.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.server.__exit__(*error)
+
+
 class _Bounded(web.Server):
     """Closes connections beyond CLIENTS, and those that take longer than TIMEOUT for whatever it is: to ask, to read, to ask again."""
 

@@ -75,7 +75,7 @@ class _Reader(threading.Thread):
             self._start, self.started = now, datetime.now().astimezone()
         passed = now - self._start
         taken = passed if seconds is None else self._by_clock(seconds, passed)
-        if self.stream.in_parts:  # a part would push out most of itself
+        if self.stream.segmented:  # a part would push out most of itself
             self.stopped.wait(min(1.0, max(0.0, taken - passed)))
         with self.changed:
             if self._lost is not None:
@@ -122,12 +122,12 @@ class _Reader(threading.Thread):
 class Live:
     """Iterator over (seconds, BGR frame) of a source that does not wait: of what is not taken in time, the newest frames stay.
 
-    connect: makes an iterable of (seconds by its own clock or None, frame) with `finite`, `in_parts` (see Stream) and `close()`, or
+    connect: makes an iterable of (seconds by its own clock or None, frame) with `finite`, `segmented` (see Stream) and `close()`, or
     raises InputError: at once from here, later (tried again, less and less often) only when `PATIENCE` is at its end.
     picture: from such a frame to BGR uint8.
     seconds: since the source's first frame, also across a loss; where the source has no clock, when the frame came.
     started: the machine's time of day, with its zone, at 0 seconds; None before.
-    came: when the latest frame was decoded, by time.monotonic(). dropped: frames nobody took in time. reconnects: how often the source
+    decoded_at: when the latest frame was, by time.monotonic(). dropped: frames nobody took in time. reconnects: how often the source
     came back. A line on stderr for each loss and each return. Reading ends with `close()`, which also comes when nobody holds this any
     longer; `stop()`, which a signal's handler may call, makes the next frame the end of it all.
     """
@@ -136,7 +136,7 @@ class Live:
 
     def __init__(self, name: str, connect: Callable[[], object], picture: Callable[[object], np.ndarray]):
         self._reader, self._picture = _Reader(name, connect), picture
-        self.stopped, self.came = False, None
+        self.stopped, self.decoded_at = False, None
         self._reader.start()
         self.close = weakref.finalize(self, _end, self._reader)  # the thread holds no reference to this
 
@@ -170,7 +170,7 @@ class Live:
             for note in notes:
                 say(note)
             if frame is not None:
-                self.came = came
+                self.decoded_at = came
                 return seconds, self._picture(frame)
             if over:
                 if reader.error:
@@ -187,7 +187,7 @@ def _end(reader: _Reader) -> None:
 class Camera:
     """A camera on this machine by its number; iterating yields (None, BGR frame) until it is gone. InputError if it cannot be opened."""
 
-    finite = in_parts = False
+    finite = segmented = False
 
     def __init__(self, number: int):
         try:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from util.errors import InputError, discreet, say
+from util.errors import InputError, redact, say
 from util.source.ahead import spare_cores
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp")
@@ -34,33 +34,16 @@ class Stream:
     frame for `Pictures`); a frame that cannot be decoded is left out, as players do.
 
     source: a URL, a path, or a file object with `read(n)`. fps, frame_count: what it announces, 0 if nothing. finite: whether it
-    announces an end. in_parts: whether it comes as files of some seconds each (HLS, DASH), faster than it was taken. decoded, damaged:
+    announces an end. segmented: whether it comes as files of some seconds each (HLS, DASH), faster than it was taken. decoded, damaged:
     how many frames could be decoded, and how many could not after the first that could. tap: what gets each packet before it is decoded,
     or None. InputError if it cannot be opened or holds no video; Lost, while iterating, if it breaks off.
     """
 
     def __init__(self, name: str, source: str | Path | object):
-        av = _import_av(name)
+        import av
+
         scheme = urlsplit(source).scheme.lower() if isinstance(source, str) else ""
-        options = {"rtsp_flags": "prefer_tcp"} if scheme.startswith("rtsp") else {}
-        if scheme.startswith("http"):  # goes on where it was if the server can, which live ones cannot
-            options = {"reconnect": "1"}
-        address = source
-        if isinstance(source, Path):  # with its protocol, or a colon in the name would end one; and no playlist leads elsewhere
-            address, options = f"file:{source}", {"protocol_whitelist": "file"}
-        try:
-            try:
-                timeout = (TIMEOUT, TIMEOUT) if scheme else None
-                self.container = av.open(address, options=options, timeout=timeout, metadata_errors="replace")
-            except av.error.InvalidDataError:
-                if not isinstance(source, Path):
-                    raise
-                # A fragmented mp4 that ends inside the head of a part can be read on from its start, but not looked through.
-                self.container = av.open(address, options={**options, "seekable": "0"}, metadata_errors="replace")
-        except Exception as error:  # whatever a damaged file makes a demuxer raise
-            _raise_interrupt(source)
-            what = " as a video" * isinstance(source, Path)
-            raise InputError(f"{name} cannot be opened{what}: {_reason(error, source)}") from None
+        self.container = _open(name, source, scheme)
         self.video = self.container.streams.best("video")
         decoder = self.video and self.video.codec_context
         picture_of_a_song = self.video and self.video.disposition & av.stream.Disposition.attached_pic
@@ -73,8 +56,8 @@ class Stream:
         self.fps = float(self.video.average_rate or self.video.guessed_rate or 0)
         # A fragmented mp4 announces the duration of its first part.
         self.frame_count = self.video.frames or (0 if "mp4" in kind.name else (duration or 0) / 1e6 * self.fps)
-        self.in_parts = kind.name in ("hls", "dash")  # whose size is that of their list
-        self.finite = duration is not None or (scheme.startswith("http") and not self.in_parts and self.container.size > 0)
+        self.segmented = kind.name in ("hls", "dash")  # whose size is that of their list
+        self.finite = duration is not None or (scheme.startswith("http") and not self.segmented and self.container.size > 0)
         self.has_clock = not kind.flags & av.format.Flags.no_timestamps.value and not kind.name.endswith("_pipe")
         self.source, self._remote = source, bool(scheme)
         self.decoded, self.damaged, self.tap = 0, 0, None
@@ -158,20 +141,36 @@ class Stream:
         self.container.close()
 
 
+def _open(name: str, source: str | Path | object, scheme: str):
+    """Return PyAV's container of a source; scheme: of its URL, if it is one. InputError if it cannot be opened."""
+    import av  # here, since directories and cameras need OpenCV alone
+
+    options = {"rtsp_flags": "prefer_tcp"} if scheme.startswith("rtsp") else {}
+    if scheme.startswith("http"):  # goes on where it was if the server can, which live ones cannot
+        options = {"reconnect": "1"}
+    address, timeout = source, (TIMEOUT, TIMEOUT) if scheme else None
+    if isinstance(source, Path):  # with its protocol, or a colon in the name would end one; and no playlist leads elsewhere
+        address, options = f"file:{source}", {"protocol_whitelist": "file"}
+    try:
+        try:
+            return av.open(address, options=options, timeout=timeout, metadata_errors="replace")
+        except av.error.InvalidDataError:
+            if not isinstance(source, Path):
+                raise
+            # A fragmented mp4 that ends inside the head of a part can be read on from its start, but not looked through.
+            return av.open(address, options={**options, "seekable": "0"}, metadata_errors="replace")
+    except Exception as error:  # whatever a damaged file makes a demuxer raise
+        _raise_interrupt(source)
+        what = " as a video" * isinstance(source, Path)
+        raise InputError(f"{name} cannot be opened{what}: {_reason(error, source)}") from None
+
+
 def _end_of_matroska(head: bytes) -> int:
     """Where a Matroska file that begins so says that it ends, 0 if it doesn't say: after its Segment (RFC 9559; sizes: RFC 8794, 4)."""
     start = head.find(b"\x18\x53\x80\x67") + 4
     length = 9 - head[start].bit_length() if 4 <= start < len(head) else 9
     size = int.from_bytes(head[start : start + length]) & (1 << 7 * length) - 1
     return start + length + size if length < 9 and size != (1 << 7 * length) - 1 else 0
-
-
-def _import_av(name: str):
-    try:
-        import av  # here, since directories and cameras need OpenCV alone
-    except ImportError:
-        raise InputError(f"{name}: reading this needs PyAV; install it with: pip install av") from None
-    return av
 
 
 def _reason(error: Exception, source) -> str:
@@ -188,7 +187,7 @@ def _reason(error: Exception, source) -> str:
             socket.getaddrinfo(urlsplit(source).hostname, None)
         except OSError:
             return "there is no such host"
-    return discreet(text)
+    return redact(text)
 
 
 class Stdin:

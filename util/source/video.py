@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from util.errors import InputError, printable, shown
+from util.errors import InputError, printable, redact_url
 from util.files import IMAGE_SUFFIXES
 from util.source import stream
 from util.source.ahead import ahead, spare_cores
@@ -28,8 +28,9 @@ class Video:
     source has none). frame_count: frames announced by the source, None if unknown. Of the latest iteration: frames_read, how
     many it has yielded; seconds, the time of the latest one from the start of the source, always growing (by the source's own
     clock, so it is right at a variable frame rate; where it has none, by fps); and of a live source (live: see open_video) dropped,
-    the frames that nobody took in time, reconnects, how often it came back after a loss, and came, when the latest frame was decoded, by
-    time.monotonic(), else None. `stop()` ends the iteration over a live source before its next frame; a signal's handler may call it.
+    the frames that nobody took in time, reconnects, how often it came back after a loss, and decoded_at, when the latest frame was
+    decoded, by time.monotonic(), else None.
+    `stop()` ends the iteration over a live source before its next frame; a signal's handler may call it.
     started: the time of day, with its zone, at 0 seconds: of a live source by the machine's clock, of others what somebody has set, or
     None. time_of() gives that of any second.
     InputError, also while iterating, if a frame is of another size or an image is broken, and after the last frame if a video is cut
@@ -58,7 +59,7 @@ class Video:
     live = property(lambda self: isinstance(self._frames, Live))
     stopped = property(lambda self: getattr(self._frames, "stopped", False))
     dropped = property(lambda self: getattr(self._frames, "dropped", 0))
-    came = property(lambda self: getattr(self._frames, "came", None))
+    decoded_at = property(lambda self: getattr(self._frames, "decoded_at", None))
     reconnects = property(lambda self: getattr(self._frames, "reconnects", 0))
 
     def time_of(self, seconds: float) -> datetime | None:
@@ -118,7 +119,7 @@ def open_video(source: str | os.PathLike | int) -> Video:
     if isinstance(source, int) or (re.fullmatch(r"[0-9]{1,18}", str(source)) and not os.path.exists(source)):
         return _open_camera(int(source))
     if source == "-":
-        return _open_stdin()
+        return _from_start_to_end("stdin", stream.Stdin())
     if stream.is_url(str(source)):
         return _open_url(str(source))
     path = Path(source)
@@ -152,12 +153,8 @@ def _open_file(path: Path) -> Video:
     return _from_start_to_end(name, path)
 
 
-def _open_stdin() -> Video:
-    return _from_start_to_end("stdin", stream.Stdin())
-
-
 def _open_url(url: str) -> Video:
-    name = shown(url)
+    name = redact_url(url)
     try:
         urlsplit(url)
     except ValueError:
@@ -169,11 +166,7 @@ def _open_url(url: str) -> Video:
         return _from_start_to_end(name, url, first)
     from util.source.picture import Pictures
 
-    opened = [first]
-
-    def connect():
-        return opened.pop() if opened else stream.Stream(name, url)
-
+    connect = _first_then(first, lambda: stream.Stream(name, url))
     return Video(name, lambda: Live(name, connect, Pictures()), first.fps)
 
 
@@ -196,9 +189,11 @@ def _from_start_to_end(name: str, source: str | Path | stream.Stdin, first: stre
 
 def _open_camera(number: int) -> Video:
     first = Camera(number)
+    name, connect = f"camera {number}", _first_then(first, lambda: Camera(number))
+    return Video(name, lambda: Live(name, connect, lambda frame: frame), first.fps)
+
+
+def _first_then(first: object, connect: Callable[[], object]) -> Callable[[], object]:
+    """Return what gives `first`, and then a new connection each time."""
     opened = [first]
-
-    def connect():
-        return opened.pop() if opened else Camera(number)
-
-    return Video(f"camera {number}", lambda: Live(f"camera {number}", connect, lambda frame: frame), first.fps)
+    return lambda: opened.pop() if opened else connect()

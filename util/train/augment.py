@@ -22,12 +22,12 @@ WINDOW_SHAPE = 96 / 160  # width over height of a pedestrian window, which is sq
 
 
 def as_crops(images: np.ndarray, kinds: Sequence[str], size: int, mean: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
-    """Return uint8 (N, size, size, 3): RGB images uint8 (N, H, W, 3) as crops of a clip, spoilt as those are; see `look`.
+    """Return uint8 (N, size, size, 3): RGB images uint8 (N, H, W, 3) as crops of a clip, spoilt as those are; see `as_crop`.
 
     kinds: of each image, PHOTOGRAPH, VEHICLE (a photograph of one), WINDOW (of a pedestrian, who is cut out first) or FOREIGN (any part of
     it is as foreign as all).
     """
-    return small_images([look(image, kind, rng) for image, kind in zip(images, kinds, strict=True)], size, mean)
+    return small_images([as_crop(image, kind, rng) for image, kind in zip(images, kinds, strict=True)], size, mean)
 
 
 def as_cut(images: np.ndarray, kinds: Sequence[str], rng: np.random.Generator) -> np.ndarray:
@@ -35,7 +35,7 @@ def as_cut(images: np.ndarray, kinds: Sequence[str], rng: np.random.Generator) -
     return np.stack([_cut(image, kind, len(image), rng) for image, kind in zip(images, kinds, strict=True)])
 
 
-def look(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+def as_crop(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
     """Return RGBA uint8 (s, s, 4): an image, cut as a detector's boxes are, at a random size s, spoilt; alpha as a mask's hull has it."""
     size = int(rng.choice(SIZES, p=CHANCES[kind == WINDOW]))
     crop = _cut(image, kind, size, rng, tight=True)
@@ -46,11 +46,11 @@ def look(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
     return np.dstack([_spoil(crop, rng) if rng.random() < SPOILT else crop, _hull(size, kind, rng)])
 
 
-def seen_again(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def augment_crop(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return RGBA uint8 (s, s, 4): a crop of a clip, RGB or RGBA uint8 (h, w, 3 or 4), as another box, moment and camera might show it.
 
     Its edges lie up to a tenth further in or out; it is mirrored, turned a little, spoilt, and of a random size s. Its mask is kept but
-    for its edge; a crop that has none gets one as `look` makes them, mostly.
+    for its edge; a crop that has none gets one as `as_crop` makes them, mostly.
     """
     size, (height, width) = int(rng.choice(SIZES, p=CHANCES[0])), crop.shape[:2]
     (left, top), (right, bottom) = rng.uniform(-MOVED, MOVED, (2, 2)) + [[0, 0], [1, 1]]
@@ -58,13 +58,10 @@ def seen_again(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         left, right = right, left
     c, s = np.cos(turn := np.deg2rad(rng.normal(0, 5))), np.sin(turn)
     scale = np.diag([(right - left) * width / size, (bottom - top) * height / size])
-    matrix = scale @ [[c, -s], [s, c]]
-    middle = np.array([(left + right) / 2 * width, (top + bottom) / 2 * height])
-    offset = middle - matrix @ [size / 2, size / 2] + matrix @ [0.5, 0.5] - 0.5  # of pixels' middles
+    middle = (left + right) / 2 * width, (top + bottom) / 2 * height
     across, down = (max(0.3, 0.4 * length) for length in np.abs(np.diag(scale)))
     image = cv2.GaussianBlur(crop, (0, 0), sigmaX=across, sigmaY=down) if max(across, down) > 0.48 else crop  # averaged, not picked
-    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
-    small = cv2.warpAffine(image, np.c_[matrix, offset].astype(np.float32), (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    small = _region(image, middle, scale @ [[c, -s], [s, c]], size, cv2.INTER_LINEAR)
     rgb = np.ascontiguousarray(small[..., :3])
     if small.shape[2] == 4 and rng.random() < 0.9:
         alpha = small[..., 3]
@@ -94,13 +91,18 @@ def _cut(image, kind, size, rng, tight=False):
     scale_x, scale_y = (x1 - x0) * side / size, (y1 - y0) * side / size
     turn = np.deg2rad(rng.normal(0, 25 if rng.random() < TURNED.get(kind, 0.12) else 10 if kind == WINDOW else 5)) if tight else 0.0
     c, s, lean = np.cos(turn), np.sin(turn), rng.normal(0, 0.2) if tight and kind == WINDOW else 0.0
-    middle = np.array([(x0 + x1) / 2 * side, (y0 + y1) / 2 * side])
     matrix = np.array([[c * scale_x, -s * scale_y], [s * scale_x, c * scale_y]]) @ [[1, lean], [0, 1]]
-    offset = middle - matrix @ [size / 2, size / 2] + matrix @ [0.5, 0.5] - 0.5  # of pixels' middles
     if max(abs(scale_x), abs(scale_y)) > 1.2:  # averaged, not picked
         image = cv2.GaussianBlur(image, (0, 0), sigmaX=max(0.3, 0.4 * abs(scale_x)), sigmaY=max(0.3, 0.4 * abs(scale_y)))
-    flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_CUBIC if rng.random() < 0.5 else cv2.INTER_LINEAR)
-    return cv2.warpAffine(image, np.c_[matrix, offset].astype(np.float32), (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    middle = (x0 + x1) / 2 * side, (y0 + y1) / 2 * side
+    return _region(image, middle, matrix, size, cv2.INTER_CUBIC if rng.random() < 0.5 else cv2.INTER_LINEAR)
+
+
+def _region(image, middle, matrix, size, interpolation):
+    """What lies around `middle`, size x size; `matrix` (2, 2) takes steps of its pixels to steps in the image, which goes on mirrored."""
+    offset = middle - matrix @ [size / 2, size / 2] + matrix @ [0.5, 0.5] - 0.5  # of pixels' middles
+    flags, way = cv2.WARP_INVERSE_MAP | interpolation, np.c_[matrix, offset].astype(np.float32)
+    return cv2.warpAffine(image, way, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def _loosely(crop, rng):

@@ -35,16 +35,6 @@ class Batch:
         """The share of all steps that is behind it."""
         return (self.epoch - 1 + self.step / self.steps) / self.epochs
 
-    @property
-    def taken(self) -> int:
-        """How many steps the training has taken after this one."""
-        return (self.epoch - 1) * self.steps + self.step + 1
-
-    @property
-    def total(self) -> int:
-        """How many steps the training has."""
-        return self.epochs * self.steps
-
     def generator(self) -> torch.Generator:
         """Return the generator of this process's random numbers: another for each step, always the same."""
         return generator(self.seed, self.epoch, self.step + 1, self.rank)
@@ -78,7 +68,7 @@ class Material:
     teacher: Teacher | None = None
 
 
-def photographs(images: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> Callable:
+def augmented_batches(images: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> Callable:
     """Return the `batch_of` of a data set's images: augmented as the recipe says, at random but always the same."""
 
     def batch_of(batch):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from util import packed
-from util.binop import from_codes, latent_names, to_codes
+from util.binop import dequantize, latent_names, quantize
 from util.errors import InputError
 from util.files import atomic_write
 from util.spec import Spec
@@ -34,7 +34,7 @@ def load(path: str | Path) -> dict:
     """Return the checkpoint at `path`: a dict with at least `state_dict` (keys without `module.`) and `best_acc` (percent, NaN if none).
 
     Files of XNOR-Net-PyTorch are read as they are (score under `acc` or `best_acc`). A bare state dict is taken too, and weights
-    kept in 8 bits each (util.binop.to_codes).
+    kept in 8 bits each (util.binop.quantize).
     Raises InputError for a missing, empty, truncated, foreign or code-carrying file, and for weights that `check_weights` refuses.
     """
     path = Path(path)
@@ -59,7 +59,7 @@ def load(path: str | Path) -> dict:
     state = {_plain_key(key): value for key, value in checkpoint["state_dict"].items()}
     check_weights(state, path)
     try:
-        state = {key: from_codes(value) if isinstance(value, dict) else value for key, value in state.items()}
+        state = {key: dequantize(value) if isinstance(value, dict) else value for key, value in state.items()}
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: holds a weight in 8 bits that can't be read ({_first_line(error)})") from error
     return {**checkpoint, "state_dict": state, "best_acc": number(checkpoint.get("best_acc", checkpoint.get("acc")))}
@@ -75,7 +75,7 @@ def _plain_key(key: str) -> str:
 def check_weights(state: Mapping, what: str | Path) -> None:
     """Raise InputError if a tensor of a state dict can't be a weight: not dense, without values, quantized, complex, NaN or infinite.
 
-    Neither can one of a dict in it (util.binop.to_codes). What is no tensor passes. `what` begins the message.
+    Neither can one of a dict in it (util.binop.quantize). What is no tensor passes. `what` begins the message.
     """
     parts = {f"{key}.{part}": x for key, value in state.items() if isinstance(value, dict) for part, x in value.items()}
     for key, value in {**state, **parts}.items():
@@ -98,16 +98,11 @@ def number(value) -> float:
         return math.nan
 
 
-def on_cpu(state: Mapping) -> dict:
-    """Return a state dict with its tensors on the CPU: a file for any machine."""
-    return {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()}
-
-
 def compact(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict:
-    """Return a state dict of `model` in which, if it would take more than LARGEST bytes, latent weights have 8 bits each (to_codes)."""
+    """Return a state dict of `model` in which, if it would take more than LARGEST bytes, latent weights have 8 bits each (quantize)."""
     if sum(value.nbytes for value in state.values()) <= LARGEST:
         return dict(state)
-    return {**state, **{name: to_codes(state[name]) for name in latent_names(model)}}
+    return {**state, **{name: quantize(state[name]) for name in latent_names(model)}}
 
 
 def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -121,15 +116,15 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a readable file of tensors ({_first_line(error)})") from error
 
 
-def load_into(model: nn.Module, path: str | Path, arch: str, *also: str) -> dict:
-    """Return the checkpoint at `path`, its weights copied into `model`; raises InputError if they are of none of `arch` and `also`."""
+def load_into(model: nn.Module, path: str | Path, arch: str) -> dict:
+    """Return the checkpoint at `path`, its weights copied into `model`; raises InputError if they are not of `arch`."""
     checkpoint = load(path)
-    fill(model, checkpoint, path, arch, *also)
+    fill(model, checkpoint, path, arch)
     return checkpoint
 
 
 def fill(model: nn.Module, checkpoint: dict, path: str | Path, arch: str, *also: str) -> None:
-    """Copy the weights of the checkpoint that was read from `path` into `model`; see `load_into`."""
+    """Copy the weights of the checkpoint that was read from `path` into `model`; raises InputError if they are of none of these archs."""
     found = checkpoint.get("arch")
     if found is not None and found not in (arch, *also):
         raise InputError(f"{path}: holds {found}, expected {arch}; choose it with --arch or give another file")

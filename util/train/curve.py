@@ -44,7 +44,7 @@ def plot(path: Path, rows: list[Epoch], title: str) -> None:
         figure.savefig(temporary, dpi=110)
 
 
-# ---- Who was taken for whom ------------------------------------------------------------------------------------------
+# ---- Confusion matrix ------------------------------------------------------------------------------------------------
 def confusion_table(counts: np.ndarray, classes: Sequence[str]) -> str:
     """Return a confusion matrix as text: int (C, C), a row for each class, a column for each name that its images got, share right."""
     width = max(8, *(len(name) for name in classes)) + 1

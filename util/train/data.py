@@ -61,11 +61,6 @@ def read_image(path: Path, mode: str, size: int) -> np.ndarray:
         return np.asarray(image.convert(mode)).reshape(size, size, -1)
 
 
-def beginning(pretrained: Path | None, own: list[str] | None, shipped: Path) -> Path | None:
-    """Return the weights that a training begins with: `pretrained`; for own classes else those that ship, if there are any; or None."""
-    return pretrained or (shipped if own and shipped.is_file() else None)
-
-
 def own_classes(root: Path | None, known: list[str]) -> list[str] | None:
     """Return the classes of a folder of somebody's own images (see util.train.own); None if it is the data set that has `known`."""
     if root is None or not root.is_dir():
@@ -89,7 +84,7 @@ def own_classes(root: Path | None, known: list[str]) -> list[str] | None:
     return found
 
 
-def drawn(images: torch.Tensor, labels: torch.Tensor, most: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+def subset(images: torch.Tensor, labels: torch.Tensor, most: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `most` of the images with their labels, always the same ones: as many of each class as there are, in their order."""
     if most is None or most >= len(labels):
         return images, labels
@@ -107,14 +102,14 @@ def balanced(labels: np.ndarray, most: int) -> np.ndarray:
     return np.sort(order[np.argsort(turn[order], kind="stable")][:most])
 
 
-def hold_out(count: int, total: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (train, held-out) index tensors: `count` of `total` drawn at random, the same ones for the same seed.
+def hold_out(count: int, total: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (train, held-out) index tensors: `count` of `total` drawn at random, always the same ones.
 
     Raises InputError if there is none to hold out.
     """
     if count < 1:
         raise InputError(f"{total} training images are too few: one in five is held out to pick the epoch; give 5 or more")
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
     return order[count:].sort().values, order[:count].sort().values
 
 

@@ -19,7 +19,7 @@ def head_of(model: nn.Module) -> nn.Linear | None:
     return last if isinstance(last, nn.Linear) else None
 
 
-def meanings(earlier: Spec, classes: Sequence[str]) -> list[int]:
+def class_mapping(earlier: Spec, classes: Sequence[str]) -> list[int]:
     """Return the place in `classes` of what each class of an earlier network is called there, or -1.
 
     That is its own name, else that of its kind (an automobile is a vehicle), else `other`.
@@ -28,15 +28,15 @@ def meanings(earlier: Spec, classes: Sequence[str]) -> list[int]:
     return [next((classes.index(n) for n in (name, kind.get(name), OTHER) if n in classes), -1) for name in earlier.classes]
 
 
-def earlier_answers(path: Path, specs: Mapping[str, Spec], spec: Spec, model: nn.Module) -> Callable[..., torch.Tensor] | None:
-    """Return how the network at `path` answers in the classes of `spec`: (inputs of its head (N, F), labels (N,)) -> probabilities (N, C).
+def soft_targets(path: Path, specs: Mapping[str, Spec], spec: Spec, model: nn.Module) -> Callable[..., torch.Tensor] | None:
+    """Return what gives the soft targets of the network at `path`: (inputs of its head (N, F), labels (N,)) -> (N, classes of `spec`).
 
-    Where it doesn't know the label, the answer is the label. None if it knows fewer than two of the classes. specs: arch -> the spec of
+    Where it doesn't know the label, the target is the label. None if it knows fewer than two of the classes. specs: arch -> the spec of
     files that hold none. model: has the layers that the file has.
     """
     saved, head = checkpoint.load(path), head_of(model)
     earlier = checkpoint.spec_of(saved, path, specs.get(saved.get("arch"), specs[spec.arch]))
-    of = torch.tensor(meanings(earlier, spec.classes))
+    of = torch.tensor(class_mapping(earlier, spec.classes))
     known = sorted(set(of.tolist()) - {-1})
     if head is None or len(known) < 2:
         return None
@@ -46,12 +46,12 @@ def earlier_answers(path: Path, specs: Mapping[str, Spec], spec: Spec, model: nn
     log_prior = torch.from_numpy(earlier.log_prior()[(of >= 0).numpy()]).to(bias)
     print(f"{path}: teaches the head what it knows of {' '.join(spec.classes[i] for i in known)}", flush=True)
 
-    def answers(x, labels):
+    def targets(x, labels):
         p = ((x @ weight.T + bias) / earlier.temperature + log_prior).softmax(1) @ means
         knows = torch.isin(labels, torch.tensor(known, device=labels.device))
         return torch.where(knows[:, None], p, F.one_hot(labels, p.shape[1]).to(p))
 
-    return answers
+    return targets
 
 
 def fit_head(
@@ -60,9 +60,9 @@ def fit_head(
     """Put the linear layer that ends `model` where it is best for the body as it is, by crops that `own_images` (own.OwnImages) makes.
 
     Fine-tuning, if any, then begins with a head that knows the classes, and leaves the body what it knows of others (LP-FT: Kumar et al.
-    2022, arXiv:2202.10054). By TAUGHT the head learns what `earlier_answers` answers, as few tracks show less of a class than the network
-    had learnt from (learning without forgetting: Li and Hoiem 2016, arXiv:1606.09282). The network must be in evaluation mode and have
-    its binarized weights. preprocess: from uint8 images to what it takes.
+    2022, arXiv:2202.10054). earlier: `soft_targets`, which are mixed in by TAUGHT, as few tracks show less of a class than the network had
+    learnt from (learning without forgetting: Li and Hoiem 2016, arXiv:1606.09282). The network must be in evaluation mode and have its
+    binarized weights. preprocess: from uint8 images to what it takes.
     """
     head = head_of(model)
     if head is None:

@@ -197,14 +197,14 @@ class OwnImages:
         """Return (images, labels, indices), uint8 (N, C, H, W), (N,), (N,); `numbers` (such as seed, epoch and step) fix them."""
         rng = np.random.default_rng(numbers)
         at = rng.choice(len(self.chances), self.batch_size, p=self.chances)
-        crops = [augment.seen_again(self.learnt.images[i], rng) for i in at]
+        crops = [augment.augment_crop(self.learnt.images[i], rng) for i in at]
         others = np.flatnonzero(self.learnt.labels[at] == self.other)
         made = others[rng.random(len(others)) < MADE]
         for place, ground in zip(made, augment.grounds(len(made), SIDE, rng) if len(made) else (), strict=True):
-            crops[place] = augment.look(ground, augment.FOREIGN, rng)
+            crops[place] = augment.as_crop(ground, augment.FOREIGN, rng)
         return torch.from_numpy(prepare(crops, self.spec)), torch.from_numpy(self.learnt.labels[at]), torch.from_numpy(at)
 
-    def evenly(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def balanced_sample(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return about `count` images and labels, prepared and otherwise unchanged, as many of each class."""
         indices = [np.flatnonzero(self.learnt.labels == label) for label in range(len(self.spec.classes))]
         images, labels = self.learnt.prepared(self.spec)
@@ -215,7 +215,7 @@ class OwnImages:
         """Return the images, labels and indices of a step."""
         return self.batch(batch.seed, batch.epoch, batch.step)
 
-    def many(self, count: int) -> torch.Tensor:
+    def sample(self, count: int) -> torch.Tensor:
         """Return the images of as many batches as make `count`, always the same."""
         return torch.cat([self.batch(0, i)[0] for i in range(-(-count // self.batch_size))])
 
@@ -270,8 +270,8 @@ def calibrated(spec: Spec, logits: np.ndarray, labels: np.ndarray) -> Spec:
     return replace(spec, temperature=round(temperature, 3), unknown_below=round(below, 3))
 
 
-def conclude(own_images: OwnImages, network: Network) -> tuple[Spec, np.ndarray]:
-    """Return the network's spec, calibrated, and who was taken for whom among the test images (see `confusion`), which is printed."""
+def test_and_calibrate(own_images: OwnImages, network: Network) -> tuple[Spec, np.ndarray]:
+    """Return the network's spec, calibrated, and the confusion matrix of the test images (see `confusion`), which is printed."""
     images, labels = own_images.test.prepared(own_images.spec)
     counts = confusion(_logits(network, images), labels.numpy())
     print(curve.confusion_table(counts, own_images.spec.classes))
@@ -279,8 +279,8 @@ def conclude(own_images: OwnImages, network: Network) -> tuple[Spec, np.ndarray]
     return calibrated(own_images.spec, _logits(network, images), labels.numpy()), counts
 
 
-def leave(model: nn.Module, spec: Spec, counts: np.ndarray, files: Files) -> None:
-    """Write, beside a network's weights, who was taken for whom, and it packed; print the command that names what moves in a clip."""
+def write_results(model: nn.Module, spec: Spec, counts: np.ndarray, files: Files) -> None:
+    """Write the confusion matrix and the packed network beside its weights; print the command that names what moves in a clip."""
     title = f"{files.name}: {counts.trace() / counts.sum():.1%} of {counts.sum()} test images"
     curve.plot_confusion(files.confusion, counts, spec.classes, title)
     if not packed.built():

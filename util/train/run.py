@@ -33,41 +33,19 @@ class Best:
     state_dict: dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
 class Files:
-    """Where a run called `name` writes: `last` to resume from, and what it leaves behind."""
+    """Where a run called `name` writes: `last` to resume from, and what it leaves behind. best: what the file of the weights is called."""
 
-    directory: Path
-    name: str
-    best: Path  # the weights
-
-    @classmethod
-    def of(cls, directory: Path, name: str, best: str = "{}.best.pth.tar") -> "Files":
-        return cls(directory, name, directory / best.format(name))
-
-    @property
-    def last(self) -> Path:
-        return self.directory / f"{self.name}.last.pth.tar"
-
-    @property
-    def lock(self) -> Path:
-        return self.directory / f".{self.name}.lock"
-
-    @property
-    def log(self) -> Path:
-        return self.directory / f"{self.name}.log.csv"
-
-    @property
-    def picture(self) -> Path:
-        return self.directory / f"{self.name}.curve.png"
-
-    @property
-    def packed(self) -> Path:
-        return self.directory / f"{self.name}.xnor"
-
-    @property
-    def confusion(self) -> Path:
-        return self.directory / f"{self.name}.confusion.png"
+    def __init__(self, directory: Path, name: str, best: str = "{}.best.pth.tar"):
+        self.name = name
+        self.best = directory / best.format(name)
+        self.earlier = directory / f"{name}.earlier.pth.tar"
+        self.last = directory / f"{name}.last.pth.tar"
+        self.lock = directory / f".{name}.lock"
+        self.log = directory / f"{name}.log.csv"
+        self.picture = directory / f"{name}.curve.png"
+        self.packed = directory / f"{name}.xnor"
+        self.confusion = directory / f"{name}.confusion.png"
 
 
 def settings_of(args, arch: str, recipe: Recipe, classes: Sequence[str] = (), images: int = 0) -> dict[str, Any]:
@@ -189,7 +167,7 @@ class Run:
         if self.over or time.monotonic() - self._saved >= SAVE_EVERY:
             self._save()
 
-    def take(self, accuracy: float, evaluated: nn.Module) -> None:
+    def take_as_best(self, accuracy: float, evaluated: nn.Module) -> None:
         """Take for the best what no epoch ended with, such as what the training begins with; accuracy, evaluated: see `end_epoch`."""
         self._keep(accuracy, evaluated)
         if self.machine.first:
@@ -256,9 +234,10 @@ class Run:
         if why := self._why_earlier_stays(held_out):
             print(f"{self.files.best} {why} and stays; this run's weights are in {self.files.last}")
             return False
+        state = {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()}  # a file for any machine
         checkpoint.save(self.files.best, {
             "arch": self.settings["arch"], "best_acc": 100 * accuracy, "held_out_accuracy": held_out, "held_out": self.held_out,
-            "epoch": self.best.epoch, "settings": self.settings, "state_dict": checkpoint.on_cpu(state), "spec": spec.to_dict(),
+            "epoch": self.best.epoch, "settings": self.settings, "state_dict": state, "spec": spec.to_dict(),
         })  # fmt: skip
         if self.rows:
             curve.write(self.files.log, self.rows)
@@ -275,8 +254,8 @@ class Run:
             earlier = checkpoint.load(self.files.best) if self.files.best.exists() and "classes" in self.settings else {}
             of_own = isinstance(earlier.get("settings"), dict) and "classes" in earlier["settings"]
             if of_own and earlier.get("held_out") != self.held_out:
-                os.replace(self.files.best, aside := self.files.directory / f"{self.files.name}.earlier.pth.tar")
-                print(f"{self.files.best} was judged on other images; kept as {aside}")
+                os.replace(self.files.best, self.files.earlier)
+                print(f"{self.files.best} was judged on other images; kept as {self.files.earlier}")
 
     def _why_earlier_stays(self, held_out: float) -> str | None:
         """Return why the weights that are there are not replaced by ours, which have `held_out` percent; None if they are."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import distributed, nn
@@ -26,14 +25,6 @@ from util.train.recipe import Recipe
 TEMPERATURE = 2  # of distillation
 JOINING = timedelta(minutes=2)  # that processes wait for each other at the start; PyTorch's own half an hour looks like a hang
 OF_DEVICE = ("lr", "fused", "capturable")  # an optimizer's options that depend on where it runs; lr is set before each step
-
-
-class Stateful(Protocol):
-    """What a checkpoint can hold: a model, an optimizer, an EMA."""
-
-    def state_dict(self) -> dict: ...
-
-    def load_state_dict(self, state: dict): ...
 
 
 # ---- Where and in what arithmetic ------------------------------------------------------------------------------------
@@ -129,13 +120,6 @@ def join_processes(device: torch.device) -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def step_model(model: nn.Module, machine: Machine) -> nn.Module:
-    """Return what a training step calls in the model's place: itself, averaging gradients over processes, compiled if asked for."""
-    if machine.processes > 1:
-        model = DistributedDataParallel(model)
-    return torch.compile(model, dynamic=False) if machine.compiled else model
-
-
 # ---- Model, optimizer, EMA -----------------------------------------------------------------------------------------------
 class Learner:
     """A model in training: what a step calls in its place, its optimizer, and the BinOp of its binarized weights.
@@ -148,10 +132,11 @@ class Learner:
         if machine.compiled and machine.device.type == "cpu":
             accelerate(model, machine.popcount_forward, machine.int8_gradients)
         self.optimizer = portable(recipe.optimizer(model, recipe.lr))
-        self.forward = step_model(model, machine)
+        forward = DistributedDataParallel(model) if machine.processes > 1 else model  # which averages gradients over processes
+        self.forward = torch.compile(forward, dynamic=False) if machine.compiled else forward
 
     @property
-    def parts(self) -> dict[str, Stateful]:
+    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """What a checkpoint must hold for the training to go on, under its names there."""
         return {"state_dict": self.model, "optimizer": self.optimizer} | ({"ema": self.ema} if self.ema else {})
 
@@ -239,19 +224,14 @@ def load_teacher_logits(path: Path, count: int, classes: int) -> torch.Tensor:
 def training_loss(logits: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor | None, smoothing: float = 0.0) -> torch.Tensor:
     """Return the mean cross-entropy of float logits (N, C); with a teacher, 0.1 times it + 0.9 times the distillation loss."""
     loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    return loss if teacher_logits is None else 0.1 * loss + 0.9 * distillation_loss(logits, teacher_logits)
+    return loss if teacher_logits is None else 0.1 * loss + 0.9 * distillation_losses(logits, teacher_logits).mean()
 
 
 def loss_for(teacher: Teacher | None, smoothing: float = 0.0) -> Callable[..., torch.Tensor]:
     """Return the loss of (logits, labels, teacher's logits or None): of an online teacher the distillation loss alone."""
     if teacher and teacher.online:
-        return lambda logits, _, teacher_logits: distillation_loss(logits, teacher_logits)
+        return lambda logits, _, teacher_logits: distillation_losses(logits, teacher_logits).mean()
     return partial(training_loss, smoothing=smoothing)
-
-
-def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """Return the mean of `distillation_losses`."""
-    return distillation_losses(logits, teacher_logits).mean()
 
 
 def distillation_losses(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:

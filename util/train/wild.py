@@ -173,7 +173,7 @@ class WildMixture:
         more = [batch.rank] if batch.rank else []  # the first draws what one process alone draws
         return self.batch(batch.seed, batch.epoch, batch.step, *more)
 
-    def many(self, seed: int, count: int) -> torch.Tensor:
+    def sample(self, seed: int, count: int) -> torch.Tensor:
         """Return the images of as many batches as make `count`, always the same."""
         return torch.cat([self.batch(seed, i)[0] for i in range(-(-count // sum(self.counts.values())))])
 

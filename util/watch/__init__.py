@@ -52,7 +52,7 @@ def watch(
 def run(args, network: Network):
     """Return what was named for `args` (see util.cli), once it is printed and written.
 
-    A naming.Predictions for a directory of the detector's results, a pipeline.Summary for a clip, the rows of a table for many clips.
+    The rows of predictions.csv for a directory of the detector's results, a pipeline.Summary for a clip, a table's rows for many clips.
     """
     from util.watch import batch
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from util.errors import InputError, discreet, printable, shown
+from util.errors import InputError, printable, redact, redact_url
 from util.files import atomic_write
 from util.outputs.manifest import MANIFEST
 from util.outputs.results import TABLE
@@ -89,7 +89,7 @@ def name_clips(clips: Sequence[str]) -> dict[str, str]:
     """{name: clip}, names that differ and are fit for directories: the file's without its ending, where need be with what it lies in."""
     forms = {}
     for clip in clips:
-        path = Path(shown(clip) if is_url(clip) else clip)
+        path = Path(redact_url(clip) if is_url(clip) else clip)
         parts = [re.sub(r"[^\w.-]", "_", part) for part in path.parts if part not in ("/", "..")] or ["clip"]
         forms[clip] = [Path(parts[-1]).stem if _is_video(path) else parts[-1]]
         forms[clip] += ["_".join(parts[-depth:]) for depth in range(1, len(parts) + 1)]
@@ -110,24 +110,19 @@ def read_summary(directory: Path, arguments: Sequence[str]) -> dict | None:
     """The summary.json of a run, if one with these arguments has ended well, else None."""
     with contextlib.suppress(OSError, ValueError):
         summary = json.loads((directory / SUMMARY).read_text())
-        if isinstance(summary, dict) and summary.get("arguments") == without_secrets(arguments):
+        if isinstance(summary, dict) and summary.get("arguments") == redact_arguments(arguments):
             return summary
     return None
 
 
-def without_secrets(arguments: Sequence[str]) -> list[str]:
+def redact_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command as summary.json has them: an address without password and query, that of --notify without its path."""
     kept, previous = [], ""
     for argument in arguments:
-        notify = "--notify" in (previous, argument.partition("=")[0])
-        kept.append(re.sub(r"\w+://.*", lambda found: _plain(found[0], notify), argument))  # noqa: B023
+        parts = 3 if "--notify" in (previous, argument.partition("=")[0]) else None  # scheme://host, or all of it
+        kept.append(re.sub(r"\w+://.*", lambda found: "/".join(redact_url(found[0]).split("/")[:parts]), argument))  # noqa: B023
         previous = argument
     return kept
-
-
-def _plain(url: str, host_only: bool) -> str:
-    address = shown(url)
-    return "/".join(address.split("/")[:3]) if host_only else address
 
 
 def common_arguments(arguments: Sequence[str], own: Sequence[str] = OWN) -> list[str]:
@@ -194,12 +189,13 @@ def run_clips(args, clips: Sequence[str]) -> list[dict]:
 
 def _row(name: str, clip: str, status: str, summary: dict | None = None, reason: str = "") -> dict:
     summary = summary or {}
-    labels = " ".join(f"{label} {count}" for label, count in summary.get("labels", {}).items())
     ms = summary.get("ms_per_frame")
-    counts = {key: summary.get(key, "") for key in ("frames", "objects", "tracks")}
-    ms = f"{sum(ms.values()):.2f}" if ms else ""
-    source = shown(clip) if is_url(clip) else clip
-    return {"clip": name, "status": status, **counts, "ms_per_frame": ms, "labels": labels, "reason": discreet(reason), "source": source}
+    return {
+        "clip": name, "status": status, **{key: summary.get(key, "") for key in ("frames", "objects", "tracks")},
+        "ms_per_frame": f"{sum(ms.values()):.2f}" if ms else "",
+        "labels": " ".join(f"{label} {count}" for label, count in summary.get("labels", {}).items()),
+        "reason": redact(reason), "source": redact_url(clip) if is_url(clip) else clip,
+    }  # fmt: skip
 
 
 def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: Outcome) -> dict:
@@ -213,7 +209,7 @@ def _finish(save: Path, name: str, clip: str, arguments: list[str], outcome: Out
             log.unlink(missing_ok=True)
         else:
             with atomic_write(log) as temporary:
-                temporary.write_text(discreet(out + error), encoding="utf-8")
+                temporary.write_text(redact(out + error), encoding="utf-8")
     return _row(name, clip, "failed" if reason else "done", summary, reason)
 
 

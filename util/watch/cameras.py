@@ -27,14 +27,14 @@ LOOK = 0.1  # seconds between two looks at the processes
 
 
 class Child:
-    """The process of a camera, again and again: look() starts it when it is time."""
+    """The process of a camera, again and again: poll() starts it when it is time."""
 
     def __init__(self, name: str, command: list[str], save: Path):
         self.name, self._command, self._save = name, command, save
         self.process, self.done, self.restarts, self.reason, self.out = None, False, -1, "", ""
         self._wait, self._next, self._began, self._said, self._threads = FIRST_WAIT, 0.0, 0.0, deque(maxlen=20), []
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Start the process if it is time to, and notice if it has ended."""
         now = time.monotonic()
         if self.process is None and not self.done and now >= self._next:
@@ -121,7 +121,7 @@ def watch_cameras(args, network: Network) -> None:
             try:
                 while not stopped and not all(child.done for child in children):
                     for child in children:
-                        child.look()
+                        child.poll()
                     time.sleep(LOOK)
             finally:
                 for child in children:

@@ -29,7 +29,7 @@ from util.track.places import Places, Tally
 from util.track.tracking import Moment, Sighting, Track, Tracker
 from util.track.views import Schedule
 from util.track.zones import make_zones
-from util.watch.batch import without_secrets
+from util.watch.batch import redact_arguments
 from util.watch.settings import load_settings
 
 LATE = 0.5  # seconds of a live source that are seen before its first frame is shown
@@ -137,13 +137,9 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     stops = stoppable(video.stop) if video.live else nullcontext()
     page = _page(args, video, pipeline, clock, settings, [hook] if hook else []) if args.serve else None
     with stops, page or nullcontext(), open_sinks(args, video, network.spec.classes, pipeline.detector, pipeline.places) as sinks:
-        if page:
-            sinks.sinks.append(page)
         recorder = _recorder(args, recordings, video, settings["record"]) if recordings else None
-        if recorder:
-            sinks.sinks.append(recorder)
-        if hook:
-            sinks.sinks.append(Changes(hook.send, video, immediate=True, crops=args.notify_crop))
+        changes = Changes(hook.send, video, immediate=True, crops=args.notify_crop) if hook else None
+        sinks.sinks += [sink for sink in (page, recorder, changes) if sink]
         try:
             _watch(args, video, pipeline, sinks, summary, clock)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
@@ -157,7 +153,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
         if args.save:
             counts, labels = _counts(video, summary, recorder, hook), dict(summary.tracks.most_common())
             passed, ms = summary.passed.summary(), clock.ms()
-            sinks.summarize(arguments=without_secrets(args.command[1]), **counts, labels=labels, **passed, ms_per_frame=ms)
+            sinks.summarize(arguments=redact_arguments(args.command[1]), **counts, labels=labels, **passed, ms_per_frame=ms)
     print(*_lines(video, summary, recorder, hook, clock), sep="\n")
     if right:
         print(summary.share_right(right))
@@ -286,13 +282,13 @@ class Pipeline:
         with clock("track"):
             viewed = self.tracker.associate(moment)
         with clock("classify"):
-            logits = self.look(moment, viewed) if viewed else np.empty((0, len(self.log_prior)))
+            logits = self.classify(moment, viewed) if viewed else np.empty((0, len(self.log_prior)))
         with clock("track"):
             self.tracker.name(moment, viewed, logits[:, self.columns])
         clock.frames = number
         return moment
 
-    def look(self, moment: Moment, viewed: Sequence[int]) -> np.ndarray:
+    def classify(self, moment: Moment, viewed: Sequence[int]) -> np.ndarray:
         """Return logits, float64 (viewed, classes): with the temperature, softmax(logits / T) says how often each is right in clips."""
         seen = [moment.sightings[i] for i in viewed]
         cut = [cut_out(moment.frame, sighting.crop, sighting.box, moment.result.mask) for sighting in seen]
