@@ -126,6 +126,31 @@ def test_a_time_lapse_has_the_tracks_of_its_frames(fps):
     assert track.sightings >= 57 and track.last == 60
 
 
+def test_a_pause_of_a_video_ends_no_track():
+    """At a variable frame rate, whatever rate is announced; frames without the object do, once the time is over, too."""
+    times = [t / 25 for t in range(20)] + [20 + 10 * t for t in range(20)]
+    tracker, ended = Tracker(Names(CLASSES), 25), []
+    for t, seconds in enumerate(times):
+        moment = Moment(t + 1, seconds, FRAME, SimpleNamespace(homography=np.eye(3)), [Sighting((60, 50, 30, 20), (0, 0, 32, 32), 0.9)])
+        tracker.name(moment, viewed := tracker.associate(moment), np.tile([2.0, 0, 0], (len(viewed), 1)))
+        ended += moment.ended
+    assert not ended
+    for t in range(4):
+        assert not ended
+        moment = Moment(41 + t, 220 + 10 * t, FRAME, SimpleNamespace(homography=np.eye(3)), [])
+        tracker.name(moment, tracker.associate(moment), np.empty((0, 3)))
+        ended += moment.ended
+    [track] = ended
+    assert track.sightings >= 39 and track.last == 40
+
+
+def test_what_is_seen_once_is_no_track_even_if_one_sighting_is_enough():
+    """It has no identity yet: its number would be lost, and the object would get another one in the next frame."""
+    moments, tracks = follow([[]] + [[(10 + 3 * t, 50, 30, 20)] for t in range(20)], min_sightings=1)
+    assert [track.number for moment in moments for track in moment.begun] == [1] == [track.number for track in tracks]
+    assert {sighting.track for moment in moments[2:] for sighting in moment.sightings} == {1}
+
+
 def test_flicker_is_no_track():
     frames = [[] if t % 9 > 2 else [(30 * (t // 9), 20 * (t // 9), 20, 20)] for t in range(90)]
     moments, tracks = follow(frames, min_sightings=5)

@@ -4,6 +4,7 @@ import numpy as np
 
 SIGMA_POSITION, SIGMA_SPEED = 0.05, 0.00625  # of the motion per frame, and of a measurement, in widths and heights (BoT-SORT)
 SMALLEST = 1e-3  # px, of a predicted width or height
+LOST_FRAMES = 3  # frames may lie further apart than lost_seconds: in a time lapse, or where a video pauses
 
 
 class Association:
@@ -13,8 +14,8 @@ class Association:
     camera moved; boxes and predictions are matched so that the sum of their IoUs is largest. Its covariances are kept per coordinate
     (position, speed), without those between coordinates: all objects are a few operations on arrays.
 
-    fps: frames per second, the unit of time of the filter. lost_seconds: an object unseen for longer is forgotten. overlap: least IoU
-    of a box and its prediction, 0..1.
+    fps: frames per second, the unit of time of the filter. lost_seconds: an object unseen for longer, and in LOST_FRAMES frames,
+    is forgotten. overlap: least IoU of a box and its prediction, 0..1.
     """
 
     def __init__(self, fps: float = 25.0, lost_seconds: float = 1.0, overlap: float = 0.2):
@@ -22,6 +23,7 @@ class Association:
         self._position, self._speed = np.empty((0, 4)), np.empty((0, 4))  # of centre x, y, width, height
         self._variance = np.empty((0, 3, 4))  # of the position, of both together, of the speed
         self._identity, self._seen = np.empty(0, int), np.empty(0)  # 0 while seen once; seconds
+        self._missed = np.empty(0, int)  # frames since it was seen
         self._count, self._seconds = 0, None
 
     def __len__(self) -> int:
@@ -36,16 +38,17 @@ class Association:
         """
         first = self._seconds is None
         frames = 1.0 if first else (seconds - self._seconds) * self.fps
-        self._speed[self._seen < (self._seconds or 0.0), 2:] = 0  # what is lost keeps its size (BoT-SORT, too)
+        self._speed[self._missed > 0, 2:] = 0  # what is lost keeps its size (BoT-SORT, too)
         self._seconds = seconds
         measured = np.asarray(boxes, float).reshape(-1, 4).copy()
         measured[:, :2] += measured[:, 2:] / 2
-        self._keep(seconds - self._seen <= self.lost_seconds)
+        self._keep((seconds - self._seen <= self.lost_seconds) | (self._missed < LOST_FRAMES))
         self._predict(frames)
         self._move(homography)
         rows, columns = self._match(measured)
         self._correct(rows, measured[columns])
-        self._seen[rows] = seconds
+        self._missed += 1
+        self._seen[rows], self._missed[rows] = seconds, 0
         new = rows[self._identity[rows] == 0]
         self._identity[new] = self._count + 1 + np.arange(len(new))
         self._count += len(new)
@@ -61,14 +64,14 @@ class Association:
 
     def unseen(self) -> dict[int, np.ndarray]:
         """Return identity -> box x, y, width, height (float) where an object that the latest frame did not show is expected in it."""
-        lost = (self._seen < self._seconds) & (self._identity > 0)
+        lost = (self._missed > 0) & (self._identity > 0)
         boxes = self._position[lost].copy()
         boxes[:, :2] -= boxes[:, 2:] / 2
         return dict(zip(self._identity[lost].tolist(), boxes, strict=True))
 
     def _keep(self, kept: np.ndarray) -> None:
         if not kept.all():
-            for name in ("_position", "_speed", "_variance", "_identity", "_seen"):
+            for name in ("_position", "_speed", "_variance", "_identity", "_seen", "_missed"):
                 setattr(self, name, getattr(self, name)[kept])
 
     def _add(self, measured: np.ndarray, identities: np.ndarray, seconds: float) -> None:
@@ -79,6 +82,7 @@ class Association:
         self._variance = np.concatenate([self._variance, variance])
         self._identity = np.concatenate([self._identity, identities])
         self._seen = np.concatenate([self._seen, np.full(len(measured), seconds)])
+        self._missed = np.concatenate([self._missed, np.zeros(len(measured), int)])
 
     def _predict(self, frames: float) -> None:
         size = np.tile(self._position[:, 2:], 2)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from util.track.association import Association
+from util.track.association import LOST_FRAMES, Association
 from util.track.evidence import Evidence, weight_of
 from util.track.names import UNKNOWN, Names
 from util.track.places import Crossing, Places, Visit, Whereabouts
@@ -13,7 +13,6 @@ from util.track.views import Schedule, Views, chosen
 
 SURE = 0.8  # an object in no track yet is unknown while the detector's score and the name's probability have a smaller sum
 SETTLED = 3  # sightings until an object's speed is known
-LOST_FRAMES = 3  # a second is less than the time between two frames of a time lapse
 
 
 @dataclass(eq=False)
@@ -76,7 +75,8 @@ class Moment:
 class TrackState:
     """What is known so far of an object that may become a track."""
 
-    def __init__(self, moment: Moment, names: Names):
+    def __init__(self, moment: Moment, names: Names, identity: int):
+        self.identity = identity  # of the association; 0 where it is seen for the first time, which is no part of a track
         self.number = 0  # until it is confirmed
         self.first, self.start, self.sightings = moment.number, moment.seconds, 0
         self._names, self.evidence, self.views = names, names.evidence(), Views()
@@ -140,8 +140,7 @@ class Tracker:
         self, names: Names, fps=25.0, min_sightings=5, lost_seconds=1.0, keep_seconds=1.0, overlap=0.2, schedule: Schedule | None = None,
         places: Places | None = None,
     ):  # fmt: skip
-        lost_seconds, self.keep_seconds = max(lost_seconds, LOST_FRAMES / fps), keep_seconds
-        self.names, self.min_sightings, self.lost_seconds = names, min_sightings, lost_seconds
+        self.names, self.min_sightings, self.lost_seconds, self.keep_seconds = names, min_sightings, lost_seconds, keep_seconds
         self.places = places or Places()
         self.schedule = schedule or Schedule(longest=1, budget=10**9)
         self._association = Association(fps, lost_seconds, overlap)
@@ -157,7 +156,7 @@ class Tracker:
         for sighting, identity, speed in zip(moment.sightings, identities.tolist(), speeds.tolist(), strict=True):
             state = self._states.get(identity) if identity else None
             if state is None:
-                state = TrackState(moment, self.names)
+                state = TrackState(moment, self.names, identity)
                 if identity:
                     self._states[identity] = state
             if state.sightings >= SETTLED:
@@ -177,7 +176,7 @@ class Tracker:
             state.look(row, weight, state.views.add(self.schedule, weight))
         for sighting, (state, weight) in zip(moment.sightings, self._seen, strict=True):
             state.see(moment, sighting, weight)
-            if not state.number and state.sightings >= self.min_sightings:
+            if state.identity and not state.number and state.sightings >= self.min_sightings:
                 self._count += 1
                 state.number = self._count
             if state.number and state.label != state.told:
@@ -190,7 +189,8 @@ class Tracker:
                 moment.passed += [(state.track(), passage) for passage in state.where.news]
                 state.where.news = []
         moment.expected = self._expected(moment)
-        ended = [i for i, state in self._states.items() if moment.seconds - state.end > self.lost_seconds]
+        late = [i for i, state in self._states.items() if moment.seconds - state.end > self.lost_seconds]
+        ended = [i for i in late if moment.number - self._states[i].last > LOST_FRAMES]
         moment.ended, moment.dropped = self._end(ended)
 
     def _expected(self, moment: Moment) -> list[Sighting]:
