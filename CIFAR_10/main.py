@@ -399,6 +399,8 @@ def start_from(model: nn.Module, args: Namespace, recipe: Recipe, spec: Spec | N
 
 def material_for(args: Namespace, recipe: Recipe, machine: steps.Machine) -> Material:
     """Return CIFAR-10's training images, alone or beside those of --wild."""
+    if CLIPS in args.arch and not args.wild:
+        raise InputError(f"--arch {args.arch} learns people and other things from --wild DIR, which CIFAR-10 lacks; give it")
     device = machine.device
     images, labels = load_data(args, train=True)
     kept, held_out = data.hold_out(min(HELD_OUT, len(images) // 5), len(images))
