@@ -26,6 +26,7 @@ main = load_script("CIFAR_10/main.py")
 TWO_PROCESSES = """
 import os, sys
 from pathlib import Path
+import torch._dynamo  # by an optimizer else, in each process
 from tests.scripts import load_script
 from tests.servers import free_port
 main = load_script("CIFAR_10/main.py")
