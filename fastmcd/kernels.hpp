@@ -156,8 +156,7 @@ struct SegmentKernels {
     int (*tie)(const float* here, const float* below, int columns, float scale, float* right, float* down);
     void (*weigh)(const Weighing& row);
     // Messages along `count` (at most kLanes) rows, from both sides: out = what the left and right tell each cell.
-    void (*along_rows)(const float* evidence, const float* vertical, const float* ties, std::ptrdiff_t pitch, int count, int columns,
-                       float* room, float* out);
+    void (*along_rows)(const float* evidence, const float* ties, std::ptrdiff_t pitch, int count, int columns, float* room, float* out);
     // One step along the columns: out = line (or += if `back`); line = what the next row is told.
     void (*along_columns)(const float* evidence, const float* horizontal, const float* ties, int columns, bool back, float* line, float* out);
 };
