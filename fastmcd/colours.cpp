@@ -5,8 +5,7 @@
 namespace fastmcd {
 namespace {
 
-constexpr int kBits = 4;              // of each of blue, green and red
-constexpr int kBins = 1 << 3 * kBits;
+constexpr int kBins = 1 << 3 * kColourBits;
 constexpr float kKept = 0.9f;         // of the histograms from frame to frame
 constexpr float kSure = 0.6f;         // evidence of a cell that teaches what moves
 constexpr float kNone = 1e-20f;       // cells; less is none: it would decay into slow denormal numbers
@@ -17,6 +16,8 @@ constexpr int kAround = 2;            // tiles
 constexpr int kMovers = 4;            // cells that surely move, in a tile that others are around
 constexpr float kElsewhere = 0.1f;    // weight of what rests far from what moves
 constexpr float kMost = 2, kWeight = 0.3f;
+
+int top(int row, int height) { return std::min(kCell * row + 1, height - 2); }  // of the four pixels in the middle of a cell
 
 bool surely_moves(float evidence, float belief, float uncovered) { return belief > 0 && evidence + uncovered > kSure; }
 
@@ -31,30 +32,22 @@ void Colours::reset() {
     for (auto* v : {&moving_, &still_, &ratio_}) std::fill(v->begin(), v->end(), 0.0f);
 }
 
-// Four pixels from the middle of each cell.
-template <class At>
-void Colours::look(int width, int height, const At& at) {
+void Colours::look(Colour frame) {
     for (int y = 0; y < rows_; ++y) {
-        std::uint16_t* out = colour_.row(y);
-        const int top = std::min(kCell * y + 1, height - 2);
-        for (int x = 0; x < columns_; ++x) out[x] = std::uint16_t(at(std::min(kCell * x + 1, width - 2), top));
+        const std::uint8_t* upper = frame.data + top(y, frame.height) * frame.stride;
+        kernels_.image.colours(upper, upper + frame.stride, frame.width, columns_, colour_.row(y));
     }
 }
 
-void Colours::look(Colour frame) {
-    look(frame.width, frame.height, [&](int x, int y) {
-        const std::uint8_t *p = frame.data + y * frame.stride + 3 * x, *q = p + frame.stride;
-        const auto level = [&](int k) { return (p[k] + p[k + 3] + q[k] + q[k + 3]) >> (10 - kBits); };
-        return (level(0) << kBits | level(1)) << kBits | level(2);
-    });
-}
-
 void Colours::look(Image frame) {
-    look(frame.width, frame.height, [&](int x, int y) {
-        const std::uint8_t *p = fastmcd::row(frame, y) + x, *q = p + frame.stride;
-        const int level = (p[0] + p[1] + q[0] + q[1]) >> (10 - kBits);
-        return (level << kBits | level) << kBits | level;
-    });
+    for (int y = 0; y < rows_; ++y) {
+        const std::uint8_t *upper = fastmcd::row(frame, top(y, frame.height)), *lower = upper + frame.stride;
+        for (int column = 0; column < columns_; ++column) {
+            const int x = std::min(kCell * column + 1, frame.width - 2);
+            const int level = (upper[x] + upper[x + 1] + lower[x] + lower[x + 1]) >> (10 - kColourBits);
+            colour_.row(y)[column] = std::uint16_t((level << kColourBits | level) << kColourBits | level);
+        }
+    }
 }
 
 const float* Colours::row(int y) {

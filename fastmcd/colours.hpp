@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fastmcd.hpp"
+#include "kernels.hpp"
 #include "model.hpp"
 
 namespace fastmcd {
@@ -29,9 +30,7 @@ public:
 private:
     void weigh_tiles(const Grid<float>& evidence, const Grid<float>& belief, const Grid<float>& uncovered);
 
-    template <class At>
-    void look(int width, int height, const At& at);
-
+    const Kernels& kernels_ = kernels();
     int columns_, rows_, tile_, tile_columns_, tile_rows_;
     Grid<std::uint16_t> colour_;
     std::vector<float> moving_, still_, ratio_, line_, weight_;  // the last one of what rests, for each tile

@@ -13,6 +13,7 @@ namespace fastmcd {
 inline constexpr int kSlack = 64;
 inline constexpr int kLanes = 16;  // cells (and matches) that every level handles together: rows of them are padded to this
 inline constexpr int kCell = 4;    // px: side of a cell of the background model
+inline constexpr int kColourBits = 4;  // of each of blue, green and red, where colours are counted
 
 SHARED std::ptrdiff_t rounded_up(std::ptrdiff_t n, std::ptrdiff_t step) { return (n + step - 1) / step * step; }
 
@@ -22,6 +23,8 @@ struct ImageKernels {
     // line: room for 5 * (width + 4 + kSlack) bytes.
     void (*smooth)(const std::uint8_t* const rows[5], int width, std::uint8_t* line, std::uint8_t* out);
     void (*halve)(const std::uint8_t* a, const std::uint8_t* b, int width, std::uint8_t* out);  // width: of out
+    // For each cell the mean colour of four pixels in its middle, from two rows of blue, green and red: kColourBits of each.
+    void (*colours)(const std::uint8_t* upper, const std::uint8_t* lower, int width, int cells, std::uint16_t* out);
 };
 
 struct Pixel {
@@ -153,8 +156,7 @@ struct SegmentKernels {
     int (*tie)(const float* here, const float* below, int columns, float scale, float* right, float* down);
     void (*weigh)(const Weighing& row);
     // Messages along `count` (at most kLanes) rows, from both sides: out = what the left and right tell each cell.
-    void (*along_rows)(const float* evidence, const float* vertical, const float* ties, std::ptrdiff_t pitch, int count, int columns,
-                       float* room, float* out);
+    void (*along_rows)(const float* evidence, const float* ties, std::ptrdiff_t pitch, int count, int columns, float* room, float* out);
     // One step along the columns: out = line (or += if `back`); line = what the next row is told.
     void (*along_columns)(const float* evidence, const float* horizontal, const float* ties, int columns, bool back, float* line, float* out);
 };

@@ -133,9 +133,10 @@ void Model::learn(int row, int band, const Light& light, const Plane& frame, Pla
 void Model::correct(const Grid<float>& belief, const Grid<float>& rest, Plane& mask) {
     for (int y = 0; y < rows_; ++y) {
         std::int32_t* marks = marks_.row(y);
+        const float* beliefs = belief.row(y);
         const Planes modes = planes(modes_, y);
         for (int x = 0; x < columns_; ++x) {
-            const bool moves = belief.row(y)[x] > 0, differs = moved(marks[x]) >= kUnlike;
+            const bool moves = beliefs[x] > 0, differs = moved(marks[x]) >= kUnlike;
             if (moves == differs) continue;
             if (moves) modes.of[2][x] = std::max(0.0f, modes.of[2][x] - kDisproof);
             if (differs && rest.row(y)[x] > 0 && modes.of[5][x] >= std::max(kGhostAge, kGhostShare * modes.of[2][x])) {

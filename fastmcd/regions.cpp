@@ -140,12 +140,13 @@ void Regions::keep(int labels) {
     for (const Run& run : runs_)
         if (too_small(all_[run.label])) on_.clear(run.row, run.first, run.end);
     // the largest come first and are kept
-    const auto end = std::remove_if(all_.begin() + 1, all_.begin() + 1 + labels, [&](const Region& r) { return r.split() || too_small(r); });
-    std::sort(all_.begin() + 1, end, [](const Region& a, const Region& b) {
+    const auto begin = all_.begin() + 1;
+    const auto end = std::remove_if(begin, begin + labels, [&](const Region& r) { return r.split() || too_small(r); });
+    std::sort(begin, end, [](const Region& a, const Region& b) {
         const auto key = [](const Region& r) { return std::tuple(-r.pixels, r.top, r.left, r.bottom, r.right); };
         return key(a) < key(b);
     });
-    regions_.assign(all_.begin() + 1, std::min(end, all_.begin() + 1 + std::ptrdiff_t(most_regions_)));
+    regions_.assign(begin, begin + std::min(end - begin, std::ptrdiff_t(most_regions_)));
 }
 
 // Boxes that overlap are fragments of one object. One that has grown may overlap any other, so all are looked at again, from the next

@@ -16,7 +16,6 @@ constexpr float kMostNoise = 16;
 constexpr float kFollow = 0.3f;      // share of the way that the noise scale goes from frame to frame
 constexpr float kLeastEdge = 2;      // grey levels
 constexpr float kEdge = 2;           // times the mean difference of neighbours: a difference that cuts their tie to a quarter
-constexpr int kRounds = 1;
 constexpr int kPatch = 6;            // cells: side of the patches that are looked for elsewhere
 constexpr float kDoubtful = 1;       // evidence for motion in a patch that makes it worth looking
 constexpr double kLeastWay = 1;      // cells that the background must have gone, or depth would not show
@@ -37,7 +36,7 @@ constexpr float kLearned = 25;       // frames: age of a background that what re
 
 Segmenter::Segmenter(int columns, int rows)
     : columns_(columns), rows_(rows), colours_(columns, rows), rest_(columns, rows), uncovered_(rest_), evidence_(rest_), right_(rest_), down_(rest_),
-      horizontal_(rest_), vertical_(rest_), belief_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes), no_colours_(columns + kLanes),
+      horizontal_(rest_), vertical_(rest_), line_(columns + kLanes), room_(3 * columns * kLanes), no_colours_(columns + kLanes),
       past_(kFar, {rest_, rest_, kIdentity, {}}), epipoles_(kFar),
       patch_columns_((columns - 1) / kPatch + 1), patch_rows_((rows - 1) / kPatch + 1), near_(std::size_t(patch_columns_) * patch_rows_) {
     group_.reserve(near_.size());
@@ -207,24 +206,21 @@ void Segmenter::add_temporal_prior() {
 }
 
 // The likeliest labels of all cells together, if neighbours that are tied had rather agree: an Ising model, by min-sum messages along
-// rows and columns by turns (belief propagation, Tappen and Freeman 2003). For two labels a message is a number: all that a cell has
+// rows, then along columns (belief propagation, Tappen and Freeman 2003). For two labels a message is a number: all that a cell has
 // heard and seen, at most as much as the tie carries.
-void Segmenter::pass_messages() {
-    vertical_.fill(0);
-    for (int round = 0; round < kRounds; ++round) {
-        for (int y = 0; y < rows_; y += kLanes)
-            kernels_.segment.along_rows(evidence_.row(y), vertical_.row(y), right_.row(y), right_.pitch(), std::min(kLanes, rows_ - y),
-                                        columns_, room_.data(), horizontal_.row(y));
-        std::fill(line_.begin(), line_.end(), 0.0f);
-        for (int y = 0; y < rows_; ++y)
-            kernels_.segment.along_columns(evidence_.row(y), horizontal_.row(y), down_.row(y), columns_, false, line_.data(), vertical_.row(y));
-        std::fill(line_.begin(), line_.end(), 0.0f);
-        for (int y = rows_ - 1; y >= 0; --y)
-            kernels_.segment.along_columns(evidence_.row(y), horizontal_.row(y), down_.row(std::max(y - 1, 0)), columns_, true, line_.data(), vertical_.row(y));
-    }
+void Segmenter::pass_messages(Grid<float>& belief) {
+    for (int y = 0; y < rows_; y += kLanes)
+        kernels_.segment.along_rows(evidence_.row(y), right_.row(y), right_.pitch(), std::min(kLanes, rows_ - y), columns_, room_.data(),
+                                    horizontal_.row(y));
+    std::fill(line_.begin(), line_.end(), 0.0f);
+    for (int y = 0; y < rows_; ++y)
+        kernels_.segment.along_columns(evidence_.row(y), horizontal_.row(y), down_.row(y), columns_, false, line_.data(), vertical_.row(y));
+    std::fill(line_.begin(), line_.end(), 0.0f);
+    for (int y = rows_ - 1; y >= 0; --y)
+        kernels_.segment.along_columns(evidence_.row(y), horizontal_.row(y), down_.row(std::max(y - 1, 0)), columns_, true, line_.data(), vertical_.row(y));
     for (int y = 0; y < rows_; ++y) {
         const float *e = evidence_.row(y), *h = horizontal_.row(y), *v = vertical_.row(y);
-        float* out = belief_.row(y);
+        float* out = belief.row(y);
         for (int x = 0; x < columns_; ++x) out[x] = e[x] + h[x] + v[x];
     }
 }
@@ -246,19 +242,19 @@ void Segmenter::operator()(const Model& model, const Epipole& epipole, std::span
     if (frames_ >= kFar) discount_parallax(model);
     add_point_evidence(model, points);
     add_temporal_prior();
-    pass_messages();
-    colours_.learn(evidence_, belief_, uncovered_);
+    auto& [means, moved, way, light] = past_[std::size_t(frames_ % kFar)];  // the furthest was compared with, and is no longer needed
+    pass_messages(moved);
+    colours_.learn(evidence_, moved, uncovered_);
     if (noise_cells_ > 0) {  // what moves has no great say in it, as each cell counts 9 at most
         const float found = float(noise_sum_) / (kSteps * float(noise_cells_));
         noise_scale_ = std::clamp(noise_scale_ * (1 + kFollow * (found / kTypical - 1)), 1.0f, kMostNoise);
     }
-    auto& [means, moved, way, light] = past_[std::size_t(frames_ % kFar)];
-    means = model.means(), moved = belief_, way = kIdentity, light = {};
+    means = model.means(), way = kIdentity, light = {};
     ++frames_;
 }
 
 std::size_t Segmenter::bytes() const {
-    return (8 + 2 * past_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size() + no_colours_.size()) * sizeof(float) +
+    return (7 + 2 * past_.size()) * rest_.bytes() + colours_.bytes() + (line_.size() + room_.size() + no_colours_.size()) * sizeof(float) +
            near_.size() + group_.capacity() * sizeof(int);
 }
 

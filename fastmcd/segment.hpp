@@ -24,7 +24,7 @@ public:
     // Decides for each cell of the model's last frame; epipole: of its motion; points: tracked in it.
     void operator()(const Model& model, const Epipole& epipole, std::span<const PointMotion> points);
 
-    const Grid<float>& belief() const { return belief_; }  // above 0: moves
+    const Grid<float>& belief() const { return earlier(1).moved; }  // above 0: moves
     const Grid<float>& rest() const { return rest_; }      // above 0: has not changed for some frames
 
     std::size_t bytes() const;
@@ -49,13 +49,13 @@ private:
     void discount_parallax(const Model& model);
     void add_point_evidence(const Model& model, std::span<const PointMotion> points);
     void add_temporal_prior();
-    void pass_messages();
+    void pass_messages(Grid<float>& belief);
     Grid<float>& stays() { return horizontal_; }  // evidence for motion where something moved a frame ago; lost once messages are sent
 
     const Kernels& kernels_ = kernels();
     int columns_, rows_;
     Colours colours_;
-    Grid<float> rest_, uncovered_, evidence_, right_, down_, horizontal_, vertical_, belief_;
+    Grid<float> rest_, uncovered_, evidence_, right_, down_, horizontal_, vertical_;
     std::vector<float> line_, room_, no_colours_;  // the last one: a row of zeros
     std::vector<Earlier> past_;      // a ring of the last frames
     std::vector<Epipole> epipoles_;  // and one of their epipoles, which has the current one already

@@ -97,12 +97,11 @@ void weigh(const Weighing& row) {
 }
 
 // As columns of a transposed band, kLanes rows at once.
-void along_rows(const float* evidence, const float* vertical, const float* ties, std::ptrdiff_t pitch, int count, int columns,
-                float* room, float* out) {
+void along_rows(const float* evidence, const float* ties, std::ptrdiff_t pitch, int count, int columns, float* room, float* out) {
     float *told = room, *tied = room + columns * kLanes, *heard = tied + columns * kLanes;
     for (int y = 0; y < count; ++y)
         for (int x = 0; x < columns; ++x) {
-            told[x * kLanes + y] = evidence[y * pitch + x] + vertical[y * pitch + x];
+            told[x * kLanes + y] = evidence[y * pitch + x];
             tied[x * kLanes + y] = ties[y * pitch + x];
         }
     for (int lane = 0; lane < kLanes; lane += kFloats) {

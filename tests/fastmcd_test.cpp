@@ -732,6 +732,30 @@ void colours_are_told_from_what_is_around() {
     CHECK(line[150] < -0.3f);
 }
 
+// Four pixels in the middle of each cell, or the last four where the frame's edge cuts it; nothing outside of the two rows is read.
+void a_cell_has_the_colour_of_its_middle() {
+    std::mt19937 random(4);
+    for (const std::string& level : levels()) {
+        setenv("FASTMCD_LEVEL", level.c_str(), 1);
+        for (int width = 32; width < 72; ++width) {
+            std::vector<std::uint8_t> rows[2] = {std::vector<std::uint8_t>(3 * width), std::vector<std::uint8_t>(3 * width)};
+            for (auto& row : rows)
+                for (auto& v : row) v = std::uint8_t(random());
+            std::vector<std::uint16_t> found(cells(width)), expected;
+            kernels().image.colours(rows[0].data(), rows[1].data(), width, cells(width), found.data());
+            for (int cell = 0; cell < cells(width); ++cell) {
+                const int x = std::min(kCell * cell + 1, width - 2);
+                int colour = 0;
+                for (int k = 3 * x; k < 3 * x + 3; ++k)
+                    colour = colour << kColourBits | (rows[0][k] + rows[0][k + 3] + rows[1][k] + rows[1][k + 3]) >> (10 - kColourBits);
+                expected.push_back(std::uint16_t(colour));
+            }
+            CHECK(found == expected);
+        }
+    }
+    unsetenv("FASTMCD_LEVEL");
+}
+
 // What is no longer seen decays to nothing, not into denormal numbers.
 void forgotten_colours_are_none() {
     const int columns = 80, rows = 60;
@@ -840,6 +864,7 @@ int main() {
     what_is_off_the_plane_does_not_move();
     what_is_left_behind_is_told_apart();
     what_moves_unteaches_its_background();
+    a_cell_has_the_colour_of_its_middle();
     colours_are_told_from_what_is_around();
     forgotten_colours_are_none();
     what_is_still_is_a_ghost_if_its_background_is_young();

@@ -275,6 +275,20 @@ static void test_long_sums() {  // more than a byte can count, and as many as 16
     }
 }
 
+// Pixels are looked up in a table of 1 KiB a channel: only where there are pixels. If nothing is said of them they are v / 255.
+static void test_a_table_of_levels_is_for_pixels() {
+    CHECK(Network(1 << 20, 1, 1).bytes() < std::size_t(1) << 27);
+    Network network(3, 1, 1);
+    network.affine(std::vector<float>(3, 1.0f), std::vector<float>(3, 0.0f), false);
+    const std::uint8_t pixel[] = {0, 51, 255};
+    float result[3];
+    network.run(pixel, 1, result);
+    CHECK(result[0] == 0 && result[1] == 51 / 255.0f && result[2] == 1);
+    network.normalize(std::vector<float>(3, 1.0f), std::vector<float>(3, 2.0f));
+    network.run(pixel, 1, result);
+    CHECK(result[0] == -0.5f && result[2] == 0);
+}
+
 static float widened(std::uint16_t half) {
     const std::uint32_t bits = std::uint32_t(half) << 16;
     float value;
@@ -403,6 +417,7 @@ int main() {
     test_shortcuts();
     test_joined_steps();
     test_long_sums();
+    test_a_table_of_levels_is_for_pixels();
     test_one_layer();
     test_a_thread_without_memory();
     test_bad_input_is_refused();

@@ -85,7 +85,7 @@ struct Network::Impl {
     fastmcd::Workers workers;
     std::vector<Step> steps;
     std::vector<Map> maps;
-    std::vector<float> levels;  // (channels, 256): the float of a pixel's level
+    std::vector<float> levels;  // (channels, 256): the float of a pixel's level; none until pixels or their normalization are given
     std::vector<double> seconds;
 
     // The plan, made anew by the first run after a step was added.
@@ -278,7 +278,7 @@ void Network::Impl::run(const Pixel* images, int count, float* result, bool time
             float* to = first.at(y, 0);
             for (int x = 0; x < in.width; ++x)
                 for (int c = 0; c < in.channels; ++c, ++images, ++to) {
-                    if constexpr (sizeof(Pixel) == 1) *to = levels[c * 256 + *images];
+                    if constexpr (sizeof(Pixel) == 1) *to = levels[std::size_t(c) * 256 + *images];
                     else *to = *images;
                 }
         }
@@ -300,7 +300,6 @@ Network::Network(int channels, int height, int width, std::string_view kernel, i
     check_size({channels, height, width});
     impl_ = std::make_unique<Impl>(find(kernel), threads);
     impl_->maps.push_back({{channels, height, width}, false});
-    normalize(std::vector<float>(channels, 0.0f), std::vector<float>(channels, 1.0f));
 }
 
 Network::~Network() = default;
@@ -428,6 +427,8 @@ std::size_t Network::bytes() {
 }
 
 void Network::run(const std::uint8_t* images, int count, float* result, bool timed) {
+    const std::size_t channels = impl_->maps.front().shape.channels;
+    if (impl_->levels.empty()) normalize(std::vector<float>(channels, 0.0f), std::vector<float>(channels, 1.0f));
     impl_->run(images, count, result, timed);
 }
 void Network::run(const float* images, int count, float* result, bool timed) {

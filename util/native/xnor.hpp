@@ -81,7 +81,7 @@ public:
     ~Network();
     Network(Network&&) noexcept;
 
-    // (v / 255 - mean) / std per channel, for images of uint8; images of float are taken as they are.
+    // (v / 255 - mean) / std per channel, for images of uint8, or else v / 255; images of float are taken as they are.
     void normalize(std::span<const float> mean, std::span<const float> std);
 
     // From floats. weight: (outputs, channels, height, width).
