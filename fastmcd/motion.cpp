@@ -142,9 +142,8 @@ void MotionEstimator::vote(const std::vector<Pixel>& points, const Plane& moved)
     for (std::size_t i = 0; i < points.size() && match < ransac_.size(); ++i) {
         if (!tracked_[i]) continue;
         const Point from = source_position(points[i], shifts_[i]);
-        const int x = int(from.x), y = int(from.y);
-        const bool inside = x >= 0 && y >= 0 && x < moved.width && y < moved.height;
-        ransac_.repeat(match++, inside && !moved.row(y)[x] ? kVotes - 1 : 0);
+        const bool inside = from.x > -1 && from.y > -1 && from.x < moved.width && from.y < moved.height;
+        ransac_.repeat(match++, inside && !moved.row(int(from.y))[int(from.x)] ? kVotes - 1 : 0);
     }
 }
 
