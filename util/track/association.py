@@ -62,6 +62,10 @@ class Association:
         self._add(measured[others], identities[others], seconds)
         return identities, speeds
 
+    def identities(self) -> set[int]:
+        """Return the identities of the objects that are not forgotten."""
+        return set(self._identity[self._identity > 0].tolist())
+
     def unseen(self) -> dict[int, np.ndarray]:
         """Return identity -> box x, y, width, height (float) where an object that the latest frame did not show is expected in it."""
         lost = (self._missed > 0) & (self._identity > 0)

@@ -1,12 +1,13 @@
 """Objects with an identity: sightings of one frame joined into tracks, each with one dependable name."""
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from util.track.association import LOST_FRAMES, Association
-from util.track.evidence import Evidence, weight_of
+from util.track.association import Association
+from util.track.evidence import weight_of
 from util.track.names import UNKNOWN, Names
 from util.track.places import Crossing, Places, Visit, Whereabouts
 from util.track.views import Schedule, Views, chosen
@@ -83,7 +84,7 @@ class TrackState:
         self.label, self.probability = UNKNOWN, 0.0
         self.called = None  # the label's class, if it is one
         self.told = None  # what it was called when somebody was told of it
-        self.called_so: dict[str, Evidence] = {}  # label -> what the evidence said in the sightings that had it
+        self.called_so = defaultdict(names.evidence)  # label -> what the evidence said in the sightings that had it
         self.where = Whereabouts()
         self.best = {}  # label -> (worth, crop, frame, box): the name may still change
 
@@ -97,7 +98,7 @@ class TrackState:
         self.last, self.end = moment.number, moment.seconds
         self.sightings += 1
         if self.evidence.weight > 0:
-            self.called_so.setdefault(self.label, self._names.evidence()).include(self.evidence, weight)
+            self.called_so[self.label].include(self.evidence, weight)
         x, y, width, height = sighting.crop
         worth = self.probability * min(width, height)
         if self.label not in self.best or worth > self.best[self.label][0]:
@@ -131,16 +132,16 @@ class Tracker:
     """Joins sightings into tracks, frame by frame, and asks for a view of an object only where that can change its name.
 
     For each moment first `associate`, then `name`. names: those that tracks may have. fps: frames per second.
-    min_sightings: a track counts, and gets its number, from so many on; less is flicker. lost_seconds: an object unseen for longer, and
-    for more than LOST_FRAMES frames, has ended; for keep_seconds, but no longer than it was seen, a named one is expected where it should
-    be. overlap: see Association. schedule: which sightings are looked at; None: all. places: lines and zones to tell of.
+    min_sightings: a track counts, and gets its number, from so many on; less is flicker. lost_seconds, overlap: see Association; what it
+    forgets has ended. keep_seconds: so long, but no longer than it was seen, a lost track with a name is expected where it should be.
+    schedule: which sightings are looked at; None: all. places: lines and zones to tell of.
     """
 
     def __init__(
         self, names: Names, fps=25.0, min_sightings=5, lost_seconds=1.0, keep_seconds=1.0, overlap=0.2, schedule: Schedule | None = None,
         places: Places | None = None,
     ):  # fmt: skip
-        self.names, self.min_sightings, self.lost_seconds, self.keep_seconds = names, min_sightings, lost_seconds, keep_seconds
+        self.names, self.min_sightings, self.keep_seconds = names, min_sightings, keep_seconds
         self.places = places or Places()
         self.schedule = schedule or Schedule(longest=1, budget=10**9)
         self._association = Association(fps, lost_seconds, overlap)
@@ -189,9 +190,8 @@ class Tracker:
                 moment.passed += [(state.track(), passage) for passage in state.where.news]
                 state.where.news = []
         moment.expected = self._expected(moment)
-        late = [i for i, state in self._states.items() if moment.seconds - state.end > self.lost_seconds]
-        ended = [i for i in late if moment.number - self._states[i].last > LOST_FRAMES]
-        moment.ended, moment.dropped = self._end(ended)
+        known = self._association.identities()
+        moment.ended, moment.dropped = self._end([i for i in self._states if i not in known])
 
     def _expected(self, moment: Moment) -> list[Sighting]:
         """Return the named tracks lost lately where they should be, if that is inside the frame and nothing else is seen there.
