@@ -265,9 +265,8 @@ def tested_classes(args: Namespace) -> int | None:
 
 
 def initial_weights(args: Namespace) -> Path | None:
-    """Return the weights that a training begins with: --pretrained; for own classes else those that ship, if there are any; or None."""
-    shipped = HERE / "models" / f"{network_of(args)}.best.pth.tar"
-    return args.pretrained or (shipped if args.classes and shipped.is_file() else None)
+    """Return the weights that a training begins with, or None: see `data.initial_weights`."""
+    return data.initial_weights(args, HERE / "models" / f"{network_of(args)}.best.pth.tar")
 
 
 def spec_for(args: Namespace) -> Spec:

@@ -79,9 +79,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 
 # ---- Data ------------------------------------------------------------------------------------------------------------
 def initial_weights(args: Namespace) -> Path | None:
-    """Return the weights that a training begins with: --pretrained; for own classes else those that ship, if there are any; or None."""
-    shipped = HERE / "models" / f"{args.arch}.best.pth.tar"
-    return args.pretrained or (shipped if args.classes and shipped.is_file() else None)
+    """Return the weights that a training begins with, or None: see `data.initial_weights`."""
+    return data.initial_weights(args, HERE / "models" / f"{args.arch}.best.pth.tar")
 
 
 def load_data(args: Namespace, train: bool, spec: Spec = SPEC) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,5 +1,6 @@
 """MNIST and CIFAR-10 as two tensors each: downloaded through torchvision, or read from a local folder."""
 import hashlib
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,11 @@ def read_image(path: Path, mode: str, size: int) -> np.ndarray:
         if image.size != (size, size):  # before it is decoded: a small file may claim to be a huge image
             raise InputError(f"{path}: {image.width}x{image.height} pixels, expected {size}x{size}")
         return np.asarray(image.convert(mode)).reshape(size, size, -1)
+
+
+def initial_weights(args: Namespace, shipped: Path) -> Path | None:
+    """Return the weights that a training begins with: --pretrained; for own classes else those that ship, if there are any; or None."""
+    return args.pretrained or (shipped if args.classes and shipped.is_file() else None)
 
 
 def own_classes(root: Path | None, known: list[str]) -> list[str] | None:
