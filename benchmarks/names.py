@@ -79,12 +79,11 @@ class Clip:
     def scores(self) -> dict[str, float]:
         """right, absurd, found, named, tracks and MISSED; NaN where there is nothing to divide by."""
         share = lambda a, b: a / b if b else float("nan")  # noqa: E731
-        right = share(self.right, self.with_object) if self.right_names else float("nan")
-        named = share(self.named, self.true) if self.right_names else float("nan")
-        found = {"absurd": share(self.absurd, self.frames), "found": share(self.found, self.true), "named": named}
-        found["tracks"] = share(self.tracks_right, self.tracks) if self.right_names else float("nan")
-        missed = {why: share(self.missed[why], self.with_object) if self.right_names else float("nan") for why in MISSED}
-        return {"right": right, **found, **missed}
+        of_name = lambda a, b: share(a, b if self.right_names else 0)  # noqa: E731
+        found = {"absurd": share(self.absurd, self.frames), "found": share(self.found, self.true)}
+        named = {"named": of_name(self.named, self.true), "tracks": of_name(self.tracks_right, self.tracks)}
+        missed = {why: of_name(self.missed[why], self.with_object) for why in MISSED}
+        return {"right": of_name(self.right, self.with_object), **found, **named, **missed}
 
 
 # ---- Clips -----------------------------------------------------------------------------------------------------------
