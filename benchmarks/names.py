@@ -215,6 +215,9 @@ def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
             report_calibration(network, logits, labels, other)
         p = softmax(logits / network.spec.temperature)
         report_images(look, network, p, labels, person, other, is_window)
+        if look == "as crops":
+            likely = softmax((logits + network.spec.log_prior()) / network.spec.temperature)
+            report_images("as crops, with the prior", network, likely, labels, person, other, is_window)
         known = confidence(p, network)[(labels != other) & ((labels != person) | ("person" in classes))]
         least = np.quantile(known, 1 - KEPT)
         foreign = {f"kept-out classes, {look}": confidence(p[labels == other], network)}
