@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <limits>
 #include <map>
 #include <tuple>
 
@@ -159,7 +158,7 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
         Aligned<std::uint16_t> counts(plan.counts());
         BinaryJob job = plan.job();
         job.input = map.data();
-        Finish finish{outputs, true, scales.data(), shifts.data(), nullptr, -std::numeric_limits<float>::infinity()};
+        Finish finish{outputs, {scales.data(), shifts.data()}};
         for (int n; (n = next++) < count;) {
             const std::uint16_t* from = x + n * pixels * in.channels;
             for (std::size_t i = 0; i < pixels; ++i)

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -13,8 +12,6 @@
 
 namespace xnor {
 namespace {
-
-constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 // A step takes sums from a map and does some of what Finish says; empty arrays stand for what it doesn't. One that
 // takes each pixel as it is can join the pass before, if that has not yet come so far.
@@ -194,13 +191,10 @@ Finish Network::Impl::finish(const Pass& pass) {
     const auto array = [](const Aligned<float>& values, const Aligned<float>& neutral) {
         return values.empty() ? neutral.data() : values.data();
     };
-    const bool scaled = !pass.scale.empty() || !pass.slope.empty();
-    Finish f{pass.out.channels,
-             scaled,
-             array(pass.scale, ones),
-             array(pass.shift, zeros),
-             pass.slope.empty() ? nullptr : pass.slope.data(),
-             pass.relu ? 0.0f : kLowest};
+    Finish f{pass.out.channels};
+    if (!pass.scale.empty() || !pass.slope.empty())
+        f.affine = {array(pass.scale, ones), array(pass.shift, zeros), pass.relu ? 0.0f : kLowest};
+    f.slope = pass.slope.empty() ? nullptr : pass.slope.data();
     if (pass.past >= 0)
         f.past = maps[pass.past].read(), f.past_channels = maps[pass.past].shape.channels, f.size = pass.size;
     if (pass.floats >= 0) f.floats = maps[pass.floats].floats();
