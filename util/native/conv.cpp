@@ -37,6 +37,7 @@ Shape shape_after(const Shape& in, int channels, int height, int width, int stri
         throw std::invalid_argument(std::string(step) +
                                     ": outputs, size and stride must be at least 1 (the latter two at most " +
                                     std::to_string(kLargest) + "), padding at least 0 and less than the size");
+    check_size(in);
     if (in.height + 2 * padding < height || in.width + 2 * padding < width)
         throw std::invalid_argument(std::string(step) + ": a window of " + std::to_string(width) + "x" +
                                     std::to_string(height) + " does not fit into " + text(in));
@@ -144,7 +145,6 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
                  std::string_view kernel, const Everywhere& everywhere) {
     if (in.channels < 1 || in.height < 1 || in.width < 1)
         throw std::invalid_argument("channels, height and width must be at least 1");
-    check_size(in);
     const Kernels& k = find(kernel);
     const BinaryConv plan(k, conv, in, negative, "binary_conv");
     const int outputs = conv.outputs, row = plan.out.width * outputs;
