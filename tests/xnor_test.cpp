@@ -265,6 +265,20 @@ static void test_joined_steps() {
     }
 }
 
+// A run plans the steps so far: one that is added later is planned by the next.
+static void test_a_step_after_a_run() {
+    const auto image = floats(2 * 6 * 6), weight = floats(5 * 2 * 9), slope = floats(5);
+    const std::vector<float> ones(5, 1.0f), zeros(5, 0.0f);
+    Network grown(2, 6, 6), whole(2, 6, 6);
+    std::vector<float> first(5 * 6 * 6), second(first), expected(first);
+    for (Network* network : {&grown, &whole}) network->conv({5, 3, 3, 1, 1}, weight, ones, zeros, false);
+    grown.run(image.data(), 1, first.data());
+    for (Network* network : {&grown, &whole}) network->prelu(slope);
+    grown.run(image.data(), 1, second.data());
+    whole.run(image.data(), 1, expected.data());
+    CHECK(second == expected && first != second && grown.bytes() == whole.bytes());
+}
+
 static void test_long_sums() {  // more than a byte can count, and as many as 16 bits can
     for (const int channels : {64, 252, 253, 4100, 65534}) {
         const std::vector<std::uint8_t> negative(3 * std::size_t(channels), 1);
@@ -421,6 +435,7 @@ int main() {
     test_against_loops();
     test_shortcuts();
     test_joined_steps();
+    test_a_step_after_a_run();
     test_long_sums();
     test_a_table_of_levels_is_for_pixels();
     test_one_layer();

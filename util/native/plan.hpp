@@ -23,9 +23,9 @@ struct Scaling {  // what an Affine points to; no entries: x as it is
 // A step takes sums from a map and does some of what Finish says; empty arrays stand for what it doesn't. One that
 // takes each pixel as it is can join the pass before, if that has not yet come so far.
 struct Step {
-    enum Part { kSums, kScale, kSlope, kPast, kSign };
+    enum Part { kSums, kScale, kSlope, kPast, kSign };  // in Finish's order
 
-    bool alone() const { return !binary && !real && !window; }
+    bool alone() const { return !binary && !real && !window; }  // takes each pixel as it is
     Part first() const {
         return !scaling.scale.empty() ? kScale : !slope.empty() ? kSlope : past >= 0 ? kPast : kSign;
     }
