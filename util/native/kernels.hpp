@@ -29,10 +29,10 @@ struct Affine {  // per channel x * scale + shift, at least `floor`; scale null:
     float floor = kLowest;
 };
 
-// What becomes of each channel's sum at a pixel: y = affine(sum), times `slope` where it is below zero, plus a shortcut.
-// It is kept as it is, in bfloat16 (to the nearest; between two, the even one), and as a bit, y * turn < threshold.
-// Bits lie in groups of 32 channels, 4 bytes each; levels that look counts up take 8: a nibble in the upper half of each
-// byte, which is the offset of the nibble's row in a table.
+// What becomes of each channel's sum at a pixel: y = affine(sum), times `slope` where it is below zero, plus a
+// shortcut. It is kept as it is, in bfloat16 (to the nearest; between two, the even one), and as a bit,
+// y * turn < threshold. Bits lie in groups of 32 channels, 4 bytes each; levels that look counts up take 8: a nibble in
+// the upper half of each byte, which is the offset of the nibble's row in a table.
 struct Finish {
     int channels;
     Affine affine = {};

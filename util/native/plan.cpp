@@ -137,8 +137,9 @@ Plan::Loop Plan::loop(const Pass& pass) {
 }
 
 Plan::Loop Plan::pool_bits(const Pass& pass) {
-    const Plane<std::uint8_t> from = maps_[pass.from].plane(k_.word_bytes), to = maps_[pass.packed].plane(k_.word_bytes);
-    const Shape in = maps_[pass.from].shape;
+    Map& input = maps_[pass.from];
+    const Plane<std::uint8_t> from = input.plane(k_.word_bytes), to = maps_[pass.packed].plane(k_.word_bytes);
+    const Shape in = input.shape;
     const auto work = [=, pool = *pass.window, width = pass.out.width, &any = pass.any](int, int first, int last) {
         for (int pixel = first; pixel < last; ++pixel) {
             const int y = pixel / width, x = pixel % width, top = y * pool.stride - pool.padding,

@@ -1,4 +1,4 @@
-// How a network's steps are run: joined into passes over memory, each bound to its kernel, and all the memory they take.
+// How a network's steps are run: joined into passes over memory, each with its kernel; and all the memory they take.
 #pragma once
 
 #include <functional>
@@ -75,7 +75,7 @@ public:
     Plan(const Plan&) = delete;  // its loops point into its memory
 
     Plane<float> input() { return maps_.front().floats(); }  // an image
-    Plane<float> output() { return maps_.back().floats(); }  // what the steps make of it; the last one must leave floats
+    Plane<float> output() { return maps_.back().floats(); }  // what becomes of it, if the last step leaves floats
     void run(std::vector<double>* seconds);                  // adds to them what each step took, unless null
     std::size_t bytes() const;                               // of its maps
 
