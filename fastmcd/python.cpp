@@ -184,6 +184,9 @@ auto grey(const Pixels& array) {
     });
 }
 
+// As a detector's frames, for the parts that rely on it.
+bool fits(int width, int height) { return std::min(width, height) >= 32 && std::max(width, height) <= 4096; }
+
 }  // namespace
 
 NB_MODULE(_fastmcd, m) {
@@ -215,8 +218,8 @@ NB_MODULE(_fastmcd, m) {
     }, "grey"_a.noconvert());
     m.def("estimate_motion", [](const Grey& current, const Grey& previous) {
         const Image a = view(current), b = view(previous);
-        if (a.width != b.width || a.height != b.height || std::min(a.width, a.height) < 32)
-            throw nb::value_error("frames are of two sizes, or below 32x32");
+        if (a.width != b.width || a.height != b.height || !fits(a.width, a.height))
+            throw nb::value_error("frames are of two sizes, or not of 32 to 4096 pixels a side");
         Pyramid now(a.width, a.height), then(b.width, b.height);
         now.levels[0] = copy_of(a), then.levels[0] = copy_of(b);
         now.build(), then.build();
@@ -227,7 +230,7 @@ NB_MODULE(_fastmcd, m) {
     }, "current"_a.noconvert(), "previous"_a.noconvert());
     nb::class_<Model>(m, "Model")
         .def("__init__", [](Model* self, int width, int height) {
-            if (std::min(width, height) < 32) throw nb::value_error("a model is of 32x32 pixels or more");
+            if (!fits(width, height)) throw nb::value_error("a model is of 32 to 4096 pixels a side");
             new (self) Model(width, height, {});
         })
         .def("update", [](Model& model, const Grey& frame, const std::array<double, 9>& h) {

@@ -118,6 +118,8 @@ def test_a_layer_with_other_shapes_than_its_maps_is_refused():
         cpu_ops._xnor.binary_conv(x, negative, one[:4].copy(), one, 1, 0, np.zeros((2, 6, 6, 5), np.float32))
     with pytest.raises(TypeError):
         cpu_ops._xnor.binary_conv(x, negative, one, one, 1, 0, np.zeros((2, 6, 6, 5), np.float64))
+    with pytest.raises(ValueError, match="too large"):  # its height and the padding are more than an int holds
+        cpu_ops._xnor.binary_conv(np.zeros((0, 2**31 - 1, 1, 3), np.uint16), negative, one, one, 1, 1, np.zeros((0, 6, 6, 5), np.float32))
 
 
 def accelerated(model, **flags):

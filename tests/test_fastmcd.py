@@ -451,16 +451,19 @@ def test_threads_that_share_a_detector_feed_it_one_frame_after_another():
 
 
 BLACK = np.zeros((480, 640), np.uint8)
+STRIP = np.zeros((40000, 32), np.uint8)  # nothing is left of its width where its height is tracked
 
 
 @pytest.mark.parametrize("misuse", [
     lambda: _fastmcd.Model(80, 64).mode(7),
     lambda: _fastmcd.Model(80, 64).mode(-1),
     lambda: _fastmcd.Model(-5, 64),
+    lambda: _fastmcd.Model(64, 4097),
     lambda: _fastmcd.Model(80, 64).update(BLACK, [1, 0, 0, 0, 1, 0, 0, 0, 1]),
     lambda: _fastmcd.Model(640, 480).update(BLACK, [np.nan] * 9),
     lambda: _fastmcd.estimate_motion(BLACK[:1, :1], BLACK[:1, :1]),
     lambda: _fastmcd.estimate_motion(BLACK, BLACK[:40, :40]),
+    lambda: _fastmcd.estimate_motion(STRIP, STRIP),
     lambda: _fastmcd.smooth(BLACK[:0]),
     lambda: _fastmcd.smooth(BLACK[:, :5]),
 ])  # fmt: skip

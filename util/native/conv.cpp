@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <limits>
 #include <map>
 #include <tuple>
 
@@ -38,6 +37,7 @@ Shape shape_after(const Shape& in, int channels, int height, int width, int stri
         throw std::invalid_argument(std::string(step) +
                                     ": outputs, size and stride must be at least 1 (the latter two at most " +
                                     std::to_string(kLargest) + "), padding at least 0 and less than the size");
+    check_size(in);
     if (in.height + 2 * padding < height || in.width + 2 * padding < width)
         throw std::invalid_argument(std::string(step) + ": a window of " + std::to_string(width) + "x" +
                                     std::to_string(height) + " does not fit into " + text(in));
@@ -145,7 +145,6 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
                  std::string_view kernel, const Everywhere& everywhere) {
     if (in.channels < 1 || in.height < 1 || in.width < 1)
         throw std::invalid_argument("channels, height and width must be at least 1");
-    check_size(in);
     const Kernels& k = find(kernel);
     const BinaryConv plan(k, conv, in, negative, "binary_conv");
     const int outputs = conv.outputs, row = plan.out.width * outputs;
@@ -159,7 +158,7 @@ void binary_conv(const Conv& conv, const Shape& in, std::span<const std::uint8_t
         Aligned<std::uint16_t> counts(plan.counts());
         BinaryJob job = plan.job();
         job.input = map.data();
-        Finish finish{outputs, true, scales.data(), shifts.data(), nullptr, -std::numeric_limits<float>::infinity()};
+        Finish finish{outputs, {scales.data(), shifts.data()}};
         for (int n; (n = next++) < count;) {
             const std::uint16_t* from = x + n * pixels * in.channels;
             for (std::size_t i = 0; i < pixels; ++i)

@@ -19,8 +19,8 @@ constexpr int up(int n, int multiple) { return (n + multiple - 1) / multiple * m
 std::string text(const Shape&);
 void check_entries(std::size_t found, std::size_t expected, const char* name);
 void check_size(const Shape&);  // throws for a map whose offsets don't fit in 32 bits
-// What a window leaves of a map; throws for one that can't be, or leaves too large a map, before anything is planned
-// for it.
+// What a window leaves of a map; throws for a window or a map that can't be, or is too large, before anything is
+// planned for it.
 Shape shape_after(const Shape& in, int channels, int height, int width, int stride, int padding, const char* step);
 
 // Memory that begins with a cache line, so that no vector lies in two.

@@ -1,41 +1,15 @@
-// The kernels of one CPU level: compiled once per level (see fastmcd/simd.hpp).
+// The sums of one CPU level, and its table of kernels: compiled once per level (see fastmcd/simd.hpp).
 #include "kernels.hpp"
 
 #include <cstring>
 
 #include "../../fastmcd/simd.hpp"
+#include "finish.hpp"
 
 namespace xnor {
 namespace {
 
 using namespace fastmcd;
-
-// ---- Bits of 32 channels -------------------------------------------------------------------------------------------
-#if defined(SHUFFLES)
-constexpr int kLanes = kVector;  // outputs of a block
-constexpr int kNibbles = 8;      // of a word of 32 channels
-constexpr int kWordBytes = kNibbles, kLoadBytes = 1;
-int depth_of(int channels) { return (channels + 3) / 4; }
-ALWAYS std::uint8_t weight_at(const std::uint32_t* words, int i) {
-    return words[i / kNibbles] >> (i % kNibbles * 4) & 15;
-}
-
-ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) {
-    std::uint64_t wide = word;
-    wide = (wide | wide << 16) & 0x0000ffff0000ffff;
-    wide = (wide | wide << 8) & 0x00ff00ff00ff00ff;
-    // The low nibble goes to the upper half of its byte, the high nibble to the next byte's.
-    wide = (wide << 4 | wide << 8) & 0xf0f0f0f0f0f0f0f0;
-    std::memcpy(out, &wide, 8);
-}
-#else
-constexpr int kLanes = kFloats;
-constexpr int kWordBytes = 4, kLoadBytes = 4;
-int depth_of(int channels) { return (channels + 31) / 32; }
-ALWAYS std::uint32_t weight_at(const std::uint32_t* words, int i) { return words[i]; }
-ALWAYS void put_word(std::uint8_t* out, std::uint32_t word) { std::memcpy(out, &word, 4); }
-#endif
-using Halves = std::uint16_t __attribute__((vector_size(kVector / 2)));
 
 // Up to 4 pixels by BLOCKS blocks of sums are held in registers.
 template <int PIXELS, int BLOCKS>
@@ -56,97 +30,34 @@ ALWAYS int choose(int pixels, int blocks, F f) {
     return with_pixels.template operator()<1>();
 }
 
-// ---- What follows a sum --------------------------------------------------------------------------------------------
-template <class V, class T>
-ALWAYS void store_part(T* p, V v, int count) {
-    if (count >= kFloats) store(p, v);
-    else std::memcpy(p, &v, sizeof(T) * unsigned(count));
-}
-
-ALWAYS Floats scaled(const Affine& affine, int i, Floats v, Floats floor) {
-    if (affine.scale == nullptr) return v;
-    return greater(fused(v, load<Floats>(affine.scale + i), load<Floats>(affine.shift + i)), floor);
-}
-
-// The shortcut's channels at a pixel: where they lie, or in `line`.
-ALWAYS const float* shortcut(const Finish& f, int y, int x, float* line) {
-    const Plane<const float>& past = f.past;
-    if (past.data == nullptr || (f.size == 1 && f.past_channels == f.channels))
-        return past.data ? past.at(y, x) : nullptr;
-    const int n = f.past_channels;
-    for (int i = 0; i < f.size * f.size; ++i) {
-        const float* from = past.at(y * f.size + i / f.size, x * f.size + i % f.size);
-        for (int c = 0; c < n; ++c) line[c] = i == 0 ? from[c] : line[c] + from[c];
-    }
-    const float area = float(f.size) * float(f.size);
-    for (int c = 0; c < n; ++c) line[c] /= area;
-    for (int c = n; c < f.channels; ++c) line[c] = line[c - n];
-    return line;
-}
-
-enum Kept { kFloatsOnly, kBitsOnly, kBoth };
-
-struct Sums {
-    const float* sums;
-    ALWAYS Floats operator()(int i) const { return load<Floats>(sums + i); }
-};
-struct Counts {
-    const std::uint16_t* counts;
-    int taps;
-    ALWAYS Floats operator()(int i) const { return real(taps - 2 * widened(counts + i)); }
-};
-
-// A loop for each thing that can be asked for, as a branch per vector would cost a third.
-template <bool SCALED, bool PAST, Kept KEPT, class Source>
-__attribute__((noinline)) void finish_pixel(const Finish& f, int y, int x, float* line, Source source) {
-    const float* past = PAST ? shortcut(f, y, x, line) : nullptr;
-    float* floats = KEPT != kBitsOnly && f.floats.data ? f.floats.at(y, x) : nullptr;
-    std::uint16_t* halves = KEPT == kFloatsOnly && f.halves.data ? f.halves.at(y, x) : nullptr;
-    std::uint8_t* bits = KEPT != kFloatsOnly ? f.bits.at(y, x) : nullptr;
-    const Floats floor = broadcast(f.floor);
-    const auto vector = [&](int i, int count) __attribute__((always_inline)) {  // returns bits
-        Floats v = source(i);
-        if (SCALED) {
-            v = greater(fused(v, load<Floats>(f.scale + i), load<Floats>(f.shift + i)), floor);
-            if (f.slope) v = v < 0 ? v * load<Floats>(f.slope + i) : v;
-        }
-        if (PAST) v += load<Floats>(past + i);
-        if (KEPT == kBoth || (KEPT == kFloatsOnly && floats)) store_part(floats + i, v, count);
-        if (KEPT == kFloatsOnly && halves) {
-            const Ints rounded = (Ints(v) + 0x7fff + (Ints(v) >> 16 & 1)) >> 16;
-            store_part(halves + i, __builtin_convertvector(rounded, Halves), count);
-        }
-        if (KEPT == kFloatsOnly) return 0u;
-        return below(f.turn ? v * load<Floats>(f.turn + i) : v, load<Floats>(f.threshold + i));
-    };
-    int start = 0;
-    for (; start + 32 <= f.channels; start += 32) {
-        std::uint32_t word = 0;
-        for (int i = 0; i < 32; i += kFloats) word |= vector(start + i, kFloats) << i;
-        if (KEPT != kFloatsOnly) put_word(bits, word), bits += kWordBytes;
-    }
-    if (start == f.channels) return;
-    std::uint32_t word = 0;
-    for (int i = 0; start + i < f.channels; i += kFloats) word |= vector(start + i, f.channels - start - i) << i;
-    if (KEPT != kFloatsOnly) put_word(bits, word);
-}
-
-template <class Source>
-using FinishPixel = void (*)(const Finish&, int y, int x, float* line, Source);
-
-template <bool SCALED, bool PAST, class Source>
-constexpr FinishPixel<Source> kFinish[3] = {finish_pixel<SCALED, PAST, kFloatsOnly, Source>,
-                                            finish_pixel<SCALED, PAST, kBitsOnly, Source>,
-                                            finish_pixel<SCALED, PAST, kBoth, Source>};
-
-template <class Source>
-FinishPixel<Source> finish_for(const Finish& f) {
-    const Kept kept = !f.bits.data ? kFloatsOnly : f.floats.data ? kBoth : kBitsOnly;
-    if (f.past.data) return f.scaled ? kFinish<true, true, Source>[kept] : kFinish<false, true, Source>[kept];
-    return f.scaled ? kFinish<true, false, Source>[kept] : kFinish<false, false, Source>[kept];
-}
-
 // ---- Binary sums ---------------------------------------------------------------------------------------------------
+#if defined(SHUFFLES)
+using Load = std::uint8_t;  // what is loaded at once of an output's weights: those of 4 channels, or of 32
+constexpr int kLanes = kVector, kLoadBits = 4;
+#else
+using Load = std::uint32_t;
+constexpr int kLanes = kFloats, kLoadBits = 32;
+#endif
+constexpr std::uint32_t kLoadMask = ~std::uint32_t(0) >> (32 - kLoadBits);
+
+int depth_of(int channels) { return (channels + kLoadBits - 1) / kLoadBits; }
+
+std::size_t pack(const std::uint32_t* words, int outputs, int taps, int channels, std::uint8_t* out) {
+    const int depth = depth_of(channels), per_tap = (channels + 31) / 32, blocks = (outputs + kLanes - 1) / kLanes;
+    if (out == nullptr) return std::size_t(blocks) * taps * depth * kLanes * sizeof(Load);
+    std::uint8_t* to = out;
+    for (int block = 0; block < blocks; ++block)
+        for (int t = 0; t < taps; ++t)
+            for (int i = 0; i < depth; ++i)
+                for (int lane = 0; lane < kLanes; ++lane, to += sizeof(Load)) {
+                    const int o = block * kLanes + lane, word = i * kLoadBits / 32, bit = i * kLoadBits % 32;
+                    Load w = 0;
+                    if (o < outputs) w = words[(std::size_t(o) * taps + t) * per_tap + word] >> bit & kLoadMask;
+                    std::memcpy(to, &w, sizeof w);
+                }
+    return std::size_t(to - out);
+}
+
 struct Tiled {  // one block, or several, of a group
     const std::uint8_t* weights;
     std::size_t block_bytes;
@@ -164,10 +75,7 @@ struct alignas(64) Table {
     std::uint8_t count[16][16];
     constexpr Table() : count{} {
         for (int a = 0; a < 16; ++a)
-            for (int w = 0; w < 16; ++w) {
-                const int x = a ^ w;
-                count[a][w] = std::uint8_t((x & 1) + (x >> 1 & 1) + (x >> 2 & 1) + (x >> 3));
-            }
+            for (int w = 0; w < 16; ++w) count[a][w] = std::uint8_t(__builtin_popcount(unsigned(a ^ w)));
     }
 };
 constexpr Table kTable;
@@ -241,46 +149,8 @@ ALWAYS void sum_binary(Tile<PIXELS, BLOCKS>, const Tiled& job) {
 }
 #endif
 
-std::size_t pack(const std::uint32_t* words, int outputs, int taps, int channels, std::uint8_t* out) {
-    const int depth = depth_of(channels), per_tap = (channels + 31) / 32, blocks = (outputs + kLanes - 1) / kLanes;
-    if (out == nullptr) return std::size_t(blocks) * taps * depth * kLanes * kLoadBytes;
-    std::uint8_t* to = out;
-    for (int block = 0; block < blocks; ++block)
-        for (int t = 0; t < taps; ++t)
-            for (int i = 0; i < depth; ++i)
-                for (int lane = 0; lane < kLanes; ++lane, to += kLoadBytes) {
-                    const int o = block * kLanes + lane;
-                    const auto w = o < outputs ? weight_at(words + (std::size_t(o) * taps + t) * per_tap, i) : 0;
-                    std::memcpy(to, &w, kLoadBytes);
-                }
-    return std::size_t(to - out);
-}
-
-ALWAYS std::uint32_t at_least(const std::uint16_t* counts, const std::uint16_t* least) {  // a bit for each of 32
-#if VECTOR == 64
-    return _mm512_cmpge_epu16_mask(_mm512_loadu_si512(counts), _mm512_loadu_si512(least));
-#elif VECTOR == 32
-    const auto compare = [&](int i) {
-        const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(counts + i));
-        const __m256i l = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(least + i));
-        return _mm256_cmpeq_epi16(_mm256_max_epu16(c, l), c);
-    };
-    const __m256i bytes = _mm256_packs_epi16(compare(0), compare(16));  // in the order 0-7, 16-23, 8-15, 24-31
-    return std::uint32_t(_mm256_movemask_epi8(_mm256_permute4x64_epi64(bytes, 0b11011000)));
-#else
-    std::uint32_t word = 0;
-    for (int i = 0; i < 32; ++i) word |= std::uint32_t(counts[i] >= least[i]) << i;
-    return word;
-#endif
-}
-
-ALWAYS void count_bits(const std::uint16_t* counts, const std::uint16_t* least, int n, std::uint8_t* out) {
-    for (int start = 0; start < n; start += 32, out += kWordBytes)
-        put_word(out, at_least(counts + start, least + start));
-}
-
 void binary(const BinaryJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
-    const std::size_t block_bytes = std::size_t(job.length) * kLanes * kLoadBytes;
+    const std::size_t block_bytes = std::size_t(job.length) * kLanes * sizeof(Load);
     const auto finish = finish_for<Counts>(f);
     for (const Group* g = job.groups + first; g != job.groups + last; ++g) {
         const Pattern& pattern = job.patterns[g->pattern];
@@ -340,7 +210,7 @@ void real_sums(const RealJob& job, const Finish& f, int first, int last, const S
         if (side > 1) {
             float* sums = scratch.sums;
             for (int i = 0; i < f.channels; i += kFloats) {
-                Floats v = broadcast(-__builtin_inff());
+                Floats v = broadcast(kLowest);
                 for (int p = 0; p < pixels; ++p)
                     v = greater(v, scaled(job.before, i, load<Floats>(sums + p * job.sums_stride + i), floor));
                 store(sums + i, v);
@@ -355,8 +225,9 @@ void real_sums(const RealJob& job, const Finish& f, int first, int last, const S
 
 // ---- Floats of a window --------------------------------------------------------------------------------------------
 void pool(const PoolJob& job, const Finish& f, int first, int last, const Scratch& scratch) {
-    const Floats area = broadcast(float(job.size) * float(job.size)), lowest = broadcast(-__builtin_inff());
+    const Floats area = broadcast(float(job.size) * float(job.size)), lowest = broadcast(kLowest);
     const Floats floor = broadcast(job.before.floor);
+    const bool scales = job.before.scale != nullptr;
     const auto finish = finish_for<Sums>(f);
     for (int pixel = first; pixel < last; ++pixel) {
         const int y = pixel / job.out_width, x = pixel % job.out_width;
@@ -369,8 +240,10 @@ void pool(const PoolJob& job, const Finish& f, int first, int last, const Scratc
         const int x0 = left > 0 ? left : 0, x1 = left + job.size < job.width ? left + job.size : job.width;
         const auto window = [&](int i, Floats v, auto add) __attribute__((always_inline)) {
             for (int iy = y0; iy < y1; ++iy)
-                for (int ix = x0; ix < x1; ++ix)
-                    v = add(v, scaled(job.before, i, load<Floats>(job.input.at(iy, ix) + i), floor));
+                for (int ix = x0; ix < x1; ++ix) {
+                    const Floats value = load<Floats>(job.input.at(iy, ix) + i);
+                    v = add(v, scales ? scaled(job.before, i, value, floor) : value);
+                }
             return v;
         };
         for (int i = 0; i < f.channels; i += kFloats)
@@ -410,10 +283,8 @@ double spin(int rounds) {
 #if defined(SHUFFLES)
     Bytes table = repeat(kTable.count[0]), w = load<Bytes>(kTable.count[0]), sum[kSums];
     for (Bytes& s : sum) s = Bytes{};
-    constexpr double kDepth = 4;
 #else
     Ints bits = Ints{} + 7, w = Ints{} + 5, sum[kSums] = {};
-    constexpr double kDepth = 32;
 #endif
     for (int r = 0; r < rounds; ++r)
 #pragma GCC unroll 8
@@ -427,7 +298,7 @@ double spin(int rounds) {
         }
 #pragma GCC unroll 8
     for (int i = 0; i < kSums; ++i) OPAQUE(sum[i]);
-    return kDepth * kLanes * kSums * rounds;
+    return double(kLoadBits) * kLanes * kSums * rounds;
 }
 
 }  // namespace
@@ -436,7 +307,7 @@ double spin(int rounds) {
 #define TEXT(a) TEXT2(a)
 extern const Kernels OF_LEVEL(kernels_);
 const Kernels OF_LEVEL(kernels_) = {
-    TEXT(FASTMCD_LEVEL), kWordBytes, kLoadBytes,    kLanes, kFloats, depth_of, pack, binary,
+    TEXT(FASTMCD_LEVEL), kWordBytes, sizeof(Load),  kLanes, kFloats, depth_of, pack, binary,
     real_sums,           pool,       bfloat16_bits, spin};
 
 }  // namespace xnor

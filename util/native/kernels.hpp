@@ -22,15 +22,21 @@ struct Plane {
     }
 };
 
-// What becomes of each channel's sum s at a pixel: y = s * scale + shift, at least `floor`, times `slope` where it is
-// below zero, plus a shortcut. It is kept as it is, in bfloat16 (to the nearest; between two, the even one), and as a
-// bit, y * turn < threshold. Bits lie in groups of 32 channels, 4 bytes each; levels that look counts up take 8: a
-// nibble in the upper half of each byte, which is the offset of the nibble's row in a table.
+constexpr float kLowest = -__builtin_inff();
+
+struct Affine {  // per channel x * scale + shift, at least `floor`; scale null: x as it is
+    const float *scale = nullptr, *shift = nullptr;
+    float floor = kLowest;
+};
+
+// What becomes of each channel's sum at a pixel: y = affine(sum), times `slope` where it is below zero, plus a
+// shortcut. It is kept as it is, in bfloat16 (to the nearest; between two, the even one), and as a bit,
+// y * turn < threshold. Bits lie in groups of 32 channels, 4 bytes each; levels that look counts up take 8: a nibble in
+// the upper half of each byte, which is the offset of the nibble's row in a table.
 struct Finish {
     int channels;
-    bool scaled;                         // else s is taken as it is
-    const float *scale, *shift, *slope;  // slope may be null
-    float floor;
+    Affine affine = {};
+    const float* slope = nullptr;  // may be null; must be where affine.scale is
     Plane<const float> past = {};  // the shortcut's: averaged over size x size pixels, its channels repeated
     int past_channels = 0, size = 1;
     Plane<float> floats = {};
@@ -59,11 +65,6 @@ struct Group {  // output pixels of one pattern, wherever they lie, are summed t
     std::int32_t y[kPixels], x[kPixels];
 };
 
-struct Affine {  // of each pixel of a window, before it is pooled; scale null: none
-    const float *scale = nullptr, *shift = nullptr;
-    float floor = 0;
-};
-
 struct BinaryJob {
     const std::uint8_t* weights;  // (block, length, lanes), length = taps * depth
     int blocks, length;
@@ -82,7 +83,7 @@ struct RealJob {
     int sums_stride, width, total;  // of the output
     Plane<const float> input = {};  // with a margin of zeros, so that no window leaves it
     int pool = 1;                   // the output is the maximum over squares of so many pixels
-    Affine before = {};
+    Affine before = {};             // of each pixel before it is pooled: not null then
 };
 
 struct PoolJob {
@@ -91,7 +92,7 @@ struct PoolJob {
     int height, width;  // of the input
     int out_width;
     Plane<const float> input;
-    Affine before = {};
+    Affine before = {};  // of each pixel of a window before it is pooled
 };
 
 struct Kernels {

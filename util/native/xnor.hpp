@@ -79,7 +79,7 @@ public:
     // kernel: "" for default_kernel(). threads: >= 1, this one included.
     Network(int channels, int height, int width, std::string_view kernel = "", int threads = 1);
     ~Network();
-    Network(Network&&) noexcept;
+    Network(Network&&) noexcept;  // one that was moved from can only be destroyed
 
     // (v / 255 - mean) / std per channel, for images of uint8, or else v / 255; images of float are taken as they are.
     void normalize(std::span<const float> mean, std::span<const float> std);
