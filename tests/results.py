@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from util.files import uninterrupted
 from util.outputs.pictures import encode_png
 from util.outputs.results import DetectionFiles
 from util.outputs.staging import Staging
+from util.signals import uninterrupted
 
 
 class ResultsWriter:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.scripts import ROOT
 
-BASE = {"util"}  # cli, errors, files, spec, crops, digits
+BASE = {"util"}  # cli, errors, files, signals, spec, crops, digits
 FREEZING = {"trace.py", "fold.py", "freeze.py", "onnx.py"}  # of util/packed: what needs PyTorch there
 # Room -> the rooms and libraries that it may import, besides itself and the standard library. No arrow leads up, so there is no circle.
 PACKED = {"util/packed", "util/packed/freeze"}

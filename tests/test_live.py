@@ -35,7 +35,7 @@ from tests.servers import (
 )
 from util import watch
 from util.errors import InputError
-from util.files import stoppable, uninterrupted
+from util.signals import stoppable, uninterrupted
 from util.source import live
 from util.source.video import open_video
 

@@ -10,10 +10,11 @@ import pytest
 
 from tests.scripts import ROOT, load_script
 from util.errors import InputError
-from util.files import atomic_write, uninterrupted
+from util.files import atomic_write
 from util.outputs import staging
 from util.outputs.manifest import FIRST_LINE, MANIFEST, adopted, recorded
 from util.outputs.staging import Staging
+from util.signals import uninterrupted
 
 
 def made(out, text="first", names=("a.txt", "crops/1.png", "crops/2.png")):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from util.cli import label_of
 from util.errors import InputError, printable, say
-from util.files import stoppable
+from util.signals import stoppable
 from util.spec import Network
 from util.watch.batch import common_arguments, reason_of
 from util.watch.jobs import PATIENCE_S, start

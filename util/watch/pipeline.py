@@ -16,11 +16,11 @@ import fastmcd
 from util.cli import Keep
 from util.crops import cut_out, prepare
 from util.errors import InputError, printable, say
-from util.files import stoppable, uninterrupted
 from util.outputs.events import Changes
 from util.outputs.sink import Sinks
 from util.outputs.sinks import open_sinks
 from util.outputs.staging import lies_in_results
+from util.signals import stoppable, uninterrupted
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
 from util.track.evidence import is_whole
