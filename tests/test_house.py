@@ -109,7 +109,7 @@ def test_who_watches_never_loads_pytorch(tmp_path):
     assert not loaded & {"util.serve", "aiohttp", "tomlkit"}, "which --serve alone needs"
     loaded = loaded_by("import sys; from util.watch import watch; assert len(list(watch(*sys.argv[1:]))) == 6",
                        tmp_path, ROOT / "MNIST/models/LeNet_5.xnor")  # fmt: skip
-    assert not loaded & {"torch", "jinja2", "util.score", "util.train"}
+    assert not loaded & {"torch", "jinja2", "PIL", "util.outputs", "util.score", "util.train"}
 
 
 TRAINED = """

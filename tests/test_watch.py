@@ -125,7 +125,7 @@ def test_events_are_sent_to_their_end_though_a_file_cannot_be_finished(stand_in,
             self.finished += 1
 
     hook = Hook()
-    monkeypatch.setattr(pipeline, "_notifier", lambda *_: hook)
+    monkeypatch.setattr("util.watch.clip._notifier", lambda *_: hook)
     monkeypatch.setattr("util.outputs.sinks.Sheet.finish", lambda *_: (tmp_path / "none" / "a").read_bytes())
     with pytest.raises(FileNotFoundError):
         run(video=str(clip), save=tmp_path / "out", notify="http://127.0.0.1/")
