@@ -15,6 +15,9 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import trackeval
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from util.errors import InputError
 from util.files import GrowingFile
@@ -140,13 +143,12 @@ def test_events_and_report_have_the_time_of_day_where_it_is_known(tmp_path, monk
 
 
 def test_pycocotools_reads_the_results(tmp_path):
-    coco, evaluation = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
     run(tmp_path / "out")
     categories = json.loads((tmp_path / "out" / "coco_categories.json").read_text())
     assert [(each["id"], each["name"]) for each in categories] == [(0, UNKNOWN), (1, "cat"), (2, "motor bike, red")]
     identity = {each["name"]: each["id"] for each in categories}
     boxes = [(number, seen) for number in range(1, FRAMES + 1) for seen in sighted(number)]
-    truth = coco.COCO()
+    truth = COCO()
     truth.dataset = {"images": [{"id": number} for number in range(1, FRAMES + 1)], "categories": categories, "annotations": [
         {"id": i, "image_id": number, "category_id": identity[seen.label], "bbox": list(seen.box),
          "area": seen.box[2] * seen.box[3], "iscrowd": 0} for i, (number, seen) in enumerate(boxes, 1)]}  # fmt: skip
@@ -155,13 +157,12 @@ def test_pycocotools_reads_the_results(tmp_path):
     first = found.loadAnns(found.getAnnIds(imgIds=[4]))
     assert [(each["category_id"], each["bbox"], each["score"], each["track_id"]) for each in first] == [
         (0, [70, 40, 12, 9], 0.25, 0), (1, [4, 5, 20, 16], 0.875, 1), (2, [0, 8, 30, 18], 0.5, 2)]  # fmt: skip
-    judge = evaluation.COCOeval(truth, found, "bbox")
+    judge = COCOeval(truth, found, "bbox")
     judge.evaluate(), judge.accumulate(), judge.summarize()
     assert np.isclose(judge.stats[0], 1), "average precision"
 
 
 def test_trackeval_reads_the_tracks(tmp_path):
-    trackeval = pytest.importorskip("trackeval")
     (tmp_path / "truth" / "clip").mkdir(parents=True)
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "clip.txt").write_text((run(tmp_path / "out") / "tracks.txt").read_text())

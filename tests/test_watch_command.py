@@ -14,7 +14,6 @@ from util.errors import InputError
 from util.watch import batch, watch
 from util.watch.__main__ import main, parse_args
 
-pytest.importorskip("util.packed._xnor", reason="the native build is not there")
 LENET = ROOT / "MNIST" / "models" / "LeNet_5.xnor"
 
 
