@@ -39,8 +39,6 @@ from util.signals import stoppable, uninterrupted
 from util.source import live
 from util.source.video import open_video
 
-needs_native = pytest.mark.skipif(not list((ROOT / "util/packed").glob("_xnor.*")), reason="the native build is not there")
-
 
 def wait_until(condition, seconds=30):
     end = time.monotonic() + seconds
@@ -145,7 +143,6 @@ def watching(source, directory, *flags):
     return process
 
 
-@needs_native
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_is_the_normal_end_of_a_live_source(number, tmp_path):
     with serve_stream(lambda: multipart(count(), 0.02)) as port:
@@ -170,7 +167,6 @@ def test_start_is_refused_for_what_has_a_clock(monkeypatch):
         watch.run(args, RedOrGrey())
 
 
-@needs_native
 def test_a_stop_ends_a_live_source_that_is_away(tmp_path):
     with serve_stream(lambda: multipart(count(), 0.02)) as port:
         process = watching(f"http://127.0.0.1:{port}/", tmp_path / "out")
@@ -180,7 +176,6 @@ def test_a_stop_ends_a_live_source_that_is_away(tmp_path):
     assert (tmp_path / "out" / "summary.json").exists()
 
 
-@needs_native
 def test_a_stop_breaks_off_what_is_not_live(tmp_path):
     for number in range(300):
         cv2.imwrite(str(tmp_path / f"{number}.bmp"), numbered(number % 256, 640, 480))
