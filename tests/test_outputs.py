@@ -26,6 +26,7 @@ from util.outputs.results import DetectionFiles, read_results
 from util.outputs.sink import BEHIND, Sink, Sinks
 from util.outputs.sinks import Annotated, ChangeMasks, Coco, Events, PredictionTable, Tracks, open_sinks
 from util.outputs.staging import Staging
+from util.track.places import Places
 from util.track.tracking import UNKNOWN, Moment, Sighting, Track
 from util.watch.pipeline import Clock
 
@@ -59,7 +60,7 @@ def track(number, label="cat"):
 
 def run(directory, end=None, at=FRAMES):
     """A run of 12 frames in which track 1 ends at frame 11, or that `end` breaks off after frame `at`."""
-    with open_sinks(SimpleNamespace(save=directory, video="clip.avi", show_debug=False), VIDEO, CLASSES, None) as sinks:
+    with open_sinks(SimpleNamespace(save=directory, video="clip.avi", show_debug=False), VIDEO, CLASSES, None, Places()) as sinks:
         try:
             for number in range(1, at + 1):
                 sinks.add(moment(number, [track(1)] * (number == 11)))
@@ -114,7 +115,7 @@ def test_predictions_give_each_object_its_track(tmp_path):
 
 def test_without_save_the_predictions_are_written_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with open_sinks(SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None) as sinks:
+    with open_sinks(SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None, Places()) as sinks:
         sinks.add(moment(1))
         sinks.finish([], CLOCK)
         assert (tmp_path / "predictions.csv.part").read_text().count("\n") == 3, "to be read as it grows"
@@ -340,7 +341,8 @@ def test_what_fails_on_the_other_thread_is_raised_here_and_ends_the_writing(tmp_
 def test_memory_does_not_grow_with_the_run(tmp_path):
     moments, held = [moment(number) for number in range(4, 10)], []
     with Staging(tmp_path / "out") as staging:
-        sinks = [make(staging) for make in (prediction_table, Tracks, ChangeMasks)] + [Coco(staging, CLASSES), Report(staging, "clip")]
+        sinks = [make(staging) for make in (prediction_table, Tracks, ChangeMasks)] + [Coco(staging, CLASSES)]
+        sinks.append(Report(staging, "clip", VIDEO, Annotated.NAME, CLASSES, Places()))
         tracemalloc.start()
         try:
             for number in range(1, 1201):
@@ -374,7 +376,7 @@ def test_a_table_that_is_none_of_ours_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def predict(end=None):
-        with open_sinks(SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None) as sinks:
+        with open_sinks(SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None, Places()) as sinks:
             sinks.add(moment(1))
             if end:
                 raise end
