@@ -15,7 +15,7 @@ class Summary:
     """Counts of a run: tracks and sightings by name, of all tracks and of those that lasted a second."""
 
     def __init__(self, places: Places):
-        self.frames, self.frames_with, self.passed = 0, 0, Tally(places)
+        self.frames, self.frames_with, self.tally = 0, 0, Tally(places)
         self.sightings, self.tracks, self.lasting = Counter(), Counter(), Counter()
 
     def add(self, moment: Moment) -> None:
@@ -28,7 +28,7 @@ class Summary:
         self.tracks.update(track.label for track in tracks)
         self.lasting.update(track.label for track in tracks if track.end - track.start >= 1)
         for track in tracks:
-            self.passed.add(track)
+            self.tally.add(track)
 
     def counts(self, video: Video, recorder, hook) -> dict:
         """Return what summary.json counts."""
@@ -39,7 +39,7 @@ class Summary:
             counts["recordings"] = {"files": recorder.files, "deleted": recorder.ledger.deleted, "gaps": recorder.gaps}
         if hook:
             counts["events"] = {"sent": hook.sent, "dropped": hook.dropped}
-        return {**counts, "labels": dict(self.tracks.most_common()), **self.passed.summary()}
+        return {**counts, "labels": dict(self.tracks.most_common()), **self.tally.summary()}
 
     def lines(self, video: Video, recorder, hook, clock: Clock) -> Iterator[str]:
         """Yield what stdout tells of a run."""
@@ -67,7 +67,7 @@ class Summary:
 
     def _passages(self) -> Iterator[str]:
         """Yield a line of text for each direction of each line, and for each zone."""
-        passed = self.passed.summary()
+        passed = self.tally.summary()
         for line, sides in passed.get("lines", {}).items():
             for side, names in sides.items():
                 counts = [f", {name} {count}" for name, count in names.items()]
