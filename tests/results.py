@@ -1,4 +1,5 @@
-"""Results directories for tests, as the detector's program writes them."""
+"""Results directories for tests: written as the detector's program does, and read."""
+import csv
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,3 +33,9 @@ class ResultsWriter(Sinks):
     def add(self, frame_number: int, bgr: np.ndarray, result) -> None:
         """Write one frame's files; frame_number counts from 1, bgr is uint8 (H, W, 3), result as fastmcd.Result."""
         super().add(SimpleNamespace(number=frame_number, frame=bgr, result=result))
+
+
+def rows_of(path: str | Path) -> list[dict[str, str]]:
+    """Return the rows of a table."""
+    with open(path) as file:
+        return list(csv.DictReader(file))

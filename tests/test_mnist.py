@@ -1,5 +1,4 @@
 """MNIST/main.py and demo.py: the file format, crops made to look like MNIST, learning, reading, the scripts as a person runs them."""
-import csv
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from tests.results import rows_of
 from tests.scripts import ROOT, load_script, run_script
 from util.binop import BinOp
 from util.crops import prepare
@@ -47,11 +47,6 @@ SHAPES = {  # of XNOR-Net-PyTorch's LeNet_5, written down from its files
     "ip2.weight": (10, 500),
     "ip2.bias": (10,),
 }
-
-
-def rows_of(path):
-    with open(path) as file:
-        return list(csv.DictReader(file))
 
 
 def drawn_crop(digit, seed, ground):
@@ -197,8 +192,7 @@ def test_train_evaluate_classify(home, images, capsys):
     assert main.main(["--cpu", "--evaluate", "--data", str(images)]) == accuracy
     main.main(["--cpu", "--fastMCD", str(images / "test" / "7"), "--label", "7", "--save", str(home / "out")])
     assert re.search(r"7: \d of 3 objects", capsys.readouterr().out)
-    with open(home / "out" / "predictions.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(home / "out" / "predictions.csv")
     assert len(rows) == 3 and all(row["label"] in (*main.CLASSES, "unknown") for row in rows)
 
 
