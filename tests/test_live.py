@@ -35,7 +35,6 @@ from tests.servers import (
 )
 from util import watch
 from util.errors import InputError
-from util.signals import stoppable, uninterrupted
 from util.source import live
 from util.source.video import open_video
 
@@ -184,22 +183,6 @@ def test_a_stop_breaks_off_what_is_not_live(tmp_path):
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 2 and "interrupted; what was finished has been kept" in error and error.count("\n") == 1
     assert (tmp_path / "out" / "report.html").exists() and not (tmp_path / "out" / "summary.json").exists()
-
-
-def test_the_first_ctrl_c_stops_and_the_second_interrupts():
-    stopped = []
-    with pytest.raises(KeyboardInterrupt), stoppable(lambda: stopped.append(1)):
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stopped == [1]
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
-    with pytest.raises(KeyboardInterrupt):  # as before
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
-    with stoppable(lambda: stopped.append(2)), uninterrupted():
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stopped == [1], "waits until the block ends"
-    assert stopped == [1, 2]
 
 
 # ---- The thread, by a source under control ----------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from util.files import atomic_write
 from util.outputs import staging
 from util.outputs.manifest import FIRST_LINE, MANIFEST, adopted, recorded
 from util.outputs.staging import Staging
-from util.signals import uninterrupted
 
 
 def made(out, text="first", names=("a.txt", "crops/1.png", "crops/2.png")):
@@ -226,17 +225,6 @@ def test_what_a_killed_process_left_of_a_file_is_cleared_and_nothing_else(tmp_pa
         assert (tmp_path / "file.csv").read_text() == "second" and first.exists()
     assert (tmp_path / "file.csv").read_text() == "first"
     assert {path.name for path in tmp_path.iterdir()} == foreign | {"file.csv"}
-
-
-def test_an_interrupt_is_held_back():
-    done = []
-    with pytest.raises(KeyboardInterrupt), uninterrupted():
-        for _ in range(3):
-            os.kill(os.getpid(), 2)
-        done.append(True)
-    assert done
-    with pytest.raises(ValueError), uninterrupted():
-        raise ValueError
 
 
 # ---- All of it
