@@ -30,17 +30,17 @@ def watch(
     """
     from util import packed
     from util.source.video import open_video
-    from util.watch.pipeline import Clock, Pipeline
+    from util.watch.pipeline import Pipeline
     from util.watch.settings import load_settings
 
     if isinstance(network, str | Path):
         network = packed.load(network)
-    video, moment, clock = open_video(str(source)), None, Clock()
+    video, moment = open_video(str(source)), None
     pipeline = Pipeline(video, network, load_settings(settings and str(settings), list(network.spec.classes)))
-    for timed in pipeline.frames(video, limit, clock):
+    for timed in pipeline.frames(limit):
         if moment and not video.live:
             yield moment
-        moment = pipeline(*timed, clock)
+        moment = pipeline(*timed)
         if video.live:
             yield moment
     if moment:

@@ -16,7 +16,7 @@ from util.signals import stoppable, uninterrupted
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
 from util.watch.batch import redact_arguments
-from util.watch.pipeline import Clock, Pipeline
+from util.watch.pipeline import Pipeline
 from util.watch.settings import load_settings
 from util.watch.summary import Summary
 
@@ -33,29 +33,29 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
         raise InputError(f"--start is for files; {video.name} is live, and the machine's clock says when")
     video.started = args.start or video.started
     recordings = _recordings(args) if args.record else None
-    pipeline, clock = Pipeline(video, network, settings), Clock()
+    pipeline = Pipeline(video, network, settings)
     summary = Summary(pipeline.places)
     hook = _notifier(args.notify, pipeline, args.camera) if args.notify else None
     stops = stoppable(video.stop) if video.live else nullcontext()
-    page = _page(args, video, pipeline, clock, settings, [hook] if hook else []) if args.serve else None
+    page = _page(args, video, pipeline, settings, [hook] if hook else []) if args.serve else None
     with stops, page or nullcontext(), open_sinks(args, video, network.spec.classes, pipeline.detector, pipeline.places) as sinks:
         recorder = _recorder(args, recordings, video, settings["record"]) if recordings else None
         changes = Changes(hook.send, video, immediate=True, crops=args.notify_crop) if hook else None
         sinks.sinks += [sink for sink in (page, recorder, changes) if sink]
         try:
-            _watch(args, video, pipeline, sinks, summary, clock)
+            _watch(args, video, pipeline, sinks, summary)
         finally:  # Ctrl-C and a video that is cut off, too: tracks that are still open are written
             rest = pipeline.tracker.finish()
             summary.end(rest)
             try:
-                sinks.finish(rest, clock)
+                sinks.finish(rest, pipeline.clock)
             finally:
                 if hook:
                     hook.finish()
         if args.save:
             counts = summary.counts(video, recorder, hook)
-            sinks.summarize(arguments=redact_arguments(args.command[1]), **counts, ms_per_frame=clock.ms())
-    print(*summary.lines(video, recorder, hook, clock), sep="\n")
+            sinks.summarize(arguments=redact_arguments(args.command[1]), **counts, ms_per_frame=pipeline.clock.ms())
+    print(*summary.lines(video, recorder, hook, pipeline.clock), sep="\n")
     if right:
         print(summary.share_right(right))
     return summary
@@ -87,22 +87,23 @@ def _recorder(args, directory: Path, video: Video, around: dict[str, float]):
     return Recorder(directory, video, args.keep or Keep(), args.record == "all", **around)
 
 
-def _page(args, video: Video, pipeline: Pipeline, clock: Clock, settings: dict[str, dict], notifiers: Sequence):
+def _page(args, video: Video, pipeline: Pipeline, settings: dict[str, dict], notifiers: Sequence):
     from util.serve.page import Page  # here: few runs need a server
     from util.watch.drawing import Drawing
 
     drawing = Drawing(args.settings, args.camera, pipeline, settings)
-    page = Page(args.serve, video, clock, args.camera or printable(video.name), drawing.shown, drawing.save, notifiers, pipeline.places)
+    title = args.camera or printable(video.name)
+    page = Page(args.serve, video, pipeline.clock, title, drawing.shown, drawing.save, notifiers, pipeline.places)
     if args.camera is None:  # else who started this shows it
         say(f"page: {page.server.url}")
     return page
 
 
-def _watch(args, video: Video, pipeline: Pipeline, sinks: Sinks, summary: Summary, clock: Clock) -> None:
+def _watch(args, video: Video, pipeline: Pipeline, sinks: Sinks, summary: Summary) -> None:
     total = min(filter(None, [args.limit, video.frame_count]), default=None)
-    for timed in tqdm(pipeline.frames(video, args.limit, clock), "naming", total, unit=" frames", leave=False, disable=None):
+    for timed in tqdm(pipeline.frames(args.limit), "naming", total, unit=" frames", leave=False, disable=None):
         with uninterrupted():  # tracks that end in a frame are in the files of that frame, or in none
-            moment = pipeline(*timed, clock)
+            moment = pipeline(*timed)
             summary.add(moment)
-            with clock("write"):
+            with pipeline.clock("write"):
                 sinks.add(moment)

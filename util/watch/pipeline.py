@@ -60,11 +60,11 @@ class Clock:
 
 
 class Pipeline:
-    """Detector, network and tracker in a row: call it with each of `frames`, get its Moment."""
+    """Detector, network and tracker in a row: call it with each of `frames`, get its Moment. clock: where the time went."""
 
     def __init__(self, video: Video, network: Network, settings: dict[str, dict]):
         self.network, spec, self.size = network, network.spec, (video.width, video.height)
-        self.places = Places()
+        self._video, self.clock, self.places = video, Clock(), Places()
         self.redraw(settings)
         try:
             self.detector = fastmcd.Detector(video.width, video.height, **{**spec.detector, **settings["detector"]})
@@ -86,16 +86,17 @@ class Pipeline:
         self.zones = make_zones(*self.size, **settings["zones"])
         self.places.lines, self.places.zones = settings["lines"], self.zones.named
 
-    def frames(self, video: Video, limit: int | None, clock: Clock) -> Iterator[tuple[int, float, np.ndarray]]:
-        """Yield (number from 1, seconds, BGR) of a video's frames, `limit` at most, once the detector has been rehearsed with the first."""
-        frames = ((video.seconds, frame) for frame in clock.each("decode", video))
+    def frames(self, limit: int | None) -> Iterator[tuple[int, float, np.ndarray]]:
+        """Yield (number from 1, seconds, BGR) of the video's frames, `limit` at most, after the detector was rehearsed with the first."""
+        video = self._video
+        frames = ((video.seconds, frame) for frame in self.clock.each("decode", video))
         late = (lambda timed: timed[0] >= LATE) if video.live else None
-        rehearsed = clock.each("detect", self.detector.rehearsed(frames, itemgetter(1), late))
+        rehearsed = self.clock.each("detect", self.detector.rehearsed(frames, itemgetter(1), late))
         for number, (seconds, frame) in enumerate(islice(rehearsed, limit), 1):
             yield number, seconds, frame
 
-    def __call__(self, number: int, seconds: float, frame: np.ndarray, clock: Clock) -> Moment:
-        with clock("detect"):
+    def __call__(self, number: int, seconds: float, frame: np.ndarray) -> Moment:
+        with self.clock("detect"):
             result = self.detector.detect(frame)
             keep = self.zones.keep(result.boxes)
             if not keep.all():
@@ -103,13 +104,13 @@ class Pipeline:
         boxes, crops = (tuple(map(tuple, boxes.tolist())) for boxes in (result.boxes, result.crops))
         sightings = [Sighting(*each) for each in zip(boxes, crops, result.scores.tolist(), strict=True)]
         moment = Moment(number, seconds, frame, result, sightings)
-        with clock("track"):
+        with self.clock("track"):
             viewed = self.tracker.associate(moment)
-        with clock("classify"):
+        with self.clock("classify"):
             logits = self.classify(moment, viewed) if viewed else np.empty((0, len(self.log_prior)))
-        with clock("track"):
+        with self.clock("track"):
             self.tracker.name(moment, viewed, logits[:, self.columns])
-        clock.frames = number
+        self.clock.frames = number
         return moment
 
     def classify(self, moment: Moment, viewed: Sequence[int]) -> np.ndarray:
