@@ -234,7 +234,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 # ---- The table -------------------------------------------------------------------------------------------------------
-def watch(process: subprocess.Popen, page: Browser, names: list[str], receivers: list, minutes: float) -> list[dict]:
+def watch(process: subprocess.Popen, page: Browser, names: list[str], receiver: Receiver | Broker, minutes: float) -> list[dict]:
     """Print and return a row each EVERY seconds, until the time is over or the process has ended."""
     rows, start = [], time.monotonic()
     length = 60 * minutes / len(PHASES)
@@ -243,16 +243,14 @@ def watch(process: subprocess.Popen, page: Browser, names: list[str], receivers:
         number, into = divmod(passed, length)
         phase = PHASES[int(number)]
         (page.looking.set if phase == "somebody looks" else page.looking.clear)()
-        for receiver in receivers:
-            away = phase == "receivers down" and into < min(DOWN, length / 3)
-            (receiver.down if away else receiver.up)()
+        away = phase == "receivers down" and into < min(DOWN, length / 3)
+        (receiver.down if away else receiver.up)()
         if time.monotonic() - before["time"] >= EVERY:
             rows.append(row(process, page, names, phase, passed, before))
             print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
         time.sleep(0.1)
     page.looking.clear()
-    for receiver in receivers:
-        receiver.up()
+    receiver.up()
     return rows
 
 
@@ -273,8 +271,8 @@ def row(process: subprocess.Popen, page: Browser, names: list[str], phase: str, 
     return made
 
 
-def report(rows: list[dict], receivers: list, windows: list, sent: dict[str, list[list[float]]], written: dict, counts: list[dict]) -> None:
-    """Print the ends: by phase; memory; events. windows: times of day of each phase; written: events by key_of()."""
+def report_rows(rows: list[dict]) -> None:
+    """Print what the rows say by phase, and how memory grew."""
     table = []
     for phase in dict.fromkeys(PHASES):
         some = [each for each in rows[1:] if each["phase"] == phase]  # the first 10 s are the start
@@ -288,21 +286,23 @@ def report(rows: list[dict], receivers: list, windows: list, sent: dict[str, lis
         half = np.array([(each["s"] / 60, each["MiB"]) for each in rows[len(rows) // 2 :]])
         print(f"memory of all processes: {rows[1]['MiB']} MiB at {rows[1]['s']} s, {rows[-1]['MiB']} MiB at {rows[-1]['s']} s; "
               f"over the second half {np.polyfit(*half.T, 1)[0]:+.2f} MiB a minute")  # fmt: skip
-    for receiver in receivers:
-        keys = {key_of(event) for _, event in receiver.arrived}
-        twice = len(receiver.arrived) - len(keys)
-        print(f"{receiver.name}: {len(keys)} of {len(written)} written events arrived, {twice} twice, {len(written.keys() - keys)} did not")
-        late = {phase: [] for phase in PHASES}
-        for came, event in receiver.arrived:
-            left = frame_time(event, came, sent)
-            phase = next((name for start, end, name in windows if left and start <= left < end), None)
-            if event["event"] in ("start", "name") and phase:
-                late[phase].append(1000 * (came - left))
-        for phase, each in late.items():
-            if each:
-                print(f"  {phase}: {len(each)} starts and changes of name came after {np.median(each):.0f} ms (median), "
-                      f"{np.percentile(each, 95):.0f} ms (p95), {max(each):.0f} ms at most")  # fmt: skip
-    print("summary.json:", *(json.dumps(each.get("events")) for each in counts))
+
+
+def report_events(receiver: Receiver | Broker, written: set[tuple], windows: list, sent: dict[str, list[list[float]]]) -> None:
+    """Print how many of the events `written` (key_of) arrived, and how late by phase; windows: times of day of each phase."""
+    keys = {key_of(event) for _, event in receiver.arrived}
+    twice = len(receiver.arrived) - len(keys)
+    print(f"{receiver.name}: {len(keys)} of {len(written)} written events arrived, {twice} twice, {len(written - keys)} did not")
+    late = {phase: [] for phase in PHASES}
+    for came, event in receiver.arrived:
+        left = frame_time(event, came, sent)
+        phase = next((name for start, end, name in windows if left and start <= left < end), None)
+        if event["event"] in ("start", "name") and phase:
+            late[phase].append(1000 * (came - left))
+    for phase, each in late.items():
+        if each:
+            print(f"  {phase}: {len(each)} starts and changes of name came after {np.median(each):.0f} ms (median), "
+                  f"{np.percentile(each, 95):.0f} ms (p95), {max(each):.0f} ms at most")  # fmt: skip
 
 
 def frame_time(event: dict, came: float, sent: dict[str, list[list[float]]]) -> float | None:
@@ -334,21 +334,19 @@ def measure(args, directory: Path) -> None:
     """Run it all and print what comes."""
     encode(directory / "clip")
     server, port, sent = serve_cameras(directory / "clip", args.cameras)
-    receivers = [Broker(directory / "broker") if args.mqtt else Receiver()]
+    receiver = Broker(directory / "broker") if args.mqtt else Receiver()
     names = [f"camera-{number}" for number in range(1, args.cameras + 1)]
     (directory / "cameras.toml").write_text("".join(f'[cameras.{name}]\nsource = "rtsp://127.0.0.1:{port}/{number}"\n'
                                                     for number, name in enumerate(names, 1)))  # fmt: skip
-    for receiver in receivers:
-        receiver.up()
+    receiver.up()
     page, out = Browser(free_port()), args.save or directory / "out"
-    flags = [flag for receiver in receivers for flag in receiver.flags]
     command = [sys.executable, "-m", "util.watch", "--cameras", str(directory / "cameras.toml"), "--save", str(out), "--serve", page.port]
-    process = subprocess.Popen([*command, *flags, *args.options], cwd=ROOT)
+    process = subprocess.Popen([*command, *receiver.flags, *args.options], cwd=ROOT)
     for name in names:
         threading.Thread(target=page.look, args=(name,), daemon=True).start()
     try:
         start = time.time()
-        rows = watch(process, page, names, receivers, args.minutes)
+        rows = watch(process, page, names, receiver, args.minutes)
         length = 10 * args.minutes
         windows = [(start + number * length, start + (number + 1) * length, phase) for number, phase in enumerate(PHASES)]
         time.sleep(min(40, 20 * args.minutes))  # what waits longest for the receivers is tried again after 30 s
@@ -357,15 +355,12 @@ def measure(args, directory: Path) -> None:
         code = process.wait(60)
         server.kill()
         time.sleep(1)
-        for receiver in receivers:
-            receiver.down()
+        receiver.down()
     print(f"ended with {code}")
-    written = {}
-    for path in out.glob("*/*/changes.jsonl"):
-        for line in path.read_text().splitlines():
-            event = json.loads(line)
-            written[key_of(event)] = event
-    report(rows, receivers, windows, sent, written, [json.loads(path.read_text()) for path in sorted(out.glob("*/*/summary.json"))])
+    written = {key_of(json.loads(line)) for path in out.glob("*/*/changes.jsonl") for line in path.read_text().splitlines()}
+    report_rows(rows)
+    report_events(receiver, written, windows, sent)
+    print("summary.json:", *(json.dumps(json.loads(path.read_text()).get("events")) for path in sorted(out.glob("*/*/summary.json"))))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,22 @@ KEPT = 0.95  # share of known images that keep a name where foreign ones are cou
 SAMPLES = 16  # boxes of a clip on the sheet
 
 
+class Samples(list):
+    """(RGB crop, caption, label) of SAMPLES boxes at most, an even sample of a stream of unknown length: reservoir sampling."""
+
+    def __init__(self):
+        super().__init__()
+        self._seen, self._rng = 0, np.random.default_rng(0)
+
+    def add(self, frame: np.ndarray, sighting: Sighting) -> None:
+        self._seen += 1
+        place = len(self) if len(self) < SAMPLES else int(self._rng.integers(0, self._seen))
+        if place < SAMPLES:
+            x, y, w, h = sighting.crop
+            picture = frame[y : y + h, x : x + w, ::-1].copy()
+            self[place : place + 1] = [(picture, f"{sighting.label} {sighting.probability:.0%}", sighting.label)]
+
+
 @dataclass
 class Clip:
     """Counts of one clip."""
@@ -74,7 +90,24 @@ class Clip:
     named: int = 0
     tracks: int = 0
     tracks_right: int = 0
-    samples: list = field(default_factory=list)  # (RGB crop, caption, label)
+    samples: Samples = field(default_factory=Samples)
+
+    def add(self, shown: list[Sighting], true: np.ndarray | None) -> list[int]:
+        """Count a frame, and return the tracks of the boxes that meet a true one; true: float (N, 4), None for a clip without truth."""
+        self.frames += 1
+        self.absurd += sum(s.label not in self.right_names and s.label not in COMMON and s.label != UNKNOWN for s in shown)
+        if true is None or len(true):
+            is_right = any(sighting.label in self.right_names for sighting in shown)
+            self.with_object += 1
+            self.right += is_right
+            self.missed[why_missed(shown, true)] += not is_right
+        if true is None:
+            return []
+        met = [shown[j] for _, j in match(true, np.array([sighting.box for sighting in shown]))]
+        self.true += len(true)
+        self.found += len(met)
+        self.named += sum(sighting.label in self.right_names for sighting in met)
+        return [sighting.track for sighting in met]
 
     def scores(self) -> dict[str, float]:
         """right, absurd, found, named, tracks and MISSED; NaN where there is nothing to divide by."""
@@ -115,33 +148,12 @@ def _regions(levels: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
 
 def measure(directory: Path, network: Network, right_names: list[str], settings: str | None) -> Clip:
     """Run on one clip and count."""
-    truth, clip = true_boxes(directory), Clip(directory.name, right_names)
-    rng, seen, meets, ended = np.random.default_rng(0), 0, Counter(), []
+    truth, clip, meets, ended = true_boxes(directory), Clip(directory.name, right_names), Counter(), []
     for moment in watch(source_of(directory), network, settings):
         shown = [*moment.sightings, *moment.expected]
-        labels = [sighting.label for sighting in shown]
-        clip.frames += 1
-        clip.absurd += sum(label not in right_names and label not in COMMON and label != UNKNOWN for label in labels)
-        true = None if truth is None else truth.get(moment.number)
-        if truth is None or true is not None and len(true):
-            clip.with_object += 1
-            is_right = any(label in right_names for label in labels)
-            clip.right += is_right
-            clip.missed[why_missed(shown, true)] += not is_right
-        if true is not None and len(true):
-            clip.true += len(true)
-            boxes = np.array([sighting.box for sighting in shown], float).reshape(-1, 4)
-            pairs = match(true, boxes)
-            clip.found += len(pairs)
-            clip.named += sum(labels[j] in right_names for _, j in pairs)
-            meets.update(shown[j].track for _, j in pairs)
-        for sighting in shown:  # an even sample of a stream of unknown length: reservoir sampling
-            seen += 1
-            place = len(clip.samples) if len(clip.samples) < SAMPLES else int(rng.integers(0, seen))
-            if place < SAMPLES:
-                x, y, w, h = sighting.crop
-                picture = moment.frame[y : y + h, x : x + w, ::-1].copy()
-                clip.samples[place : place + 1] = [(picture, f"{sighting.label} {sighting.probability:.0%}", sighting.label)]
+        meets.update(clip.add(shown, None if truth is None else truth.get(moment.number, np.empty((0, 4)))))
+        for sighting in shown:
+            clip.samples.add(moment.frame, sighting)
         ended += moment.ended
     with_truth = 0 if truth is None else len(truth) / clip.frames
     of_object = [track for track in ended if meets[track.number] > with_truth * track.sightings / 2]

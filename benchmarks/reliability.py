@@ -33,6 +33,7 @@ import cv2  # noqa: E402
 from util.errors import InputError  # noqa: E402
 from util.outputs import manifest, staging  # noqa: E402
 from util.outputs.sinks import open_sinks  # noqa: E402
+from util.track.places import Places  # noqa: E402
 from util.track.tracking import Moment, Sighting, Track  # noqa: E402
 
 FRAMES, SIZE = 3, (64, 48)
@@ -51,7 +52,7 @@ def moment(number: int, mark: int) -> Moment:
 
 def run(out: Path, mark: int) -> None:
     video = SimpleNamespace(name="clip", fps=25.0, width=SIZE[0], height=SIZE[1], live=False, time_of=lambda seconds: None)
-    with open_sinks(SimpleNamespace(save=out, video="clip", show_debug=False), video, ["cat"], None) as sinks:
+    with open_sinks(SimpleNamespace(save=out, video="clip", show_debug=False), video, ["cat"], None, Places()) as sinks:
         try:
             for number in range(1, FRAMES + 1):
                 sinks.add(moment(number, mark))

@@ -17,11 +17,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
-import detection  # noqa: E402
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fastmcd  # noqa: E402
+from benchmarks import detection  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
 from util.score.metrics import MOVING, calibration_error, components, iou, reliability  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402

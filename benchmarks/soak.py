@@ -9,7 +9,6 @@ The clip: 400 synthetic frames, forth and back, in which digits cross a ground t
 holds (RSS); the part in files it has mapped, such as libraries, is not counted. Printed at the end: the growth per 100,000 frames
 after the first 20,000, a least-squares line.
 """
-import http.server
 import os
 import subprocess
 import sys
@@ -25,12 +24,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.machine import memory  # noqa: E402
+from tests.servers import jpeg_part, serve_stream  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 
 PERIOD = 400  # frames
 START = 20000  # frames after which memory should not grow
-HEADERS = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
 
 
 def clip(size):
@@ -56,36 +55,8 @@ class Feed:
             yield part
 
 
-def as_jpeg(frame):
-    data = cv2.imencode(".jpg", frame)[1].tobytes()
-    return HEADERS % len(data) + data + b"\r\n"
-
-
 def as_y4m(frame):
     return b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420).tobytes()
-
-
-def serve(feed):
-    """Return a running MJPEG server that sends the feed to whoever asks."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-            self.end_headers()
-            try:
-                for part in feed.encoded(as_jpeg):
-                    self.wfile.write(part)
-            except OSError:  # the program has seen enough
-                pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
 
 
 def fill(pipe, feed, count):
@@ -111,6 +82,25 @@ def watch(process, feed, every):
             print(f"{rows[-1][0]:>12}{rows[-1][1]:>9.0f}{held:>9.1f}", flush=True)
         time.sleep(0.02)
     return rows
+
+
+def measure(args, feed):
+    """Return the rows of `watch` for the program over the feed, and its exit code."""
+    with tempfile.TemporaryDirectory() as directory, serve_stream(lambda: feed.encoded(jpeg_part)) as port:
+        source = "-" if args.source == "stdin" else f"http://127.0.0.1:{port}/"
+        command = [sys.executable, "-m", "util.watch", source, "--network", args.network.resolve(), "--limit", str(args.frames)]
+        command += [*args.options, *(["--save", args.save.resolve()] if args.save else [])]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE if source == "-" else None, cwd=directory,
+                                   env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})  # fmt: skip
+        try:
+            if source == "-":
+                threading.Thread(target=fill, args=(process.stdin, feed, args.frames), daemon=True).start()
+            rows = watch(process, feed, args.every)
+        finally:
+            feed.stopped.set()
+            process.terminate()
+            code = process.wait()
+    return rows, code
 
 
 def plot(rows, path):
@@ -144,21 +134,7 @@ def main():
     parser.add_argument("options", nargs="*", help="further options of the program, after --")
     args = parser.parse_args()
     feed = Feed(clip(args.size), args.rate)
-    source = "-" if args.source == "stdin" else f"http://127.0.0.1:{serve(feed).server_address[1]}/"
-    command = [sys.executable, "-m", "util.watch", source, "--network", args.network.resolve(), "--limit", str(args.frames), *args.options]
-    command += ["--save", args.save.resolve()] if args.save else []
-    directory = tempfile.TemporaryDirectory()  # for what the program writes where it runs
-    process = subprocess.Popen(command, stdin=subprocess.PIPE if source == "-" else None, cwd=directory.name,
-                               env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})  # fmt: skip
-    try:
-        if source == "-":
-            threading.Thread(target=fill, args=(process.stdin, feed, args.frames), daemon=True).start()
-        rows = watch(process, feed, args.every)
-    finally:
-        feed.stopped.set()
-        process.terminate()
-        code = process.wait()
-        directory.cleanup()
+    rows, code = measure(args, feed)
     print(f"{feed.sent} frames sent; the program ended with {code}")
     later = np.array([(sent, held) for sent, _, held in rows if START <= sent < args.frames])  # not the tidying up
     if len(later) > 1:

@@ -18,6 +18,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -34,6 +35,7 @@ from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  
 from util.source.video import open_video  # noqa: E402
 
 WIDTH, HEIGHT, FRAMES = 640, 360, 600
+FIRST, PLAIN, SAVED, RIVAL = "first frame", "watch", "watch --save, all files", "MOG2 alone"
 
 
 def draw(path: Path) -> None:
@@ -112,6 +114,21 @@ def mog2(clip: Path) -> float:
     return time.perf_counter() - start
 
 
+def measure(clip: Path, args, directory: Path) -> dict[str, list[tuple[float, float, str]]]:
+    """Return row -> what command() returned for each of the runs, which are done by turns; of MOG2 the seconds alone are known."""
+    watch = partial(command, clip, args.network, directory)
+    kinds = {FIRST: partial(watch, "--limit", "1"), PLAIN: watch, SAVED: partial(watch, "--save", "out")}
+    if args.serve:
+        page = partial(with_page, clip, args.network, directory)
+        kinds |= {"watch --serve, nobody looks": partial(page, False), "watch --serve, one looks": partial(page, True)}
+    kinds[RIVAL] = lambda: (mog2(clip), 0.0, "")
+    found = {name: [] for name in kinds}
+    for _ in range(args.runs):
+        for name, run_once in kinds.items():
+            found[name].append(run_once())
+    return found
+
+
 def main(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("clip", nargs="?", type=Path, help="a video (default: one is drawn)")
@@ -124,30 +141,22 @@ def main(argv=None):
         if not args.clip:
             draw(clip)
         frames = sum(1 for _ in open_video(clip))
-        first, plain, saved, rival = [], [], [], []
-        pages = {"watch --serve, nobody looks": [], "watch --serve, one looks": []} if args.serve else {}
-        for _ in range(args.runs):
-            first.append(command(clip, args.network, Path(directory), "--limit", "1"))
-            plain.append(command(clip, args.network, Path(directory)))
-            saved.append(command(clip, args.network, Path(directory), "--save", "out"))
-            for looking, runs in enumerate(pages.values()):
-                runs.append(with_page(clip, args.network, Path(directory), bool(looking)))
-            rival.append(mog2(clip))
-    start = statistics.median(seconds for seconds, *_ in first)
-    rows = []
-    seconds_of = {"watch": [each[0] - start for each in plain], "watch --save, all files": [each[0] - start for each in saved]}
-    seconds_of |= {name: [each[0] - start for each in runs] for name, runs in pages.items()}
-    for name, seconds in (seconds_of | {"MOG2 alone": rival}).items():
-        ms = sorted(1000 * value / frames for value in seconds)
-        median, times = statistics.median(ms), statistics.median(seconds) / statistics.median(rival)
-        rows.append([name, f"{median:.2f}", f"{ms[0]:.2f}-{ms[-1]:.2f}", f"{1000 / median:.0f}", f"{times:.2f}"])
+        found = measure(clip, args, Path(directory))
+    first = found.pop(FIRST)
+    start, rows = statistics.median(seconds for seconds, *_ in first), []
+    rival = statistics.median(seconds for seconds, *_ in found[RIVAL])
+    for name, runs in found.items():
+        ms = sorted(1000 * (seconds - start * (name != RIVAL)) / frames for seconds, *_ in runs)
+        median = statistics.median(ms)
+        rows.append([name, f"{median:.2f}", f"{ms[0]:.2f}-{ms[-1]:.2f}", f"{1000 / median:.0f}", f"{median * frames / rival / 1000:.2f}"])
     print(f"{clip.name}: {frames} frames, {args.network.name}, one core of {cpu_name()}, {args.runs} runs")
     heads = ["", "ms per frame", "lowest-highest", "frames/s", "times MOG2's"]
     print(tabulate(rows, heads, disable_numparse=True, colalign=["left"] + ["right"] * 4))
     print(f"first frame done {start:.2f} s after the command started ({min(first)[0]:.2f}-{max(first)[0]:.2f})")
-    print(f"memory at its highest: {max(each[1] for each in plain):.0f} MiB, with all files {max(each[1] for each in saved):.0f} MiB")
-    for output in (plain[-1][2], saved[-1][2]):
-        print(next(line for line in output.splitlines() if line.startswith("ms per frame")))
+    plain, saved = (max(peak for _, peak, _ in found[name]) for name in (PLAIN, SAVED))
+    print(f"memory at its highest: {plain:.0f} MiB, with all files {saved:.0f} MiB")
+    for name in (PLAIN, SAVED):
+        print(next(line for line in found[name][-1][2].splitlines() if line.startswith("ms per frame")))
 
 
 if __name__ == "__main__":

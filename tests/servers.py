@@ -85,9 +85,14 @@ def stdin_of(monkeypatch, data):
 def multipart(numbers, pace=0.0, size=(64, 48)):
     """The parts that an MJPEG camera sends, one each `pace` seconds."""
     for number in numbers:
-        jpeg = cv2.imencode(".jpg", numbered(number % 256, *size))[1].tobytes()
-        yield b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg)
+        yield jpeg_part(numbered(number % 256, *size))
         time.sleep(pace)
+
+
+def jpeg_part(frame):
+    """A BGR frame as a part of an MJPEG stream."""
+    jpeg = cv2.imencode(".jpg", frame)[1].tobytes()
+    return b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg)
 
 
 PROGRAM = """

@@ -25,7 +25,8 @@ def scene(seed, frames=60, camera=0.0):
 
 def of_the_library(moments):
     """Return the identities that trackers' BoT-SORT gives, frame by frame."""
-    trackers, supervision = pytest.importorskip("trackers"), pytest.importorskip("supervision")
+    import supervision
+    import trackers
 
     class Camera:
         def estimate(self, homography, boxes=None):

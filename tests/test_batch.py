@@ -277,7 +277,6 @@ def test_ray_runs_them_as_well(clips):
 
 
 # ---- The real thing ----
-@pytest.mark.skipif(not list((ROOT / "fastmcd").glob("_fastmcd*.so")), reason="the native build is not there")
 def test_the_script_gives_each_clip_what_it_would_get_alone(tmp_path, monkeypatch):
     """One clip, since each loads PyTorch here; several in one process each are in test_watch_command."""
     squares(tmp_path / "clips", 20)

@@ -10,7 +10,6 @@ from PIL import Image
 from tests.scripts import load_script
 from util.errors import InputError
 
-pytest.importorskip("util.packed._xnor", reason="not built")
 bench = load_script("benchmarks/binarization_cost.py")
 CLASSES = load_script("CIFAR_10/main.py").CLASSES
 

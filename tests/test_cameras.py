@@ -19,7 +19,7 @@ import pytest
 from tests.browser import needs_chromium
 from tests.scripts import ROOT
 from tests.servers import multipart, serve_stream
-from tests.test_live import needs_native, wait_until
+from tests.test_live import wait_until
 from tests.test_settings import CLASSES
 from util.errors import InputError
 from util.watch import cameras
@@ -138,7 +138,6 @@ def started(*arguments):
         process.communicate()
 
 
-@needs_native
 def test_a_run_has_a_page_from_its_start_to_its_end(tmp_path):
     settings = tmp_path / "settings.toml"
     settings.write_text("# mine\n")
@@ -180,7 +179,6 @@ def is_running(pid):
         return False
 
 
-@needs_native
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_camera_ends_when_its_program_is_killed(tmp_path):
     with serve_stream(lambda: multipart(count(), 0.05)) as port:
@@ -192,7 +190,6 @@ def test_a_camera_ends_when_its_program_is_killed(tmp_path):
             wait_until(lambda: not is_running(child), 60)
 
 
-@needs_native
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_cameras_are_watched_started_again_and_ended_together(tmp_path):
     with serve_stream(lambda: multipart(count(), 0.05)) as port, serve_stream(lambda: multipart(count(), 0.05)) as other:
@@ -230,7 +227,6 @@ def test_cameras_are_watched_started_again_and_ended_together(tmp_path):
     assert not [path for path in (tmp_path / "out").rglob("*.json*") if SECRET in path.read_text()]
 
 
-@needs_native
 def test_cameras_that_end_end_it(tmp_path):
     with serve_stream(lambda: multipart(repeat(5), 0.01)) as port:  # nothing moves, whichever frames come while one is looked at
         (tmp_path / "cameras.toml").write_text(f'[cameras.a]\nsource = "http://127.0.0.1:{port}/"\n')
@@ -241,7 +237,6 @@ def test_cameras_that_end_end_it(tmp_path):
         assert none.returncode == 2 and "give --save DIR" in none.stderr
 
 
-@needs_native
 @needs_chromium
 def test_one_page_shows_all_cameras(chrome, tmp_path):
     with serve_stream(lambda: multipart(count(), 0.05)) as port:

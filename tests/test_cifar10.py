@@ -17,7 +17,6 @@ from util.train import checkpoint
 
 main = load_script("CIFAR_10/main.py")
 SHIPPED = ROOT / "CIFAR_10" / "models" / "nin.best.pth.tar"
-needs_weights = pytest.mark.skipif(not SHIPPED.exists(), reason="models/nin.best.pth.tar is not there")
 
 
 def xnor_net_pytorch_shapes():
@@ -267,7 +266,6 @@ def test_bad_input_ends_in_one_line(home, images, tmp_path, capsys):
         assert end.value.code == 2 and error.count("\n") == 1 and words in error, (arguments, error)
 
 
-@needs_weights
 def test_shipped_weights_are_a_trained_nin_with_its_log():
     saved = torch.load(SHIPPED, weights_only=True)
     assert saved["best_acc"] >= 70 and saved["arch"] == "nin" and (SHIPPED.parent / "nin.log.csv").exists()

@@ -240,7 +240,6 @@ def test_a_clip_drawn_by_code_is_scored_end_to_end(tmp_path):
 
 
 def test_the_demo_writes_its_clip_and_its_truth(tmp_path):
-    pytest.importorskip("fastmcd", reason="the fastmcd module is not built", exc_type=ImportError)
     done = run_script("MNIST/demo.py", "--truth", tmp_path / "truth", "--frames", "8")
     assert done.returncode == 0, done.stderr
     truth = read_truth(tmp_path / "truth")

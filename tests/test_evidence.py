@@ -61,8 +61,9 @@ def test_an_answer_without_weight_says_nothing():
 def test_weight_is_the_area_that_a_network_sees_and_a_tenth_at_each_edge():
     assert weight_of((10, 10, 20, 30), 320, 240) == 600
     assert weight_of((10, 10, 32, 32), 320, 240) == weight_of((10, 10, 200, 150), 320, 240) == 1024
-    for box in [(0, 10, 20, 30), (10, 0, 20, 30), (300, 10, 20, 30), (10, 210, 20, 30), (1, 10, 20, 30)]:
+    for box in [(0, 10, 20, 30), (10, 0, 20, 30), (300, 10, 20, 30), (10, 210, 20, 30), (1, 10, 20, 30), (299, 10, 20, 30)]:
         assert weight_of(box, 320, 240) == pytest.approx(60)
+    assert weight_of((2, 2, 20, 30), 320, 240) == weight_of((298, 208, 20, 30), 320, 240) == 600, "two pixels off it is whole"
 
 
 def test_huge_logits_neither_overflow_nor_warn(recwarn):

@@ -4,9 +4,8 @@ import time
 
 import pytest
 
+from tests import fuzz
 from tests.scripts import run_script
-
-fuzz = pytest.importorskip("tests.fuzz", reason="the native modules are not built", exc_type=ImportError)
 
 
 def test_damaged_files_are_read_or_refused_in_one_line(tmp_path):

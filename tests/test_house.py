@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.scripts import ROOT
 
-BASE = {"util"}  # cli, errors, files, spec, crops, digits
+BASE = {"util"}  # cli, errors, files, signals, spec, crops, digits
 FREEZING = {"trace.py", "fold.py", "freeze.py", "onnx.py"}  # of util/packed: what needs PyTorch there
 # Room -> the rooms and libraries that it may import, besides itself and the standard library. No arrow leads up, so there is no circle.
 PACKED = {"util/packed", "util/packed/freeze"}
@@ -109,7 +109,7 @@ def test_who_watches_never_loads_pytorch(tmp_path):
     assert not loaded & {"util.serve", "aiohttp", "tomlkit"}, "which --serve alone needs"
     loaded = loaded_by("import sys; from util.watch import watch; assert len(list(watch(*sys.argv[1:]))) == 6",
                        tmp_path, ROOT / "MNIST/models/LeNet_5.xnor")  # fmt: skip
-    assert not loaded & {"torch", "jinja2", "util.score", "util.train"}
+    assert not loaded & {"torch", "jinja2", "PIL", "util.outputs", "util.score", "util.train"}
 
 
 TRAINED = """

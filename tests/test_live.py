@@ -35,11 +35,8 @@ from tests.servers import (
 )
 from util import watch
 from util.errors import InputError
-from util.files import stoppable, uninterrupted
 from util.source import live
 from util.source.video import open_video
-
-needs_native = pytest.mark.skipif(not list((ROOT / "util/packed").glob("_xnor.*")), reason="the native build is not there")
 
 
 def wait_until(condition, seconds=30):
@@ -145,7 +142,6 @@ def watching(source, directory, *flags):
     return process
 
 
-@needs_native
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_is_the_normal_end_of_a_live_source(number, tmp_path):
     with serve_stream(lambda: multipart(count(), 0.02)) as port:
@@ -170,7 +166,6 @@ def test_start_is_refused_for_what_has_a_clock(monkeypatch):
         watch.run(args, RedOrGrey())
 
 
-@needs_native
 def test_a_stop_ends_a_live_source_that_is_away(tmp_path):
     with serve_stream(lambda: multipart(count(), 0.02)) as port:
         process = watching(f"http://127.0.0.1:{port}/", tmp_path / "out")
@@ -180,7 +175,6 @@ def test_a_stop_ends_a_live_source_that_is_away(tmp_path):
     assert (tmp_path / "out" / "summary.json").exists()
 
 
-@needs_native
 def test_a_stop_breaks_off_what_is_not_live(tmp_path):
     for number in range(300):
         cv2.imwrite(str(tmp_path / f"{number}.bmp"), numbered(number % 256, 640, 480))
@@ -189,22 +183,6 @@ def test_a_stop_breaks_off_what_is_not_live(tmp_path):
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 2 and "interrupted; what was finished has been kept" in error and error.count("\n") == 1
     assert (tmp_path / "out" / "report.html").exists() and not (tmp_path / "out" / "summary.json").exists()
-
-
-def test_the_first_ctrl_c_stops_and_the_second_interrupts():
-    stopped = []
-    with pytest.raises(KeyboardInterrupt), stoppable(lambda: stopped.append(1)):
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stopped == [1]
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
-    with pytest.raises(KeyboardInterrupt):  # as before
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
-    with stoppable(lambda: stopped.append(2)), uninterrupted():
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stopped == [1], "waits until the block ends"
-    assert stopped == [1, 2]
 
 
 # ---- The thread, by a source under control ----------------------------------------------------------------------------

@@ -1,5 +1,4 @@
 """MNIST/main.py and demo.py: the file format, crops made to look like MNIST, learning, reading, the scripts as a person runs them."""
-import csv
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from tests.results import rows_of
 from tests.scripts import ROOT, load_script, run_script
 from util.binop import BinOp
 from util.crops import prepare
@@ -21,8 +21,6 @@ from util.train.predict import TorchNetwork
 
 main = load_script("MNIST/main.py")
 SHIPPED = ROOT / "MNIST" / "models" / "LeNet_5.best.pth.tar"
-needs_weights = pytest.mark.skipif(not SHIPPED.exists(), reason="models/LeNet_5.best.pth.tar is not there")
-needs_detector = pytest.mark.skipif(not list((ROOT / "fastmcd").glob("_fastmcd*.so")), reason="the native build is not there")
 needs_mnist = pytest.mark.skipif(not (ROOT / "MNIST/data/MNIST/raw/t10k-images-idx3-ubyte").exists(), reason="MNIST is not in MNIST/data")
 INKS = [(255, 255, 255), (70, 230, 255), (25, 20, 20), (190, 170, 255)]
 
@@ -49,11 +47,6 @@ SHAPES = {  # of XNOR-Net-PyTorch's LeNet_5, written down from its files
     "ip2.weight": (10, 500),
     "ip2.bias": (10,),
 }
-
-
-def rows_of(path):
-    with open(path) as file:
-        return list(csv.DictReader(file))
 
 
 def drawn_crop(digit, seed, ground):
@@ -172,14 +165,12 @@ def test_no_crop_is_too_odd(size):
 
 
 # ---- The shipped weights ---------------------------------------------------------------------------------------------
-@needs_weights
 def test_shipped_weights_read_drawn_digits():
     crops, truth = drawn_crops(200)
     logits = TorchNetwork(shipped(), main.SPEC)(prepare(crops, main.SPEC))
     assert logits.shape == (200, 10) and (logits.argmax(1) == truth.numpy()).mean() >= 0.98
 
 
-@needs_weights
 @needs_mnist
 def test_shipped_weights_are_as_good_as_they_say_and_so_are_crops():
     saved = torch.load(SHIPPED, weights_only=True)
@@ -201,8 +192,7 @@ def test_train_evaluate_classify(home, images, capsys):
     assert main.main(["--cpu", "--evaluate", "--data", str(images)]) == accuracy
     main.main(["--cpu", "--fastMCD", str(images / "test" / "7"), "--label", "7", "--save", str(home / "out")])
     assert re.search(r"7: \d of 3 objects", capsys.readouterr().out)
-    with open(home / "out" / "predictions.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(home / "out" / "predictions.csv")
     assert len(rows) == 3 and all(row["label"] in (*main.CLASSES, "unknown") for row in rows)
 
 
@@ -244,8 +234,6 @@ def test_script_runs_from_its_folder(tmp_path):
     assert done.returncode == 0 and "1 objects in 1 frames" in done.stdout, done.stderr
 
 
-@needs_weights
-@needs_detector
 def test_a_video_and_the_directory_made_of_it_show_the_same_objects(tmp_path):
     movers = [Mover(digit_sprite(d, d, 44), lambda t, d=d: (90 + 130 * (d % 2) + (3 - 6 * (d % 2)) * t, 100 + 50 * d), d) for d in range(3)]
     scene = Scene(240, 200, texture(500, 400, 1), camera_path(16, (40, 50), pan=(1, 0.3), shake=0.7), movers)
@@ -261,8 +249,6 @@ def test_a_video_and_the_directory_made_of_it_show_the_same_objects(tmp_path):
     assert len(video) > 10 and [[row[key] for key in places] for row in single] == [[row[key] for key in places] for row in video]
 
 
-@needs_weights
-@needs_detector
 def test_demo(tmp_path):
     done = run_script("MNIST/demo.py", "--frames", "120", "--save", tmp_path / "demo", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

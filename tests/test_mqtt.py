@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 
 import pytest
+from paho.mqtt import client as paho
 
 from tests.scripts import ROOT
 from tests.servers import free_port
@@ -21,7 +22,6 @@ from util.errors import InputError
 from util.outputs import mqtt
 from util.outputs.mqtt import Mqtt
 
-paho = pytest.importorskip("paho.mqtt.client")
 MOSQUITTO = shutil.which("mosquitto", path=os.environ["PATH"] + ":/usr/sbin")
 needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="no MQTT broker (Debian: mosquitto)")
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")

@@ -4,6 +4,7 @@ import sys
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -14,8 +15,6 @@ from util.packed.onnx import export
 from util.spec import Spec
 from util.train import checkpoint, data
 
-onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
 cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
 SHIPPED = [(cifar, cifar.SPECS[name]) for name in ("nin", "nin_bwn", "resnet20", "vgg")] + [(mnist, mnist.SPEC)]
 

@@ -15,6 +15,9 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import trackeval
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from util.errors import InputError
 from util.files import GrowingFile
@@ -23,6 +26,7 @@ from util.outputs.results import DetectionFiles, read_results
 from util.outputs.sink import BEHIND, Sink, Sinks
 from util.outputs.sinks import Annotated, ChangeMasks, Coco, Events, PredictionTable, Tracks, open_sinks
 from util.outputs.staging import Staging
+from util.track.places import Places
 from util.track.tracking import UNKNOWN, Moment, Sighting, Track
 from util.watch.pipeline import Clock
 
@@ -56,7 +60,7 @@ def track(number, label="cat"):
 
 def run(directory, end=None, at=FRAMES):
     """A run of 12 frames in which track 1 ends at frame 11, or that `end` breaks off after frame `at`."""
-    with open_sinks(SimpleNamespace(save=directory, video="clip.avi", show_debug=False), VIDEO, CLASSES, None) as sinks:
+    with open_sinks(SimpleNamespace(save=directory, video="clip.avi", show_debug=False), VIDEO, CLASSES, None, Places()) as sinks:
         try:
             for number in range(1, at + 1):
                 sinks.add(moment(number, [track(1)] * (number == 11)))
@@ -111,7 +115,7 @@ def test_predictions_give_each_object_its_track(tmp_path):
 
 def test_without_save_the_predictions_are_written_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with open_sinks(SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None) as sinks:
+    with open_sinks(SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None, Places()) as sinks:
         sinks.add(moment(1))
         sinks.finish([], CLOCK)
         assert (tmp_path / "predictions.csv.part").read_text().count("\n") == 3, "to be read as it grows"
@@ -140,13 +144,12 @@ def test_events_and_report_have_the_time_of_day_where_it_is_known(tmp_path, monk
 
 
 def test_pycocotools_reads_the_results(tmp_path):
-    coco, evaluation = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
     run(tmp_path / "out")
     categories = json.loads((tmp_path / "out" / "coco_categories.json").read_text())
     assert [(each["id"], each["name"]) for each in categories] == [(0, UNKNOWN), (1, "cat"), (2, "motor bike, red")]
     identity = {each["name"]: each["id"] for each in categories}
     boxes = [(number, seen) for number in range(1, FRAMES + 1) for seen in sighted(number)]
-    truth = coco.COCO()
+    truth = COCO()
     truth.dataset = {"images": [{"id": number} for number in range(1, FRAMES + 1)], "categories": categories, "annotations": [
         {"id": i, "image_id": number, "category_id": identity[seen.label], "bbox": list(seen.box),
          "area": seen.box[2] * seen.box[3], "iscrowd": 0} for i, (number, seen) in enumerate(boxes, 1)]}  # fmt: skip
@@ -155,13 +158,12 @@ def test_pycocotools_reads_the_results(tmp_path):
     first = found.loadAnns(found.getAnnIds(imgIds=[4]))
     assert [(each["category_id"], each["bbox"], each["score"], each["track_id"]) for each in first] == [
         (0, [70, 40, 12, 9], 0.25, 0), (1, [4, 5, 20, 16], 0.875, 1), (2, [0, 8, 30, 18], 0.5, 2)]  # fmt: skip
-    judge = evaluation.COCOeval(truth, found, "bbox")
+    judge = COCOeval(truth, found, "bbox")
     judge.evaluate(), judge.accumulate(), judge.summarize()
     assert np.isclose(judge.stats[0], 1), "average precision"
 
 
 def test_trackeval_reads_the_tracks(tmp_path):
-    trackeval = pytest.importorskip("trackeval")
     (tmp_path / "truth" / "clip").mkdir(parents=True)
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "clip.txt").write_text((run(tmp_path / "out") / "tracks.txt").read_text())
@@ -339,7 +341,8 @@ def test_what_fails_on_the_other_thread_is_raised_here_and_ends_the_writing(tmp_
 def test_memory_does_not_grow_with_the_run(tmp_path):
     moments, held = [moment(number) for number in range(4, 10)], []
     with Staging(tmp_path / "out") as staging:
-        sinks = [make(staging) for make in (prediction_table, Tracks, ChangeMasks)] + [Coco(staging, CLASSES), Report(staging, "clip")]
+        sinks = [make(staging) for make in (prediction_table, Tracks, ChangeMasks)] + [Coco(staging, CLASSES)]
+        sinks.append(Report(staging, "clip", VIDEO, Annotated.NAME, CLASSES, Places()))
         tracemalloc.start()
         try:
             for number in range(1, 1201):
@@ -373,7 +376,7 @@ def test_a_table_that_is_none_of_ours_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def predict(end=None):
-        with open_sinks(SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None) as sinks:
+        with open_sinks(SimpleNamespace(save=None, video="clip.avi"), VIDEO, CLASSES, None, Places()) as sinks:
             sinks.add(moment(1))
             if end:
                 raise end

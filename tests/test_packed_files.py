@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tests.scripts import ROOT, load_script
+from tests.test_xnor import NETWORKS, cifar, mnist, pixels, predict, run, standardised, unsettle
 from util import packed as xnor
 from util.errors import InputError
 from util.packed import file
@@ -17,9 +18,6 @@ from util.packed.freeze import freeze
 from util.packed.run import PackedNetwork
 from util.spec import Spec
 from util.train import checkpoint
-
-pytest.importorskip("util.packed._xnor", reason="the native build is not there")
-from tests.test_xnor import NETWORKS, cifar, mnist, pixels, predict, run, standardised, unsettle  # noqa: E402
 
 SPEC = Spec("x", tuple("0123456789abcdef"), (1, 28, 28), (0.0,), (1.0,), "digit")
 ONES = np.ones(1, np.float32)

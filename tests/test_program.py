@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+import fastmcd
 from tests.results import ResultsWriter
 from tests.servers import number_of, numbered, video_bytes
 from tests.test_damaged import CONTAINERS, STEADY, damaged_mjpeg, trimmed_mp4
@@ -19,7 +20,6 @@ from util.source.images import list_images
 
 PROGRAM = Path(os.environ.get("FASTMCD_PROGRAM", Path(__file__).resolve().parent.parent / "build" / "fastMCD"))
 pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not built (it needs libopencv-dev)")
-fastmcd = pytest.importorskip("fastmcd", reason="the fastmcd module is not built", exc_type=ImportError)
 
 
 def run(*arguments, **options):

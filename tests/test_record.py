@@ -21,7 +21,7 @@ import pytest
 
 from tests.scripts import ROOT
 from tests.servers import multipart, number_of, numbered, serve_stream, video_bytes
-from tests.test_live import needs_native, rtsp_server, wait_until, watching
+from tests.test_live import rtsp_server, wait_until, watching
 from util.cli import Keep, keep_of
 from util.errors import InputError
 from util.outputs import ledger as ledgers
@@ -404,7 +404,6 @@ def test_a_killed_run_leaves_a_recording_that_can_be_played(tmp_path):
     ledger.close()
 
 
-@needs_native
 def test_the_command_records_a_live_source_until_it_is_stopped(tmp_path):
     with serve_stream(lambda: multipart(count(), 0.02)) as port:
         flags = "--record", "all", "--recordings", str(tmp_path / "r"), "--keep", "1GB"

@@ -25,6 +25,7 @@ NAME = "<script>alert('1')</script> & \"clip\" \udcff.mp4"
 CLOCK = Clock()
 CLOCK.seconds, CLOCK.frames = {"decode": 0.5, "detect": 1.25, "write": 0.25}, 250
 BEGAN = datetime.fromisoformat("2026-11-26T16:00:00+01:00")
+STILL = SimpleNamespace(live=False, time_of=lambda seconds: None)
 LIVE = SimpleNamespace(live=True, dropped=1234, reconnects=2, time_of=lambda seconds: BEGAN + timedelta(seconds=seconds))
 
 
@@ -34,12 +35,12 @@ def track(number, label="cat", start=0.0, end=1.0, sightings=20, probability=0.8
     return Track(number, label, probability, *ages, sightings, best, round(25 * start) + 1, (5, 6, 7, 8))
 
 
-def made(directory, tracks, frames=250, **options):
+def made(directory, tracks, frames=250, video=STILL, annotated="", classes=(), places=None):
     """The page of a run at 25 frames a second in which the first half of the tracks ended on the way."""
     with Staging(directory / "out") as staging:
         staging.mkdir("events")
         staging.write({crop_name(each): encode_png(each.best[..., ::-1]) for each in tracks})
-        report = Report(staging, NAME, **options)
+        report = Report(staging, NAME, video, annotated, classes, places or Places())
         for number in range(1, frames + 1):
             ended = tracks[: len(tracks) // 2] if number == frames else []
             report.add(Moment(number, (number - 1) / 25, None, None, [Sighting((1, 2, 3, 4), (1, 2, 3, 4), 0.5)], ended))
@@ -91,9 +92,8 @@ def test_the_page_stands_alone_and_escapes_what_names_hold(tmp_path):
 
 
 def test_the_video_is_linked_where_there_is_one(tmp_path):
-    assert "<video" not in made(tmp_path, [track(1)])
-    assert '<video src="annotated.mp4"' in made(tmp_path, [track(1)], video="annotated.mp4")
-    assert "<video" not in made(tmp_path, [], frames=0, video="annotated.mp4"), "of no frames there is no video"
+    assert '<video src="annotated.mp4"' in made(tmp_path, [track(1)], annotated="annotated.mp4")
+    assert "<video" not in made(tmp_path, [], frames=0, annotated="annotated.mp4"), "of no frames there is no video"
 
 
 def test_a_run_without_tracks_or_frames_has_a_page(tmp_path):
@@ -199,16 +199,16 @@ ROWS_APART = """(() => {
 def test_a_phone_shows_all_of_it(chrome, tmp_path, count):
     """390 px wide: numbers and percentages are there, apart, and nothing sticks out."""
     names = [UNKNOWN, "a van with a trailer and a very long name"]
-    page = made(tmp_path, [track(n, names[n % 2], end=n % 9 + 1) for n in range(1, count + 1)], source=LIVE)
+    page = made(tmp_path, [track(n, names[n % 2], end=n % 9 + 1) for n in range(1, count + 1)], video=LIVE)
     opened(chrome, tmp_path / "report.html", page, width=390, height=800)
     assert chrome.see(ROWS_APART) == [390, 390, min(count, MAX_TRACKS), min(count, MAX_TRACKS)]
 
 
 def test_a_live_source_says_what_was_lost_and_when_it_was(tmp_path):
-    page = text_of(made(tmp_path, [track(1, start=3.2)], source=LIVE))
+    page = text_of(made(tmp_path, [track(1, start=3.2)], video=LIVE))
     assert "2026-11-26 16:00:00 +01:00 to 2026-11-26 16:00:10 +01:00" in page and "from 3.2 s · 16:00:03 to" in page
     assert "dropped 1,234" in page and "reconnects 2" in page
-    assert "dropped" not in text_of(made(tmp_path, [track(1)], source=SimpleNamespace(live=False, time_of=lambda seconds: None)))
+    assert "dropped" not in text_of(made(tmp_path, [track(1)]))
 
 
 CLICKS = """<script>

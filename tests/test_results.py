@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+import fastmcd
 from tests.results import ResultsWriter
 from util.crops import cut_out
 from util.errors import InputError
@@ -55,7 +56,6 @@ def test_what_is_written_is_read_back(tmp_path):
 
 def test_crops_are_read_back_as_a_video_shows_them(tmp_path):
     """The detector's own crops, some of them at the frame's edge: the table does not say where they lie."""
-    fastmcd = pytest.importorskip("fastmcd", reason="not built", exc_type=ImportError)
     rng, expected = np.random.default_rng(7), {}
     detector, still = fastmcd.Detector(160, 120), cv2.GaussianBlur(rng.integers(0, 256, (120, 160, 3), np.uint8), (0, 0), 1.5)
     with ResultsWriter(tmp_path) as results:

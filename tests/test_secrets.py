@@ -75,7 +75,6 @@ def assert_no_secret(said, directory):
     assert files and not [path for path in files if b"secret" in path.read_bytes() or "secret" in str(path.relative_to(directory))]
 
 
-@pytest.mark.skipif(not list((ROOT / "fastmcd").glob("_fastmcd*.so")), reason="the native build is not there")
 def test_a_run_writes_sends_and_says_no_password(address, tmp_path, capfd):
     with server() as (port, requests):
         done = watch(address.format("clip.avi"), "--save", tmp_path / "out", "--notify", f"http://me:secret@127.0.0.1:{port}/?secret")
@@ -92,7 +91,6 @@ def test_a_run_writes_sends_and_says_no_password(address, tmp_path, capfd):
         assert_no_secret(said, tmp_path / "out")
 
 
-@pytest.mark.skipif(not list((ROOT / "fastmcd").glob("_fastmcd*.so")), reason="the native build is not there")
 def test_a_batch_writes_and_says_no_password(address, tmp_path):
     clips = [address.format(name) for name in ("clip.avi", "text.avi", "none.avi")] + ["http://me:secret@[::1/1"]
     done = watch(*clips, "--save", tmp_path / "many")

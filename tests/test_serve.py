@@ -21,7 +21,7 @@ from util.errors import InputError
 from util.serve import page as page_module
 from util.serve import server as server_module
 from util.serve.page import Page, Trails, draw
-from util.track.places import Crossing, Visit
+from util.track.places import Crossing, Places, Visit
 from util.track.tracking import Moment, Sighting, Track
 from util.watch.pipeline import Clock
 
@@ -53,7 +53,7 @@ def track(number, label="<b>cat</b>", end=1.0):
 
 def served(address=LOCAL, clock=None, drawing=None, save=None, **given):
     drawing = drawing or {"zones": {"watch": [], "ignore": []}, "lines": {}}
-    return Page(address, video(**given), clock or Clock(), "a <b>camera</b>", drawing, save)
+    return Page(address, video(**given), clock or Clock(), "a <b>camera</b>", drawing, save, [], Places())
 
 
 def ask(page, path, method="GET", body=None, **headers):

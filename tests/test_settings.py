@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+import fastmcd
 from tests.scripts import ROOT
 from util import packed
 from util.errors import InputError
@@ -91,7 +92,6 @@ def test_what_is_no_file_of_settings_at_all(source):
 
 
 def test_the_documented_settings_are_all_and_their_defaults_true():
-    fastmcd = pytest.importorskip("fastmcd")
     text = (ROOT / "docs" / "settings.toml").read_text()
     given = tomllib.loads(text)
     clips = packed.load(ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor").spec.detector
@@ -111,7 +111,6 @@ def test_the_documented_settings_are_all_and_their_defaults_true():
 
 
 def test_presets_fit_the_detector():
-    fastmcd = pytest.importorskip("fastmcd")
     for name in preset_names():
         fastmcd.Detector(64, 48, **load_settings(name, CLASSES)["detector"])
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.scripts import ROOT, load_script
 from util.errors import InputError
-from util.files import atomic_write, uninterrupted
+from util.files import atomic_write
 from util.outputs import staging
 from util.outputs.manifest import FIRST_LINE, MANIFEST, adopted, recorded
 from util.outputs.staging import Staging
@@ -225,17 +225,6 @@ def test_what_a_killed_process_left_of_a_file_is_cleared_and_nothing_else(tmp_pa
         assert (tmp_path / "file.csv").read_text() == "second" and first.exists()
     assert (tmp_path / "file.csv").read_text() == "first"
     assert {path.name for path in tmp_path.iterdir()} == foreign | {"file.csv"}
-
-
-def test_an_interrupt_is_held_back():
-    done = []
-    with pytest.raises(KeyboardInterrupt), uninterrupted():
-        for _ in range(3):
-            os.kill(os.getpid(), 2)
-        done.append(True)
-    assert done
-    with pytest.raises(ValueError), uninterrupted():
-        raise ValueError
 
 
 # ---- All of it

@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.scripts import ROOT
 from util.errors import InputError
 from util.source.images import list_images, read_bgr
 from util.source.video import open_video
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def made_frames(count=6, width=64, height=48):

@@ -1,7 +1,6 @@
 """From a video to named tracks: the files of a run, interruption, settings and zones at work."""
 import argparse
 import base64
-import csv
 import json
 import math
 import signal
@@ -13,6 +12,7 @@ import pytest
 
 import fastmcd
 from tests.networks import RedOrGrey
+from tests.results import rows_of
 from tests.test_events import check
 from tests.test_mqtt import broker, events, free_port, last, listener, needs_mosquitto
 from tests.test_webhook import server
@@ -63,11 +63,6 @@ def run(network=None, **given):
     flags = ("label", "save", "limit", "settings", "start", "notify", "record", "recordings", "keep", "camera", "serve")
     defaults = {**dict.fromkeys(flags), "show_debug": False, "notify_crop": False, "command": (["x"], ["y"])}
     return watch.run(argparse.Namespace(**{**defaults, **given}), network or RedOrGrey())
-
-
-def rows_of(path):
-    with open(path) as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_video_gives_named_tracks_and_all_files(stand_in, clip, tmp_path, capsys):
@@ -125,7 +120,7 @@ def test_events_are_sent_to_their_end_though_a_file_cannot_be_finished(stand_in,
             self.finished += 1
 
     hook = Hook()
-    monkeypatch.setattr(pipeline, "_notifier", lambda *_: hook)
+    monkeypatch.setattr("util.watch.clip._notifier", lambda *_: hook)
     monkeypatch.setattr("util.outputs.sinks.Sheet.finish", lambda *_: (tmp_path / "none" / "a").read_bytes())
     with pytest.raises(FileNotFoundError):
         run(video=str(clip), save=tmp_path / "out", notify="http://127.0.0.1/")

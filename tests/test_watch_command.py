@@ -1,5 +1,4 @@
 """python3 -m util.watch and util.watch.watch: the same from the command line and from Python, as main.py --video names it."""
-import csv
 import json
 import subprocess
 import sys
@@ -8,24 +7,19 @@ import pytest
 
 from tests.clips import squares
 from tests.networks import RedOrGrey
+from tests.results import rows_of
 from tests.scripts import ROOT, load_script
 from util import packed
 from util.errors import InputError
 from util.watch import batch, watch
 from util.watch.__main__ import main, parse_args
 
-pytest.importorskip("util.packed._xnor", reason="the native build is not there")
 LENET = ROOT / "MNIST" / "models" / "LeNet_5.xnor"
 
 
 @pytest.fixture
 def clips(tmp_path):
     return squares(tmp_path / "clips", 16)
-
-
-def rows_of(path):
-    with open(path) as file:
-        return list(csv.DictReader(file))
 
 
 def test_moments_come_one_by_one_with_their_tracks(clips):

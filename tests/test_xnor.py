@@ -15,12 +15,11 @@ from torch.nn import functional as F
 from tests.scripts import ROOT, load_script
 from util.binop import BinOp
 from util.layers import BinConv2d, BinLinear
-from util.packed import Engine
+from util.packed import Engine, _xnor
 from util.packed.fold import fold
 from util.packed.freeze import FrozenLayer, NotAChainError, freeze, freeze_layers
 from util.packed.trace import chain
 
-_xnor = pytest.importorskip("util.packed._xnor", reason="the native build is not there")
 cifar, mnist = load_script("CIFAR_10/main.py"), load_script("MNIST/main.py")
 NETWORKS = {name: (network, cifar.SPECS[name]) for name, network in cifar.NETWORKS.items()} | {"LeNet_5": (mnist.LeNet5, mnist.SPEC)}
 

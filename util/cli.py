@@ -17,6 +17,7 @@ from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 from util.errors import InputError, printable, redact
+from util.signals import STOPS
 
 LONGEST_LINE = 2000  # characters: a file may hold a name of any length
 # What a disk or a limit of the system raises in the middle of writing, without a file's name.
@@ -267,9 +268,6 @@ def _file_name(text: str) -> str:
 
 
 # ---- The end of a program --------------------------------------------------------------------------------------------
-STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # SIGHUP: a terminal was closed
-
-
 def guard() -> None:
     """Let Ctrl-C, and what else ends a program, end this one with one line, at once, until `run`: while modules load nothing is lost."""
     for number in STOPS:

@@ -6,14 +6,11 @@ import fcntl
 import os
 import re
 import secrets
-import signal
 import stat
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from util.cli import STOPS
 from util.errors import InputError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
@@ -105,57 +102,6 @@ def refuse_special(path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = "a link" if stat.S_ISLNK(mode) else "a directory" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
         raise InputError(f"{path} is {kind}, which is not replaced; give the name of a file")
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and what else interrupts (util.cli.STOPS) back until the block ends, then let the first that came act.
-
-    Those that have no handler in Python act as ever, and so do all outside the main thread.
-    """
-    came, before = [], _handlers()
-    try:
-        for number in before:
-            signal.signal(number, lambda number, frame: came.append(number))
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if came:
-        before[came[0]](came[0], None)
-
-
-@contextmanager
-def stoppable(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first of STOPS that comes before the block ends call `stop`, and interrupt nothing; the next one acts as ever.
-
-    Outside the main thread, and where they have no handler in Python, they act as ever from the start.
-    """
-    before = _handlers()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def first(number, frame) -> None:
-        restore()
-        if number != signal.SIGINT:  # a shell that ends says so more than once
-            signal.signal(number, signal.SIG_IGN)
-        stop()
-
-    try:
-        for number in before:
-            signal.signal(number, first)
-        yield
-    finally:
-        restore()
-
-
-def _handlers() -> dict[int, Callable]:
-    """Return which of STOPS have a handler in Python, and it; none outside the main thread, which could not change them."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: handler for number in STOPS if callable(handler := signal.getsignal(number))}
 
 
 class GrowingFile:

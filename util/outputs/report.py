@@ -88,21 +88,17 @@ class Activity:
 class Report(Sink):
     """report.html, written at the end of the run.
 
-    title: what the page is about, such as the source's name; may hold any text. video: the annotated video's name, relative.
-    source: the util.source.video.Video that is watched: the page has its time of day, if known, and of a live one what was lost.
-    classes: the network's. A person can correct names on the page and save them as labels.csv (util.outputs.dataset). places: the lines
-    and zones to tell of.
+    title: what the page is about, such as the source's name; may hold any text. video: what is watched: the page has its time of day,
+    if known, and of a live one what was lost. annotated: the annotated video's name, relative. classes: the network's. A person can
+    correct names on the page and save them as labels.csv (util.outputs.dataset). places: the lines and zones to tell of.
     """
 
     NAME = "report.html"
 
-    def __init__(
-        self, staging: Staging, title: str, video: str | None = None, source: Video | None = None, classes: Sequence[str] = (),
-        places: Places | None = None,
-    ):  # fmt: skip
-        self.staging, self.title, self.video, self.source, self.classes = staging, title, video, source, classes
+    def __init__(self, staging: Staging, title: str, video: Video, annotated: str, classes: Sequence[str], places: Places):
+        self.staging, self.title, self.video, self.annotated, self.classes = staging, title, video, annotated, classes
         self.frames, self.sightings, self.last = 0, 0, 0.0
-        self.labels, self.longest, self.activity, self.tally = Counter(), Longest(MAX_TRACKS), Activity(), Tally(places or Places())
+        self.labels, self.longest, self.activity, self.tally = Counter(), Longest(MAX_TRACKS), Activity(), Tally(places)
 
     def add(self, moment: Moment) -> None:
         self.frames, self.last = self.frames + 1, moment.seconds
@@ -141,7 +137,7 @@ class Report(Sink):
             seconds=seconds,
             ticks=_ticks(seconds),
             tracks=[(track, _data_uri(read_crop(self.staging, track, SIDE))) for track in shown],
-            video=self.video if self.frames else None,
+            video=self.annotated if self.frames else None,
         )
 
     @property
@@ -161,7 +157,7 @@ class Report(Sink):
 
     def _day(self, seconds: float) -> str:
         """Return "2026-11-26 16:00:00 +01:00", or "" where that is unknown."""
-        time = self.source and self.source.time_of(seconds)
+        time = self.video.time_of(seconds)
         return f"{time:%Y-%m-%d %H:%M:%S} {time.isoformat()[-6:]}" if time else ""
 
     def _clock(self, seconds: float) -> str:
@@ -170,7 +166,6 @@ class Report(Sink):
 
     def _facts(self, seconds: float, stages: list[tuple[str, float]]) -> list[tuple[str, str]]:
         tracks, unknown = self.labels.total(), self.labels[UNKNOWN]
-        live = self.source if self.source and self.source.live else None
         return [
             ("frames", f"{self.frames:,}"),
             ("long", _time(seconds)),
@@ -179,7 +174,7 @@ class Report(Sink):
             ("unknown", f"{unknown:,}"),
             ("sightings", f"{self.sightings:,}"),
             ("ms per frame", f"{sum(ms for _, ms in stages):.1f}"),
-            *([("dropped", f"{live.dropped:,}"), ("reconnects", f"{live.reconnects:,}")] if live else []),
+            *([("dropped", f"{self.video.dropped:,}"), ("reconnects", f"{self.video.reconnects:,}")] if self.video.live else []),
         ]
 
 

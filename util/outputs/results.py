@@ -197,7 +197,6 @@ def _with_context(frame: np.ndarray, mask: np.ndarray, x: int, y: int, width: in
     """The box cut out of an RGB frame as a square with a margin, shifted rather than shrunk where it would leave the frame."""
     longer = max(width, height)
     side = max(longer + 2 * int(CONTEXT * longer + 0.5), SMALLEST_CROP)
-
     wide, high = min(side, frame.shape[1]), min(side, frame.shape[0])
     crop = _span(x, width, wide, frame.shape[1]), _span(y, height, high, frame.shape[0]), wide, high
     return cut_out(frame[..., ::-1], crop, (x, y, width, height), mask)

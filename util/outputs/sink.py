@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from util.files import uninterrupted
 from util.outputs.staging import SUMMARY, Staged, Staging
+from util.signals import uninterrupted
 from util.track.tracking import Moment, Track
 
 BEHIND = 2  # moments that may wait to be written

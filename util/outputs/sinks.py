@@ -33,11 +33,12 @@ from util.outputs.report import SIDE, Longest, Report
 from util.outputs.results import DetectionFiles, mask_name
 from util.outputs.sink import Sink, Sinks, Timings
 from util.outputs.staging import StagedTable, Staging
+from util.source.video import Video
 from util.track.places import Places
 from util.track.tracking import UNKNOWN, Moment, Track
 
 
-def open_sinks(args, video, classes: Sequence[str], detector, places: Places | None = None) -> Sinks:
+def open_sinks(args, video: Video, classes: Sequence[str], detector, places: Places) -> Sinks:
     """Return the sinks for what `args` asks: all with `--save DIR`, else predictions.csv here.
 
     debug.mp4, which looks inside the detector, only with `--show-debug`.
@@ -57,7 +58,7 @@ def open_sinks(args, video, classes: Sequence[str], detector, places: Places | N
         return sinks
 
 
-def _make(staging: Staging, args, video, classes: Sequence[str], detector, places: Places | None) -> Iterator[Sink]:
+def _make(staging: Staging, args, video: Video, classes: Sequence[str], detector, places: Places) -> Iterator[Sink]:
     source = Path(str(args.video))
     title = source.resolve().name if source.exists() else Path(video.name).name  # frames may lie in its input/
     yield DetectionFiles(staging)  # first: cdnet/ links to its masks
@@ -69,7 +70,7 @@ def _make(staging: Staging, args, video, classes: Sequence[str], detector, place
     yield ChangeLines(staging, video)
     yield Annotated(staging, video)
     yield Sheet(staging, title)
-    yield Report(staging, title, Annotated.NAME, video, classes, places)
+    yield Report(staging, title, video, Annotated.NAME, classes, places)
     if args.show_debug:
         yield Debug(staging, video, detector)
 
@@ -154,7 +155,7 @@ class Annotated(Sink):
 
     NAME = "annotated.mp4"
 
-    def __init__(self, staging: Staging, video):
+    def __init__(self, staging: Staging, video: Video):
         self._file = VideoFile(staging.new(self.NAME), video.fps, (video.width, video.height))
         self.close = self._file.close
 
@@ -167,7 +168,7 @@ class Debug(Sink):
 
     immediate = True  # it asks the detector
 
-    def __init__(self, staging: Staging, video, detector):
+    def __init__(self, staging: Staging, video: Video, detector):
         self._path, self.fps, self.view, self._file = staging.new("debug.mp4"), video.fps, DebugView(detector), None
 
     def add(self, moment: Moment) -> None:

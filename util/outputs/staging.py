@@ -14,8 +14,9 @@ import os
 from pathlib import Path
 
 from util.errors import InputError
-from util.files import GrowingFile, create, lock, refuse_special, uninterrupted, write_all
+from util.files import GrowingFile, create, lock, refuse_special, write_all
 from util.outputs.manifest import FIRST_LINE, MANIFEST, refuse_foreign, remove, remove_empty, walk
+from util.signals import uninterrupted
 
 SUMMARY = "summary.json"  # written last: without it a run is not finished
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux: <fcntl.h>, renameat2(2)

@@ -52,14 +52,13 @@ class Page(Served, Sink):
     immediate = True  # add() takes some microseconds
 
     def __init__(
-        self, address, video: Video, clock, title: str, drawing: dict, save: Save | None = None, notifiers: Sequence = (),
-        places: Places | None = None,
-    ):  # fmt: skip
+        self, address, video: Video, clock, title: str, drawing: dict, save: Save | None, notifiers: Sequence, places: Places
+    ):
         self._video, self._clock, self.title, self._notifiers = video, clock, title, notifiers
         self._drawing, self._save, self._saving = drawing, save, asyncio.Lock()
         self._lock, self._moment = threading.Lock(), None
         self._open: dict[int, Track] = {}  # as when it began or was renamed
-        self._ended, self._counts, self._passed = deque(maxlen=LATELY), Counter(), Tally(places or Places())
+        self._ended, self._counts, self._tally = deque(maxlen=LATELY), Counter(), Tally(places)
         self._ages, self._windows, self._came = deque(maxlen=AGES), deque([(0, {}, time.monotonic())], maxlen=6), time.monotonic()
         self._looked, self._trails = -LOOKING, Trails()
         self._jpeg, self._number, self._drawn, self._turn = b"", 0, 0.0, asyncio.Lock()
@@ -95,7 +94,7 @@ class Page(Served, Sink):
             self._open.pop(track.number, None)
             self._ended.appendleft(track)
             self._counts[track.label] += 1
-            self._passed.add(track)
+            self._tally.add(track)
 
     # The server's thread
 
@@ -156,7 +155,7 @@ class Page(Served, Sink):
         with self._lock:
             moment, ages, known = self._moment, sorted(self._ages), dict(self._open)
             ended, counts, (frames, seconds, since) = list(self._ended), self._counts.most_common(), self._windows[0]
-            silent, passed = now - self._came, self._passed.summary()
+            silent, passed = now - self._came, self._tally.summary()
         count = self._clock.frames - frames
         ms = {stage: 1000 * (total - seconds.get(stage, 0)) / max(1, count) for stage, total in dict(self._clock.seconds).items()}
         at = moment.seconds if moment else 0.0

@@ -40,7 +40,6 @@ class Pictures:
             return np.rot90(bgr, round(frame.rotation / 90) % 4)
         return bgr if matrix is None else upright(bgr, np.frombuffer(bytes(matrix), np.int32))
 
-
     def _bgr(self, frame, **options) -> np.ndarray:
         return self._reformat(frame, format="bgr24", interpolation="BICUBIC", **options).to_ndarray()
 

@@ -18,7 +18,7 @@ class Association:
     is forgotten. overlap: least IoU of a box and its prediction, 0..1.
     """
 
-    def __init__(self, fps: float = 25.0, lost_seconds: float = 1.0, overlap: float = 0.2):
+    def __init__(self, fps: float, lost_seconds: float, overlap: float):
         self.fps, self.lost_seconds, self.overlap = fps, lost_seconds, overlap
         self._position, self._speed = np.empty((0, 4)), np.empty((0, 4))  # of centre x, y, width, height
         self._variance = np.empty((0, 3, 4))  # of the position, of both together, of the speed

@@ -81,7 +81,7 @@ class Evidence:
         other = 0.0 if self.other is None else p[self.other]
         return (name if sure >= max(self.unknown_below, other) else None), sure
 
-    def lead(self) -> float:
+    def margin(self) -> float:
         """Return how far the probability of the name is from the next one's and from unknown_below, 0..1."""
         if self.weight <= 0:
             return 0.0

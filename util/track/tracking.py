@@ -163,7 +163,7 @@ class Tracker:
             if state.sightings >= SETTLED:
                 sighting.speed = speed
             weight = weight_of(sighting.box, *moment.frame.shape[1::-1])
-            overdue.append(state.views.overdue(self.schedule, weight, state.evidence.lead()))
+            overdue.append(state.views.overdue(self.schedule, weight, state.evidence.margin()))
             self._seen.append((state, weight))
         return chosen(overdue, self.schedule.budget)
 

@@ -25,15 +25,15 @@ class Views:
     def __init__(self):
         self.since, self.interval, self.count, self.best = 0, 1, 0, 0.0
 
-    def overdue(self, schedule: Schedule, weight: float, lead: float) -> float:
+    def overdue(self, schedule: Schedule, weight: float, margin: float) -> float:
         """Return how urgent a view of this sighting is: 1 and more is due. Call it once per sighting.
 
-        weight: what the sighting counts as evidence (util.track.evidence.weight_of). lead: of the name's probability, 0..1.
+        weight: what the sighting counts as evidence (util.track.evidence.weight_of). margin: of the name's probability, 0..1.
         """
         self.since += 1
         if self.count < schedule.first or weight > schedule.better * self.best:
             return float("inf")
-        interval = min(self.interval, schedule.doubtful) if lead < schedule.doubt else self.interval
+        interval = min(self.interval, schedule.doubtful) if margin < schedule.doubt else self.interval
         return self.since / interval
 
     def add(self, schedule: Schedule, weight: float) -> int:

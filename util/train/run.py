@@ -13,7 +13,8 @@ from torch import distributed, nn
 from tqdm import tqdm
 
 from util.errors import InputError
-from util.files import locked, stoppable
+from util.files import locked
+from util.signals import stoppable
 from util.spec import Spec
 from util.train import checkpoint, curve
 from util.train.batches import Batch, batches_of

@@ -30,17 +30,17 @@ def watch(
     """
     from util import packed
     from util.source.video import open_video
-    from util.watch.pipeline import Clock, Pipeline
+    from util.watch.pipeline import Pipeline
     from util.watch.settings import load_settings
 
     if isinstance(network, str | Path):
         network = packed.load(network)
-    video, moment, clock = open_video(str(source)), None, Clock()
+    video, moment = open_video(str(source)), None
     pipeline = Pipeline(video, network, load_settings(settings and str(settings), list(network.spec.classes)))
-    for timed in pipeline.frames(video, limit, clock):
+    for timed in pipeline.frames(limit):
         if moment and not video.live:
             yield moment
-        moment = pipeline(*timed, clock)
+        moment = pipeline(*timed)
         if video.live:
             yield moment
     if moment:
@@ -52,7 +52,7 @@ def watch(
 def run(args, network: Network):
     """Return what was named for `args` (see util.cli), once it is printed and written.
 
-    The rows of predictions.csv for a directory of the detector's results, a pipeline.Summary for a clip, a table's rows for many clips.
+    The rows of predictions.csv for a directory of the detector's results, a summary.Summary for a clip, a table's rows for many clips.
     """
     from util.watch import batch
 
@@ -66,7 +66,7 @@ def run(args, network: Network):
             raise InputError(f"--serve is for one clip or camera, and --video means {len(clips)}; for many cameras there is --cameras FILE")
         return batch.run_clips(args, clips)
     if args.video:
-        from util.watch.pipeline import watch_clip
+        from util.watch.clip import watch_clip
 
         return watch_clip(args, network, right)
     from util.watch.naming import name_directory

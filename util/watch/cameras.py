@@ -8,13 +8,13 @@ import tempfile
 import threading
 import time
 from collections import deque
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
 from util.cli import label_of
 from util.errors import InputError, printable, say
-from util.files import stoppable
+from util.signals import stoppable
 from util.spec import Network
 from util.watch.batch import common_arguments, reason_of
 from util.watch.jobs import PATIENCE_S, start
@@ -108,30 +108,37 @@ def watch_cameras(args, network: Network) -> None:
         load_settings(str(args.cameras), list(network.spec.classes), name)
     if args.label is not None:
         label_of(args.label, network.spec.classes)
-    program, given = args.command
-    shared, stopped = common_arguments(given, OWN), []
     with tempfile.TemporaryDirectory(prefix="fastmcd-") as directory:  # which only this user may enter
         sockets = {name: Path(directory) / str(number) for number, name in enumerate(cameras)}
-        children = []
-        for name, path in sockets.items():
-            serve = ["--serve", str(path)] if args.serve else []
-            children.append(Child(name, [*program, *shared, f"--cameras={args.cameras}", f"--camera={name}", *serve], args.save))
-        page = _overview(args.serve, sockets, children) if args.serve else nullcontext()
-        with stoppable(lambda: stopped.append(True)), page:
-            try:
-                while not stopped and not all(child.done for child in children):
-                    for child in children:
-                        child.poll()
-                    time.sleep(LOOK)
-            finally:
-                for child in children:
-                    child.stop()
-                until = time.monotonic() + PATIENCE_S
-                for child in children:
-                    child.join(until)
+        children = [_child(args, name, path) for name, path in sockets.items()]
+        _watch(children, _overview(args.serve, sockets, children) if args.serve else nullcontext())
     for child in children:
         print(f"== {child.name}: {max(0, child.restarts)} times started again")
         print(child.out, end="")
+
+
+def _child(args, name: str, socket: Path) -> Child:
+    """Return the child of one camera: the command of args with what differs from camera to camera."""
+    program, given = args.command
+    own = [f"--cameras={args.cameras}", f"--camera={name}", *(["--serve", str(socket)] if args.serve else [])]
+    return Child(name, [*program, *common_arguments(given, OWN), *own], args.save)
+
+
+def _watch(children: list[Child], page: AbstractContextManager) -> None:
+    """Poll the children until Ctrl-C or SIGTERM, or until all have ended, then end them; `page` is served meanwhile."""
+    stopped = []
+    with stoppable(lambda: stopped.append(True)), page:
+        try:
+            while not stopped and not all(child.done for child in children):
+                for child in children:
+                    child.poll()
+                time.sleep(LOOK)
+        finally:
+            for child in children:
+                child.stop()
+            until = time.monotonic() + PATIENCE_S
+            for child in children:
+                child.join(until)
 
 
 def _overview(address, sockets: dict[str, Path], children: list[Child]):
