@@ -18,8 +18,8 @@ import pytest
 
 from tests.browser import needs_chromium
 from tests.scripts import ROOT
-from tests.servers import multipart, serve_stream
-from tests.test_live import needs_native, wait_until
+from tests.servers import multipart, serve_stream, wait_until
+from tests.test_live import needs_native
 from tests.test_settings import CLASSES
 from util.errors import InputError
 from util.watch import cameras

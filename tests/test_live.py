@@ -32,6 +32,7 @@ from tests.servers import (
     serve_stream,
     start_program,
     video_bytes,
+    wait_until,
 )
 from util import watch
 from util.errors import InputError
@@ -40,13 +41,6 @@ from util.source import live
 from util.source.video import open_video
 
 needs_native = pytest.mark.skipif(not list((ROOT / "util/packed").glob("_xnor.*")), reason="the native build is not there")
-
-
-def wait_until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    assert condition()
 
 
 @pytest.fixture(autouse=True)
