@@ -97,8 +97,9 @@ def rows():
 
 # ---- Which clips ----
 def test_directories_stand_for_the_clips_in_them(clips):
-    clips("c/b.MP4", "c/a.avi", "c/notes.txt", "c/.hidden.avi", "c/deep/er/d.mkv", "c/pics/1.png", "c/cdnet/input/1.jpg", "c/cdnet/ROI.bmp")
-    clips("c/run/detections.csv", "c/run/annotated.mp4", "c/cut/manifest.txt", "c/cut/annotated.mp4", "c/out/x/y.mp4")
+    clips("c/b.MP4", "c/a.avi", "c/notes.txt", "c/.hidden.avi", "c/deep/er/d.mkv", "c/pics/1.png")
+    clips("c/cdnet/input/1.jpg", "c/cdnet/ROI.bmp", "c/run/detections.csv", "c/run/annotated.mp4")
+    clips("c/cut/manifest.txt", "c/cut/annotated.mp4", "c/out/x/y.mp4")
     there = ["c/a.avi", "c/b.MP4", "c/cdnet", "c/deep/er/d.mkv", "c/pics"]
     assert batch.find_clips("c", batch.Path("c/out")) == there
     assert batch.find_clips("c") == sorted([*there, "c/out/x/y.mp4"])
@@ -183,6 +184,25 @@ def test_a_second_run_does_what_is_left(clips):
     assert run("--video", "c/*.mp4", "--save", "out")[0] == 0 and open("out/a/runs").read() == "run\n"
     run("--video", "c", "--save", "out", "--limit", "3")  # asks for other results
     assert rows()["a"]["status"] == "done" and open("out/a/runs").read() == "run\nrun\n"
+
+
+def test_a_clip_is_run_again_after_it_or_its_settings_have_changed(clips):
+    clips("c/a.mp4", "c/b.mp4", "my.toml")
+    hour_ago, again = time.time() - 3600, ["--video", "c", "--save", "out", "--settings", "my.toml"]
+
+    def statuses_after(changed, at):
+        os.utime(changed, (at, at))
+        assert run(*again)[0] == 0
+        return {name: row["status"] for name, row in rows().items()}
+
+    assert run(*again)[0] == 0
+    for name in ("a", "b"):
+        os.utime(f"out/{name}/summary.json", (hour_ago, hour_ago))
+    for path in ("c/a.mp4", "c/b.mp4", "my.toml"):
+        os.utime(path, (hour_ago - 1, hour_ago - 1))
+    assert statuses_after("c/b.mp4", time.time() + 3600) == {"a": "kept", "b": "kept"}, "by a clock that was wrong"
+    assert statuses_after("c/b.mp4", hour_ago + 1) == {"a": "kept", "b": "done"}
+    assert statuses_after("my.toml", hour_ago + 1) == {"a": "done", "b": "kept"}, "b was run later than that"
 
 
 def test_a_marker_that_is_damaged_is_none(tmp_path):

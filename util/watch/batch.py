@@ -1,8 +1,9 @@
 """Many clips, each by a process of its own: `main.py --video clips/ --save out/ --jobs 4`, or over machines with `--ray ADDRESS`.
 
 Every clip is run with the command line that a single one would have, on one thread, and has its own directory in the one of --save.
-There summary.json is written last: where it tells of the same arguments, the clip is finished, and a second run skips it. A clip that
-fails, be it by a crash, stops no other: out/NAME.log keeps what it said. out/summary.csv has a line for each clip.
+There summary.json is written last: where it tells of the same arguments, and nothing that these name is newer, the clip is finished, and
+a second run skips it. A clip that fails, be it by a crash, stops no other: out/NAME.log keeps what it said. out/summary.csv has a line
+for each clip.
 
 Ray (pip install ray) places the processes where there is room; all machines must see the same paths: program, clips and --save.
 """
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -115,6 +117,13 @@ def read_summary(directory: Path, arguments: Sequence[str]) -> dict | None:
     return None
 
 
+def is_outdated(directory: Path, arguments: Sequence[str]) -> bool:
+    """Whether what its arguments name, such as the clip, settings or a network, has been changed since a run ended."""
+    named = {argument.partition("=")[2] if argument.startswith("--") else argument for argument in arguments} - {str(directory)}
+    changed = [os.path.getmtime(path) for path in named if os.path.exists(path)]
+    return any(os.path.getmtime(directory / SUMMARY) < at <= time.time() for at in changed)  # a camera's clock may be wrong
+
+
 def redact_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command as summary.json has them: an address without password and query, that of --notify without its path."""
     kept, previous = [], ""
@@ -163,7 +172,7 @@ def run_clips(args, clips: Sequence[str]) -> list[dict]:
     rows = {name: _row(name, clip, "waiting") for name, clip in names.items()}
     for name, clip in names.items():
         summary = read_summary(args.save / name, arguments[name])
-        if summary and not summary.get("stopped"):  # a live source goes on
+        if summary and not summary.get("stopped") and not is_outdated(args.save / name, arguments[name]):  # a live source goes on
             rows[name] = _row(name, clip, "kept", summary)
     commands = {name: [*program, *a] for name, a in arguments.items() if rows[name]["status"] != "kept"}
     if args.ray and commands:
