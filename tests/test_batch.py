@@ -97,10 +97,10 @@ def rows():
 
 # ---- Which clips ----
 def test_directories_stand_for_the_clips_in_them(clips):
-    clips("c/b.MP4", "c/a.avi", "c/notes.txt", "c/.hidden.avi", "c/deep/er/d.mkv", "c/pics/1.png")
+    clips("c/b.MP4", "c/a.avi", "c/notes.txt", "c/.hidden.avi", "c/deep/er/d.h264", "c/pics/1.png")
     clips("c/cdnet/input/1.jpg", "c/cdnet/ROI.bmp", "c/run/detections.csv", "c/run/annotated.mp4")
     clips("c/cut/manifest.txt", "c/cut/annotated.mp4", "c/out/x/y.mp4")
-    there = ["c/a.avi", "c/b.MP4", "c/cdnet", "c/deep/er/d.mkv", "c/pics"]
+    there = ["c/a.avi", "c/b.MP4", "c/cdnet", "c/deep/er/d.h264", "c/pics"]
     assert batch.find_clips("c", batch.Path("c/out")) == there
     assert batch.find_clips("c") == sorted([*there, "c/out/x/y.mp4"])
     os.symlink("..", "c/deep/up")

@@ -32,7 +32,10 @@ from util.source.images import list_images
 from util.source.stream import is_url
 from util.watch.jobs import Outcome, run_here
 
-SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
+SUFFIXES = set(
+    ".264 .265 .3gp .asf .avi .dav .dv .flv .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpeg .mpg "
+    ".mts .mxf .nut .ogv .ts .vob .webm .wmv .y4m".split()
+)
 OWN = ("--video", "--save", "--jobs", "--ray")  # flags that a single clip's command has otherwise or not at all
 LONGEST_NAME = 200  # bytes; a file's name has up to 255, with endings such as .part
 COLUMNS = ["clip", "status", "frames", "objects", "tracks", "ms_per_frame", "labels", "reason", "source"]
