@@ -107,6 +107,12 @@ def test_directories_stand_for_the_clips_in_them(clips):
     assert batch.find_clips("c", batch.Path("c/out")) == there, "a link that leads back leads to nothing new"
 
 
+def test_clips_and_results_in_one_directory_are_refused(clips):
+    clips("c/a.mp4")
+    with pytest.raises(InputError, match="c/ is given as clips and as --save; choose another"):
+        batch.find_clips("c/", batch.Path("c"))
+
+
 def test_a_clip_whose_name_looks_like_a_flag_is_no_flag(clips):
     clips("-a.avi", "b.avi")
     assert batch.find_clips(".") == batch.find_clips("*.avi") == ["./-a.avi", "b.avi"]

@@ -57,6 +57,8 @@ def find_clips(sources: str | Sequence[str], save: Path | None = None) -> list[s
 
 def _expand(source: str, save: Path | None) -> list[str]:
     if os.path.isdir(source):
+        if save and save.resolve() == Path(source).resolve() and not _is_clip(save):
+            raise InputError(f"{source} is given as clips and as --save; choose another directory for the results")
         return [source] if _is_clip(Path(source)) else _clips_in(Path(source), save and save.resolve()) or [source]
     if os.path.exists(source) or "://" in source or not glob.has_magic(source):
         return [source]  # a camera, a URL; or it isn't there, as its own run will say
