@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.scripts import ROOT, load_script
+from tests.test_outputs import disk_full_at
 from util.errors import InputError
 from util.files import atomic_write, uninterrupted
 from util.outputs import staging
@@ -240,6 +241,12 @@ def test_what_a_killed_process_left_of_a_file_is_cleared_and_nothing_else(tmp_pa
         assert (tmp_path / "file.csv").read_text() == "second" and first.exists()
     assert (tmp_path / "file.csv").read_text() == "first"
     assert {path.name for path in tmp_path.iterdir()} == foreign | {"file.csv"}
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    with pytest.raises(OSError) as caught, disk_full_at(1000), atomic_write(tmp_path / "table.csv") as temporary:
+        temporary.write_bytes(bytes(2000))
+    assert caught.value.filename == str(tmp_path / "table.csv") and not list(tmp_path.iterdir())
 
 
 def test_an_interrupt_is_held_back():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from util.cli import STOPS
+from util.cli import OF_THE_SYSTEM, STOPS
 from util.errors import InputError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
@@ -39,6 +39,10 @@ def atomic_write(path: str | Path, folder: Path | None = None) -> Iterator[Path]
         yield temporary
         refuse_special(path)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in OF_THE_SYSTEM and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)
