@@ -147,6 +147,7 @@ def test_names_tell_clips_apart(clips):
     long = batch.name_clips([f"{'x' * 252}.ts", f"y/{'é' * 126}.ts", f"http://host/{'z' * 900}/a", f"http://host/{'z' * 901}/a"])
     assert len(long) == 4 and all(len(f"{name}.part".encode()) <= 255 for name in long)
     assert all("/" not in name and not name.startswith(".") for name in batch.name_clips(["../a", "./b", "/"]))
+    assert list(batch.name_clips(["a.mp4", "a.part.mp4", "a.LOG.avi", "summary.csv.mkv"])) == ["a", "a_part", "a_LOG", "summary_csv"]
 
 
 def test_what_is_common_to_all_clips():

@@ -38,6 +38,7 @@ SUFFIXES = set(
 )
 OWN = ("--video", "--save", "--jobs", "--ray")  # flags that a single clip's command has otherwise or not at all
 LONGEST_NAME = 200  # bytes; a file's name has up to 255, with endings such as .part
+BESIDE = re.compile(r"\.(part|old|log|csv)$", re.IGNORECASE)  # endings of what a run or a batch makes beside results
 COLUMNS = ["clip", "status", "frames", "objects", "tracks", "ms_per_frame", "labels", "reason", "source"]
 
 
@@ -100,7 +101,7 @@ def name_clips(clips: Sequence[str]) -> dict[str, str]:
         parts = [re.sub(r"[^\w.-]", "_", part) for part in path.parts if part not in ("/", "..")] or ["clip"]
         forms[clip] = [Path(parts[-1]).stem if _is_video(path) else parts[-1]]
         forms[clip] += ["_".join(parts[-depth:]) for depth in range(1, len(parts) + 1)]
-        forms[clip] = [form.encode()[-LONGEST_NAME:].decode(errors="ignore") for form in forms[clip]]
+        forms[clip] = [BESIDE.sub(r"_\1", form.encode()[-LONGEST_NAME:].decode(errors="ignore")) for form in forms[clip]]
     count = Counter((depth, name.casefold()) for names in forms.values() for depth, name in enumerate(names))
     named, taken = {}, set()
     for clip, names in forms.items():
