@@ -20,6 +20,13 @@ from tests.scripts import ROOT
 BITS = 8
 
 
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    assert condition()
+
+
 def free_port():
     """Return a port of loopback that nobody listens at."""
     with socket.socket() as probe:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.servers import video_bytes
+from tests.servers import video_bytes, wait_until
 from util.source import ahead as module
 from util.source import video
 from util.source.ahead import AHEAD, ahead
@@ -13,13 +13,6 @@ from util.source.ahead import AHEAD, ahead
 
 def decoding():
     return [thread for thread in threading.enumerate() if thread.name == "decoding"]
-
-
-def wait_until(condition):
-    end = time.monotonic() + 10
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.002)
-    assert condition()
 
 
 def counted(count, made, closed):

@@ -97,13 +97,20 @@ def rows():
 
 # ---- Which clips ----
 def test_directories_stand_for_the_clips_in_them(clips):
-    clips("c/b.MP4", "c/a.avi", "c/notes.txt", "c/.hidden.avi", "c/deep/er/d.mkv", "c/pics/1.png", "c/cdnet/input/1.jpg", "c/cdnet/ROI.bmp")
-    clips("c/run/detections.csv", "c/run/annotated.mp4", "c/cut/manifest.txt", "c/cut/annotated.mp4", "c/out/x/y.mp4")
-    there = ["c/a.avi", "c/b.MP4", "c/cdnet", "c/deep/er/d.mkv", "c/pics"]
+    clips("c/b.MP4", "c/a.avi", "c/notes.txt", "c/.hidden.avi", "c/deep/er/d.h264", "c/pics/1.png")
+    clips("c/cdnet/input/1.jpg", "c/cdnet/ROI.bmp", "c/run/detections.csv", "c/run/annotated.mp4")
+    clips("c/cut/manifest.txt", "c/cut/annotated.mp4", "c/out/x/y.mp4")
+    there = ["c/a.avi", "c/b.MP4", "c/cdnet", "c/deep/er/d.h264", "c/pics"]
     assert batch.find_clips("c", batch.Path("c/out")) == there
     assert batch.find_clips("c") == sorted([*there, "c/out/x/y.mp4"])
     os.symlink("..", "c/deep/up")
     assert batch.find_clips("c", batch.Path("c/out")) == there, "a link that leads back leads to nothing new"
+
+
+def test_clips_and_results_in_one_directory_are_refused(clips):
+    clips("c/a.mp4")
+    with pytest.raises(InputError, match="c/ is given as clips and as --save; choose another"):
+        batch.find_clips("c/", batch.Path("c"))
 
 
 def test_a_clip_whose_name_looks_like_a_flag_is_no_flag(clips):
@@ -140,6 +147,7 @@ def test_names_tell_clips_apart(clips):
     long = batch.name_clips([f"{'x' * 252}.ts", f"y/{'é' * 126}.ts", f"http://host/{'z' * 900}/a", f"http://host/{'z' * 901}/a"])
     assert len(long) == 4 and all(len(f"{name}.part".encode()) <= 255 for name in long)
     assert all("/" not in name and not name.startswith(".") for name in batch.name_clips(["../a", "./b", "/"]))
+    assert list(batch.name_clips(["a.mp4", "a.part.mp4", "a.LOG.avi", "summary.csv.mkv"])) == ["a", "a_part", "a_LOG", "summary_csv"]
 
 
 def test_what_is_common_to_all_clips():
@@ -183,6 +191,25 @@ def test_a_second_run_does_what_is_left(clips):
     assert run("--video", "c/*.mp4", "--save", "out")[0] == 0 and open("out/a/runs").read() == "run\n"
     run("--video", "c", "--save", "out", "--limit", "3")  # asks for other results
     assert rows()["a"]["status"] == "done" and open("out/a/runs").read() == "run\nrun\n"
+
+
+def test_a_clip_is_run_again_after_it_or_its_settings_have_changed(clips):
+    clips("c/a.mp4", "c/b.mp4", "my.toml")
+    hour_ago, again = time.time() - 3600, ["--video", "c", "--save", "out", "--settings", "my.toml"]
+
+    def statuses_after(changed, at):
+        os.utime(changed, (at, at))
+        assert run(*again)[0] == 0
+        return {name: row["status"] for name, row in rows().items()}
+
+    assert run(*again)[0] == 0
+    for name in ("a", "b"):
+        os.utime(f"out/{name}/summary.json", (hour_ago, hour_ago))
+    for path in ("c/a.mp4", "c/b.mp4", "my.toml"):
+        os.utime(path, (hour_ago - 1, hour_ago - 1))
+    assert statuses_after("c/b.mp4", time.time() + 3600) == {"a": "kept", "b": "kept"}, "by a clock that was wrong"
+    assert statuses_after("c/b.mp4", hour_ago + 1) == {"a": "kept", "b": "done"}
+    assert statuses_after("my.toml", hour_ago + 1) == {"a": "done", "b": "kept"}, "b was run later than that"
 
 
 def test_a_marker_that_is_damaged_is_none(tmp_path):

@@ -18,8 +18,7 @@ import pytest
 
 from tests.browser import needs_chromium
 from tests.scripts import ROOT
-from tests.servers import multipart, serve_stream
-from tests.test_live import wait_until
+from tests.servers import multipart, serve_stream, video_bytes, wait_until
 from tests.test_settings import CLASSES
 from util.errors import InputError
 from util.watch import cameras
@@ -240,18 +239,21 @@ def test_cameras_that_end_end_it(tmp_path):
 @needs_chromium
 def test_one_page_shows_all_cameras(chrome, tmp_path):
     with serve_stream(lambda: multipart(count(), 0.05)) as port:
-        (tmp_path / "cameras.toml").write_text("".join(f'[cameras.{name}]\nsource = "http://127.0.0.1:{at}/"\n'
-                                                       for name, at in (("yard", port), ("gate", port), ("away", 1))))  # fmt: skip
+        (tmp_path / "clip.mkv").write_bytes(video_bytes("matroska", "libx264", [i / 25 for i in range(5)]))
+        sources = {name: f"http://127.0.0.1:{at}/" for name, at in (("yard", port), ("gate", port), ("away", 1))}
+        sources["short"] = tmp_path / "clip.mkv"
+        (tmp_path / "cameras.toml").write_text("".join(f'[cameras.{name}]\nsource = "{at}"\n' for name, at in sources.items()))
         with started("--cameras", tmp_path / "cameras.toml", "--save", tmp_path / "out") as (process, url):
             for width in (1200, 390):
                 chrome.open(url, width, touch=width < 600)
                 chrome.wait("[...document.querySelectorAll('.cameras img')].filter(image => image.naturalWidth === 64).length === 2")
                 chrome.wait("document.querySelector('.cameras').innerText.includes('not running')")
+                chrome.wait("document.getElementById('how').textContent === '2 of 3 run'")  # short has ended, as it should
                 assert chrome.see("document.documentElement.scrollWidth") <= width
             chrome.open(f"{url}away/")
             chrome.wait("document.getElementById('how').textContent === 'away is not running'")
             chrome.click("#back:not([hidden]) a")
-            chrome.wait("document.querySelectorAll('.cameras li').length === 3")
+            chrome.wait("document.querySelectorAll('.cameras li').length === 4")
             chrome.click("a[href='gate/']")
             chrome.wait("document.title === 'gate' && document.getElementById('picture').naturalWidth === 64")
             assert not chrome.see("document.getElementById('edit').disabled") and not chrome.see("document.getElementById('back').hidden")

@@ -187,9 +187,22 @@ def test_a_folder_of_any_name_has_its_row(tmp_path, capsys):
     assert r"caf\udce9\x1b[2J" in capsys.readouterr().out
 
 
-def test_objects_get_one_name_where_the_truth_has_none(tmp_path):
+def test_objects_get_one_name_where_the_truth_has_none(tmp_path, capsys):
     score = evaluate.score(write_results(tmp_path / "run"), write_davis(tmp_path / "truth"), label="cat")
     assert score["label_accuracy"] == 0.5 and score["labels"] == 2 * FRAMES
+    (tmp_path / "run" / "coco_categories.json").write_text('[{"id": 0, "name": "unknown"}, {"id": 1, "name": "cat"}]')
+    for label, said in (("cat", ""), ("Cat", f"{tmp_path / 'run'}: its network has no class 'Cat'; it has unknown cat\n")):
+        evaluate.score(tmp_path / "run", tmp_path / "truth", label=label)
+        assert capsys.readouterr().err == said
+
+
+def test_runs_that_were_not_finished_are_left_out_of_a_folder(tmp_path, capsys):
+    for name in ("a", "a.part", "b.part"):
+        write_results(tmp_path / "runs" / name)
+    write_mot(tmp_path / "truths" / "a")
+    assert list(evaluate.main([str(tmp_path / "runs"), str(tmp_path / "truths")])) == ["a"]
+    left_out = [f"{tmp_path / 'runs' / name}.part is left out: a run that was not finished" for name in "ab"]
+    assert capsys.readouterr().err.splitlines() == left_out
 
 
 def test_a_part_is_scored_if_asked_for(tmp_path):

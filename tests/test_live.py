@@ -32,18 +32,12 @@ from tests.servers import (
     serve_stream,
     start_program,
     video_bytes,
+    wait_until,
 )
 from util import watch
 from util.errors import InputError
 from util.source import live
 from util.source.video import open_video
-
-
-def wait_until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    assert condition()
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,7 @@ import pytest
 from paho.mqtt import client as paho
 
 from tests.scripts import ROOT
-from tests.servers import free_port
-from tests.test_webhook import wait_for
+from tests.servers import free_port, wait_until
 from util.cli import Parser, add_video_argument, add_video_options
 from util.errors import InputError
 from util.outputs import mqtt
@@ -40,7 +39,7 @@ def broker(directory, port, *settings):
     (directory / "mosquitto.conf").write_text("\n".join([*lines, ""]))
     process = subprocess.Popen([MOSQUITTO, "-c", str(directory / "mosquitto.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: process.poll() is not None or answers(port))
+        wait_until(lambda: process.poll() is not None or answers(port))
         assert process.poll() is None, "mosquitto has not started"
         yield process
     finally:
@@ -96,16 +95,16 @@ def test_events_counts_and_the_crop_come_and_what_is_kept_is_there_for_who_comes
         for number in range(1, 31):
             hook.send(event(number, crop=base64.b64encode(b"picture %d" % number).decode()))
         hook.send(event(3, "name", "person"))
-        wait_for(lambda: hook.sent == 31 and json.loads(last(messages, "yard/gate/counts")[0]).get("person"))
+        wait_until(lambda: hook.sent == 31 and json.loads(last(messages, "yard/gate/counts")[0]).get("person"))
         with listener(port) as late:
-            wait_for(lambda: len(late) >= 9)
+            wait_until(lambda: len(late) >= 9)
             assert all(retained for _, _, retained in late)
             assert last(late, "yard/gate/available") == [b"online"] and last(late, "yard/gate/crop") == [b"picture 30"]
             assert json.loads(last(late, "yard/gate/counts")[0]) == {"all": 30, "cat": 29, "person": 1, "unknown": 0}
         for number in range(1, 31):
             hook.send(event(number, "end"))
         hook.finish()
-        wait_for(lambda: last(messages, "yard/gate/available") == [b"offline"])
+        wait_until(lambda: last(messages, "yard/gate/available") == [b"offline"])
         assert json.loads(last(messages, "yard/gate/counts")[0])["all"] == 0
     assert [(each["event"], each["track"]) for each in events(messages)] == [
         *[("start", number) for number in range(1, 31)], ("name", 3), *[("end", number) for number in range(1, 31)]]  # fmt: skip
@@ -119,7 +118,7 @@ def test_home_assistant_is_told_of_entities_that_read_what_is_published(tmp_path
     with broker(tmp_path, port), listener(port) as messages:
         hook = Mqtt(f"mqtt://127.0.0.1:{port}/yard/gate", ["cat", "person"])
         hook.send(event(1, label="person"))
-        wait_for(lambda: hook.sent == 1 and last(messages, "yard/gate/counts"))
+        wait_until(lambda: hook.sent == 1 and last(messages, "yard/gate/counts"))
         hook.finish()
     found = {topic: json.loads(payload) for topic, payload, _ in messages if topic.startswith("homeassistant/")}
     entities = "binary_sensor motion", "binary_sensor person", "image crop", "sensor cat", "sensor person", "sensor unknown"
@@ -137,7 +136,7 @@ def test_home_assistant_is_told_of_entities_that_read_what_is_published(tmp_path
     }
     with broker(tmp_path, port), listener(port) as messages:
         hook = Mqtt(f"mqtt://127.0.0.1:{port}/?discovery=off", ["cat"])
-        wait_for(lambda: last(messages, "fastmcd/counts"))
+        wait_until(lambda: last(messages, "fastmcd/counts"))
         hook.finish()
     assert not any(topic.startswith("homeassistant") for topic, _, _ in messages)
 
@@ -183,14 +182,14 @@ def test_nothing_is_lost_where_the_connection_breaks_in_the_middle(tmp_path, cap
             hook = Mqtt(f"mqtt://127.0.0.1:{port}/p", ["cat"])
         for _ in range(5):
             with gate(port, inner):
-                wait_for(lambda: hook._connected)
+                wait_until(lambda: hook._connected)
                 for _ in range(150):
                     hook.send(event(next(next_one)))
             hook.send(event(next(next_one)))  # nobody is there
         with gate(port, inner):
-            wait_for(lambda: hook.sent == 755)
+            wait_until(lambda: hook.sent == 755)
             hook.finish()
-        wait_for(lambda: last(messages, "p/available") == [b"offline"])
+        wait_until(lambda: last(messages, "p/available") == [b"offline"])
     got = [each["track"] for each in events(messages)]
     assert list(dict.fromkeys(got)) == list(range(1, 756)) and hook.dropped == 0, "in order, some of them twice"
     lines = capfd.readouterr().err.splitlines()
@@ -204,7 +203,7 @@ def test_nothing_is_lost_while_the_broker_is_away_and_comes_back(tmp_path, capfd
         hook = Mqtt(f"mqtt://user:secret@127.0.0.1:{port}/secret", ["cat"])
         for number in range(1, 101):
             hook.send(event(number))
-        wait_for(lambda: len(events(before)) == 100 and hook.sent == 100)
+        wait_until(lambda: len(events(before)) == 100 and hook.sent == 100)
         process.kill()
         process.wait()
         for number in range(101, 201):
@@ -212,10 +211,10 @@ def test_nothing_is_lost_while_the_broker_is_away_and_comes_back(tmp_path, capfd
     for number in range(201, 601):
         hook.send(event(number))
     with broker(tmp_path, inner), listener(inner) as after, gate(port, inner):
-        wait_for(lambda: hook.sent == 600)
+        wait_until(lambda: hook.sent == 600)
         assert last(after, "secret/available") == [b"online"], "again"
         hook.finish()
-        wait_for(lambda: last(after, "secret/available") == [b"offline"])
+        wait_until(lambda: last(after, "secret/available") == [b"offline"])
     assert [each["track"] for each in events(after)] == list(range(101, 601)) and hook.dropped == 0
     assert hook.name == f"mqtt://127.0.0.1:{port}"
     lines = capfd.readouterr().err.splitlines()
@@ -233,7 +232,7 @@ def test_a_broker_that_is_away_from_the_start_holds_nobody_up_and_what_does_not_
         hook.send(event(number))
     assert time.monotonic() - start < 2 and hook.dropped == 950
     with broker(tmp_path, port), listener(port) as messages:
-        wait_for(lambda: hook.sent == 50)
+        wait_until(lambda: hook.sent == 50)
         hook.finish()
     assert hook.dropped == 950 and {each["track"] for each in events(messages)} <= set(range(951, 1001))
     gone = Mqtt(f"mqtt://127.0.0.1:{port}", ["cat"])
@@ -258,12 +257,12 @@ def test_the_last_will_says_that_a_killed_run_is_gone(tmp_path):
     with broker(tmp_path, port), listener(port) as messages:
         process = subprocess.Popen([sys.executable, "-c", PROGRAM, f"mqtt://127.0.0.1:{port}/p"], cwd=ROOT, stdout=subprocess.PIPE)
         process.stdout.readline()
-        wait_for(lambda: last(messages, "p/available") == [b"online"])
+        wait_until(lambda: last(messages, "p/available") == [b"online"])
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        wait_for(lambda: last(messages, "p/available") == [b"offline"])
+        wait_until(lambda: last(messages, "p/available") == [b"offline"])
         with listener(port) as late:
-            wait_for(lambda: (("p/available", b"offline", True)) in late)
+            wait_until(lambda: (("p/available", b"offline", True)) in late)
 
 
 @needs_mosquitto
@@ -284,7 +283,7 @@ def test_a_wrong_password_is_one_line_without_it(tmp_path, monkeypatch, capfd):
             hook = Mqtt(f"mqtt://127.0.0.1:{port}/p", ["cat"])
             hook.send(event(1))
             hook.finish()
-            wait_for(lambda: events(messages))
+            wait_until(lambda: events(messages))
         assert (hook.sent, hook.dropped) == (1, 0)
 
 
@@ -306,7 +305,7 @@ def test_tls_checks_the_certificate(tmp_path, monkeypatch, capfd):
             hook = Mqtt(f"mqtts://127.0.0.1:{port}/p", ["cat"])
             hook.send(event(1))
             hook.finish()
-            wait_for(lambda: events(messages))
+            wait_until(lambda: events(messages))
         assert hook.sent == 1
 
 

@@ -415,6 +415,9 @@ def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsy
     for classes in (("forklift", "other"), ("cats", "dogs")):
         assert head.soft_targets(path, cifar.SPECS, replace(spec, classes=classes), cifar.VGG(classes=2)) is None
     assert capsys.readouterr().out == ""
+    head.soft_targets(path, cifar.SPECS, replace(spec, classes=("Person", "Vehicle", "truck")), cifar.VGG(classes=3))
+    advice = "which is learnt from labels alone; call it {!r} if it means the same"
+    assert capsys.readouterr().out.splitlines() == [f"{path}: knows no {n!r}, {advice.format(n.lower())}" for n in ("Person", "Vehicle")]
 
 
 @pytest.mark.parametrize("taught, batch_size", [(False, 64), (True, 64), (True, 200)])  # the last more than the head is fitted on

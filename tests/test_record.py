@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from tests.scripts import ROOT
-from tests.servers import multipart, number_of, numbered, serve_stream, video_bytes
-from tests.test_live import rtsp_server, wait_until, watching
+from tests.servers import multipart, number_of, numbered, serve_stream, video_bytes, wait_until
+from tests.test_live import rtsp_server, watching
 from util.cli import Keep, keep_of
 from util.errors import InputError
 from util.outputs import ledger as ledgers
@@ -29,7 +29,7 @@ from util.outputs import record
 from util.outputs.ledger import NAME, Ledger
 from util.outputs.record import Recorder
 from util.source.video import open_video
-from util.track.tracking import Moment, Track
+from util.track.tracking import Moment, Sighting, Track
 from util.watch.pipeline import Clock
 
 BEGAN = datetime.fromisoformat("2026-11-26T15:59:50+01:00")
@@ -188,6 +188,39 @@ def test_a_camera_of_pictures_is_recorded_too_and_a_lost_connection_gets_another
     (start, first), (end, last) = times[0], times[-1]
     assert abs(end - start - (sent[last] - sent[first])) < 0.3, "as they came: this container has no times, FFmpeg would make them 0.04 s"
     assert {path.suffix for path in paths} == {".mkv"} and len(before) >= 20 and 100 <= after[0] and after[-1] >= 125
+
+
+@pytest.mark.parametrize(("lost", "files"), [(250, 1), (15, 2)])
+def test_a_track_is_recorded_after_a_loss_only_if_it_is_seen_again(tmp_path, lost, files):
+    recorder = Recorder(tmp_path / "r", FakeVideo(), Keep(), everything=False, before=1, after=1)
+    connections, recorder._encoder = [recorder._encoder, record._Encoder(FakeVideo())], None
+
+    def receive(pieces):
+        for piece in pieces:
+            recorder.take(piece)
+        drain(recorder)
+
+    def look(number, seen, **changes):
+        found = moment(number, **changes)
+        found.sightings += [Sighting((0, 0, 4, 4), (0, 0, 4, 4), 0.9, track=1)] * seen
+        recorder.add(found)
+
+    for number in range(100):
+        receive(connections[0](numbered(number), number / 25))
+        look(number, seen=40 <= number, begun=[track(1, 1.6, 1.6)] if number == 40 else [])
+    receive(connections[0].rest())
+    back, again = 100 + lost, files == 2
+    for number in range(back, back + 100):
+        receive(connections[1](numbered(number % 256), number / 25))
+        if number >= back + 4:  # a frame is looked at some time after it has come
+            over = number == back + 7 and not again
+            look(number, seen=again, ended=[track(1, 1.6, 4)] if over else [])
+    receive(connections[1].rest())
+    recorder.finish([track(1, 1.6, number / 25)] if again else [], Clock())
+    recorder.close()
+    first, *rest = [numbers(path) for path in files_of(tmp_path / "r")]
+    assert first == list(range(100)) and len(rest) == files - 1
+    assert not rest or rest[0] == [number % 256 for number in range(back, back + 100)], "from the new connection's first key frame on"
 
 
 def test_timestamps_that_go_back_or_jump_are_mended(tmp_path):

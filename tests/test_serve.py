@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from tests.browser import needs_chromium
-from tests.servers import numbered
-from tests.test_live import wait_until
+from tests.servers import numbered, wait_until
 from util.cli import serve_address
 from util.errors import InputError
 from util.serve import page as page_module

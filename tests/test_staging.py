@@ -1,6 +1,7 @@
 """Results take the place of earlier ones whole or not at all; what no run has recorded is never touched; one run at a time."""
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.scripts import ROOT, load_script
+from tests.test_outputs import disk_full_at
 from util.errors import InputError
 from util.files import atomic_write
 from util.outputs import staging
@@ -112,6 +114,20 @@ def test_places_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=says) as caught:
             Staging(place if place[0] in "./" else tmp_path / place, source=tmp_path / "clip")
         assert tree(tmp_path) == before and "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
+@pytest.mark.parametrize("name", ["out", "out.part"])
+def test_a_directory_that_is_read_only_is_refused_and_stays(tmp_path, name):
+    made(tmp_path / "out")
+    made(tmp_path / "out.part", "killed")
+    (tmp_path / name).chmod(0o555)
+    before = tree(tmp_path)
+    plain = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    program = "import sys; from util import cli; from util.outputs.staging import Staging; cli.run(lambda: Staging(sys.argv[1]))"
+    run = subprocess.run([*plain, sys.executable, "-c", program, tmp_path / "out"], cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+    assert f"{tmp_path / name} is read-only; make it writable" in run.stderr and tree(tmp_path) == before
 
 
 def test_a_second_run_into_one_directory_is_refused(tmp_path):
@@ -225,6 +241,12 @@ def test_what_a_killed_process_left_of_a_file_is_cleared_and_nothing_else(tmp_pa
         assert (tmp_path / "file.csv").read_text() == "second" and first.exists()
     assert (tmp_path / "file.csv").read_text() == "first"
     assert {path.name for path in tmp_path.iterdir()} == foreign | {"file.csv"}
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    with pytest.raises(OSError) as caught, disk_full_at(1000), atomic_write(tmp_path / "table.csv") as temporary:
+        temporary.write_bytes(bytes(2000))
+    assert caught.value.filename == str(tmp_path / "table.csv") and not list(tmp_path.iterdir())
 
 
 # ---- All of it

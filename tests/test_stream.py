@@ -108,6 +108,10 @@ def broken_streams():
         "half a y4m": (y4m[: len(y4m) // 2], "stdin: ends inside a frame after 2[45] frames"),
         "half a transport stream": (ts[: len(ts) // 2 // 188 * 188 + 100], "stdin: ends inside a frame"),
         "half a nut": (nut[: len(nut) // 2], "stdin: ends inside a frame"),
+        "an mp4 with its index at its end": (
+            video_bytes("mp4", "mjpeg", STEADY, "yuvj420p", (640, 480), seekable=True),
+            "stdin: broke off before its first frame .*; the index of an .mp4 is often at its end: give the file",
+        ),
     }
 
 

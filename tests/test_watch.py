@@ -201,6 +201,8 @@ def test_files_have_the_time_of_day_that_start_gives(stand_in, clip, tmp_path):
     assert {(event["start"], event["start_time"]) for event in events} == {(0.12, "2026-11-26T16:00:00.120+00:00")}
     with pytest.raises(InputError, match="--start is for one clip, and --video means 2"):
         run(video=[str(clip), str(clip / "..")], save=tmp_path / "many", start=time_of("2026-11-26T16:00:00Z"))
+    with pytest.raises(InputError, match=f"as many as there are; give {clip} itself"):
+        run(video=str(clip.parent), save=tmp_path / "many", start=time_of("2026-11-26T16:00:00Z"))
 
 
 def test_events_are_posted_as_they_are_written(stand_in, clip, tmp_path, capsys):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.servers import running
+from tests.servers import running, wait_until
 from util.cli import Parser, add_video_argument, add_video_options
 from util.errors import InputError
 from util.outputs import webhook
@@ -62,12 +62,12 @@ def test_nothing_is_lost_while_a_server_is_away_and_comes_back(capfd):
     with server() as (port, before):
         hook = Webhook(f"http://user:secret@127.0.0.1:{port}/secret?secret")
         hook.send({"track": 0})
-        wait_for(lambda: hook.sent == 1)
+        wait_until(lambda: hook.sent == 1)
     for number in range(1, 50):
         hook.send({"track": number})
     time.sleep(0.2)
     with server(port=port) as (_, after):
-        wait_for(lambda: hook.sent == 50)
+        wait_until(lambda: hook.sent == 50)
     assert numbers(before) == [0] and numbers(after) == list(range(1, 50)) and hook.dropped == 0
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 and "cannot be notified (Connection refused); trying again" in lines[0] and "notified again after" in lines[1]
@@ -133,10 +133,3 @@ def test_a_summary_holds_no_secret():
     given = ["--video", "rtsp://me:pass@cam/1?key=k", "--notify=https://hooks/T/B/key", "--notify", "http://u:p@h:1/key", "--limit", "3"]
     kept = ["--video", "rtsp://cam/1", "--notify=https://hooks", "--notify", "http://h:1", "--limit", "3"]
     assert redact_arguments(given) == kept
-
-
-def wait_for(condition):
-    end = time.monotonic() + 20
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    assert condition()

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
-from util.errors import InputError, printable, redact
+from util.errors import OF_THE_SYSTEM, InputError, printable, redact
 from util.signals import STOPS
 
 LONGEST_LINE = 2000  # characters: a file may hold a name of any length
-# What a disk or a limit of the system raises in the middle of writing, without a file's name.
-OF_THE_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE}
 
 
 # ---- Flags -----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Bad input: one clear line for whatever a reader trips over, and names, addresses and texts of others in a form that can be shown."""
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 MAX_TEXT = 1 << 26  # bytes of a text file that is read whole
+# What a disk or a limit of the system raises in the middle of writing, without a file's name.
+OF_THE_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE}
 
 
 class InputError(Exception):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from util.errors import InputError
+from util.errors import OF_THE_SYSTEM, InputError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -36,6 +36,10 @@ def atomic_write(path: str | Path, folder: Path | None = None) -> Iterator[Path]
         yield temporary
         refuse_special(path)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in OF_THE_SYSTEM and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)

@@ -58,6 +58,7 @@ class Recorder(Sink):
         self.files = self.gaps = 0
         self._open: set[int] = set()  # tracks
         self._since, self._until = 0.0, -1.0  # seconds: of what is wanted, while tracks are open and afterwards
+        self._seen = self._connected = 0.0  # seconds: when a track was seen last, and when this connection began
         self._ring, self._size = deque(), 0
         self._waiting, self._waiting_size, self._skipping = deque(), 0, False
         self._file, self._hour, self._paused, self._tidied, self._complaint = None, None, 0.0, 0.0, ""
@@ -73,6 +74,8 @@ class Recorder(Sink):
             if not self._open:
                 self._since = track.start - self.before
             self._open.add(track.number)
+        if moment.begun or any(sighting.track for sighting in moment.sightings):
+            self._seen = moment.seconds
         self._end([*moment.ended, *moment.dropped])
         if self._encoder:
             for piece in self._encoder(moment.frame, moment.seconds):
@@ -154,8 +157,11 @@ class Recorder(Sink):
             self._fail(error)
 
     def _step(self, piece: Piece) -> None:
+        if not self._ring or self._ring[-1].form is not piece.form:
+            self._connected = piece.seconds
         self._remember(piece)
-        wanted = self.everything or bool(self._open) or piece.seconds <= self._until
+        seen = bool(self._open) and self._seen >= self._connected  # tracks of before a loss may be over
+        wanted = self.everything or seen or piece.seconds <= self._until
         if self._file and (not wanted or piece.form is not self._file.form or (piece.key and self._is_long(piece))):
             cut = wanted and piece.form is self._file.form
             self._finish_file()

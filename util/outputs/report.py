@@ -130,6 +130,7 @@ class Report(Sink):
             choices=self._choices(labels),
             labels=[(label, self.labels[label]) for label in labels],
             stages=stages,
+            live=self.video.live,
             places=self.tally.summary(),
             peak=peak,
             areas=areas,

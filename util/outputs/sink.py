@@ -45,6 +45,7 @@ class Sinks:
     def __init__(self, sinks: Sequence[Sink], staged: Staged):
         self.sinks, self.staged = list(sinks), staged
         self._moments, self._thread, self._errors = queue.Queue(BEHIND), None, []
+        self._summary = None
 
     def add(self, moment: Moment) -> None:
         """Give every sink a moment. Raises what one of them has raised meanwhile."""
@@ -76,9 +77,8 @@ class Sinks:
         self._each(lambda sink: sink.finish(tracks, clock))
 
     def summarize(self, **values: object) -> None:
-        """Write summary.json, the mark of a run that has ended well; to be called last, after finish()."""
-        if isinstance(self.staged, Staging):
-            self.staged.write({SUMMARY: (json.dumps(values, indent=1) + "\n").encode()})
+        """Let summary.json be written, the mark of a run that has ended well: once every file is complete."""
+        self._summary = (json.dumps(values, indent=1) + "\n").encode()
 
     def _each(self, action: Callable[[Sink], None]) -> None:
         with uninterrupted():
@@ -101,6 +101,8 @@ class Sinks:
         with self.staged:
             try:
                 self._each(lambda sink: sink.close())
+                if self._summary and error is None and isinstance(self.staged, Staging):
+                    self.staged.write({SUMMARY: self._summary})
             finally:
                 if error is not None:
                     raise error  # rather than one that followed from it

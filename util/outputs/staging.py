@@ -148,6 +148,8 @@ class Staging(Staged):
         for path in (self.place, self.path):
             if path.is_symlink():
                 raise InputError(f"{path} is a link, which is not followed; give the directory that it leads to")
+            if path.exists() and not os.access(path, os.W_OK):  # else it could be replaced all the same, but not deleted
+                raise InputError(f"{path} is read-only; make it writable, or choose another directory")
         if os.path.ismount(place) or Path.cwd().is_relative_to(place.resolve()):
             what = "a mount point" if os.path.ismount(place) else "the current directory or above it"
             raise InputError(f"{self.place} is {what} and cannot be replaced; give a directory in it, such as {place / 'run'}")

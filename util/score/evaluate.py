@@ -14,7 +14,7 @@ Two folders of which each holds a folder for every clip, by the same names, are 
 in the JSON.
 """
 from util.cli import Parser, guard, run
-from util.errors import InputError, printable, read_text, reading
+from util.errors import InputError, printable, read_text, reading, say
 
 if __name__ == "__main__":
     guard()  # Ctrl-C while the rest loads
@@ -63,6 +63,15 @@ def read_boxes(directory: Path, names: list[str]) -> Boxes | None:
     return next((readers.get(name, _read_csv)(directory / name) for name in names if (directory / name).exists()), None)
 
 
+def read_classes(directory: Path) -> list[str]:
+    """The names that the run's network knows, unknown among them; empty if the directory doesn't say."""
+    path = directory / "coco_categories.json"
+    if not path.exists():
+        return []
+    with reading(path, "COCO file of categories"):
+        return [category["name"] for category in json.loads(read_text(path, "COCO file of categories"))]
+
+
 def _read_tracks(path: Path) -> Boxes:
     return checked(path, Boxes.of((frame, *box, score, number) for _, (frame, number, *box, score, _) in mot_rows(path)))
 
@@ -109,6 +118,8 @@ def _score(results: Path, truth: Truth, limit: int | None, label: str) -> dict[s
     boxes, frames = (truth.boxes, truth.frames) if truth.boxes is not None else truth.mask_boxes()
     if label and not (boxes.label != "").any():
         boxes.label[:] = label
+        if (classes := read_classes(results)) and label not in classes:
+            say(printable(f"{results}: its network has no class {label!r}; it has {' '.join(map(str, classes))}"))
     limit = limit or MAX_FRAMES
     last, there = min(limit, max(boxes.frame if frames is None else frames, default=0)), max(masks, default=0)
     if masks and there < last:
@@ -170,11 +181,14 @@ def is_results(directory: Path) -> bool:
 
 
 def pairs(paths: list[Path]) -> list[tuple[str, Path, Path]]:
-    """(name, results, truth) of each clip, for paths given by turns; a folder of results stands for those in it."""
+    """(name, results, truth) of each clip, for paths given by turns; a folder of results stands for the finished ones in it."""
     out = []
     for results, truth in zip(paths[::2], paths[1::2], strict=True):
         many = results.is_dir() and not is_results(results)
-        inner = [(path.name, path, truth / path.name) for path in sorted(results.iterdir()) if is_results(path)] if many else []
+        found = sorted(path for path in results.iterdir() if is_results(path)) if many else []
+        for path in (path for path in found if path.suffix == ".part"):
+            say(printable(f"{path} is left out: a run that was not finished"))
+        inner = [(path.name, path, truth / path.name) for path in found if path.suffix != ".part"]
         name = (truth if truth.is_dir() else results).resolve().name
         out += inner or [(name, results, truth)]
     return out

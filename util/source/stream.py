@@ -252,7 +252,12 @@ def read_all(name: str, stream: Stream) -> Iterator[tuple[float | None, np.ndarr
     except Lost as error:
         _raise_interrupt(stream.source)
         if stream.container.format.name != "mpjpeg":  # whose end is an error in FFmpeg's eyes
-            raise InputError(f"{name}: broke off after {stream.decoded} frames, which were kept ({error})") from None
+            kept, seeking = f"broke off after {stream.decoded} frames, which were kept", ""
+            if not stream.decoded:
+                kept = "broke off before its first frame"
+                mp4 = isinstance(stream.source, Stdin) and stream.container.format.name.startswith("mov")
+                seeking = "; the index of an .mp4 is often at its end: give the file itself, or pipe Matroska or MPEG-TS" * mp4
+            raise InputError(f"{name}: {kept} ({error}){seeking}") from None
         cut_off = False
     finally:
         stream.close()

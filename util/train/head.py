@@ -38,6 +38,10 @@ def soft_targets(path: Path, specs: Mapping[str, Spec], spec: Spec, model: nn.Mo
     earlier = checkpoint.spec_of(saved, path, specs.get(saved.get("arch"), specs[spec.arch]))
     of = torch.tensor(class_mapping(earlier, spec.classes))
     known = sorted(set(of.tolist()) - {-1})
+    names = {name.casefold(): name for name in (*earlier.classes, *earlier.kinds)}
+    for name in spec.classes:
+        if name != (known_as := names.get(name.casefold(), name)):
+            print(f"{path}: knows no {name!r}, which is learnt from labels alone; call it {known_as!r} if it means the same", flush=True)
     if head is None or len(known) < 2:
         return None
     name = next(name for name, module in model.named_modules() if module is head)

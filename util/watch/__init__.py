@@ -58,12 +58,13 @@ def run(args, network: Network):
 
     right = network.spec.right(label_of(args.label, network.spec.classes)) if args.label is not None else ()
     if args.video and (clips := batch.find_clips(args.video, args.save)):
+        meant = f"--video means {len(clips)}" if len(clips) > 1 else f"--video means as many as there are; give {clips[0]} itself"
         if args.start:
-            raise InputError(f"--start is for one clip, and --video means {len(clips)}")
+            raise InputError(f"--start is for one clip, and {meant}")
         if args.record:
-            raise InputError(f"--record is for one source, and --video means {len(clips)}")
+            raise InputError(f"--record is for one source, and {meant}")
         if args.serve:
-            raise InputError(f"--serve is for one clip or camera, and --video means {len(clips)}; for many cameras there is --cameras FILE")
+            raise InputError(f"--serve is for one clip or camera, and {meant}; for many cameras there is --cameras FILE")
         return batch.run_clips(args, clips)
     if args.video:
         from util.watch.clip import watch_clip

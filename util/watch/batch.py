@@ -1,8 +1,9 @@
 """Many clips, each by a process of its own: `main.py --video clips/ --save out/ --jobs 4`, or over machines with `--ray ADDRESS`.
 
 Every clip is run with the command line that a single one would have, on one thread, and has its own directory in the one of --save.
-There summary.json is written last: where it tells of the same arguments, the clip is finished, and a second run skips it. A clip that
-fails, be it by a crash, stops no other: out/NAME.log keeps what it said. out/summary.csv has a line for each clip.
+There summary.json is written last: where it tells of the same arguments, and nothing that these name is newer, the clip is finished, and
+a second run skips it. A clip that fails, be it by a crash, stops no other: out/NAME.log keeps what it said. out/summary.csv has a line
+for each clip.
 
 Ray (pip install ray) places the processes where there is room; all machines must see the same paths: program, clips and --save.
 """
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,9 +32,13 @@ from util.source.images import list_images
 from util.source.stream import is_url
 from util.watch.jobs import Outcome, run_here
 
-SUFFIXES = set(".3gp .asf .avi .flv .m2ts .m4v .mkv .mjpeg .mjpg .mov .mp4 .mpeg .mpg .mts .nut .ogv .ts .webm .wmv .y4m".split())
+SUFFIXES = set(
+    ".264 .265 .3gp .asf .avi .dav .dv .flv .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpeg .mpg "
+    ".mts .mxf .nut .ogv .ts .vob .webm .wmv .y4m".split()
+)
 OWN = ("--video", "--save", "--jobs", "--ray")  # flags that a single clip's command has otherwise or not at all
 LONGEST_NAME = 200  # bytes; a file's name has up to 255, with endings such as .part
+BESIDE = re.compile(r"\.(part|old|log|csv)$", re.IGNORECASE)  # endings of what a run or a batch makes beside results
 COLUMNS = ["clip", "status", "frames", "objects", "tracks", "ms_per_frame", "labels", "reason", "source"]
 
 
@@ -52,6 +58,8 @@ def find_clips(sources: str | Sequence[str], save: Path | None = None) -> list[s
 
 def _expand(source: str, save: Path | None) -> list[str]:
     if os.path.isdir(source):
+        if save and save.resolve() == Path(source).resolve() and not _is_clip(save):
+            raise InputError(f"{source} is given as clips and as --save; choose another directory for the results")
         return [source] if _is_clip(Path(source)) else _clips_in(Path(source), save and save.resolve()) or [source]
     if os.path.exists(source) or "://" in source or not glob.has_magic(source):
         return [source]  # a camera, a URL; or it isn't there, as its own run will say
@@ -93,7 +101,7 @@ def name_clips(clips: Sequence[str]) -> dict[str, str]:
         parts = [re.sub(r"[^\w.-]", "_", part) for part in path.parts if part not in ("/", "..")] or ["clip"]
         forms[clip] = [Path(parts[-1]).stem if _is_video(path) else parts[-1]]
         forms[clip] += ["_".join(parts[-depth:]) for depth in range(1, len(parts) + 1)]
-        forms[clip] = [form.encode()[-LONGEST_NAME:].decode(errors="ignore") for form in forms[clip]]
+        forms[clip] = [BESIDE.sub(r"_\1", form.encode()[-LONGEST_NAME:].decode(errors="ignore")) for form in forms[clip]]
     count = Counter((depth, name.casefold()) for names in forms.values() for depth, name in enumerate(names))
     named, taken = {}, set()
     for clip, names in forms.items():
@@ -113,6 +121,13 @@ def read_summary(directory: Path, arguments: Sequence[str]) -> dict | None:
         if isinstance(summary, dict) and summary.get("arguments") == redact_arguments(arguments):
             return summary
     return None
+
+
+def is_outdated(directory: Path, arguments: Sequence[str]) -> bool:
+    """Whether what its arguments name, such as the clip, settings or a network, has been changed since a run ended."""
+    named = {argument.partition("=")[2] if argument.startswith("--") else argument for argument in arguments} - {str(directory)}
+    changed = [os.path.getmtime(path) for path in named if os.path.exists(path)]
+    return any(os.path.getmtime(directory / SUMMARY) < at <= time.time() for at in changed)  # a camera's clock may be wrong
 
 
 def redact_arguments(arguments: Sequence[str]) -> list[str]:
@@ -163,7 +178,7 @@ def run_clips(args, clips: Sequence[str]) -> list[dict]:
     rows = {name: _row(name, clip, "waiting") for name, clip in names.items()}
     for name, clip in names.items():
         summary = read_summary(args.save / name, arguments[name])
-        if summary and not summary.get("stopped"):  # a live source goes on
+        if summary and not summary.get("stopped") and not is_outdated(args.save / name, arguments[name]):  # a live source goes on
             rows[name] = _row(name, clip, "kept", summary)
     commands = {name: [*program, *a] for name, a in arguments.items() if rows[name]["status"] != "kept"}
     if args.ray and commands:
