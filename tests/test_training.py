@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 
@@ -99,6 +100,20 @@ def test_what_does_not_fit_is_not_resumed(home, images, whole, part, foreign):
     (home / "models").mkdir()
     torch.save(whole | {part: foreign}, home / "models" / "resnet20.last.pth.tar")
     with pytest.raises(InputError, match="does not fit|holds no 'state_dict'"):
+        main.main(arguments(images, "--resume"))
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda saved: saved["best"]["state_dict"].popitem(), "its best does not fit"),
+    (lambda saved: saved["optimizer"]["state"][3].update(exp_avg=torch.zeros(2)), r"its optimizer does not fit \(exp_avg is \(2,\)"),
+    (lambda saved: saved.update(epoch=1, step=5), "was cut off after step 5 of 4"),
+])  # fmt: skip
+def test_a_part_that_would_end_a_training_later_is_refused_at_its_start(home, images, whole, spoil, words):
+    saved = deepcopy(whole)
+    spoil(saved)
+    (home / "models").mkdir()
+    torch.save(saved, home / "models" / "resnet20.last.pth.tar")
+    with pytest.raises(InputError, match=words):
         main.main(arguments(images, "--resume"))
 
 
@@ -433,6 +448,8 @@ def test_two_runs_of_one_name_are_not_run_at_once(tmp_path, capsys):
 
 
 def test_a_run_resumes_on_its_own_images_only(tmp_path):
+    with pytest.raises(InputError, match=r"tiny.last.pth.tar: no such file, so there is no training to resume; begin one"):
+        small_run(tmp_path, resume=True)
     finished(tmp_path, 0.5)
     assert small_run(tmp_path, resume=True)[1].epoch == 1
     with pytest.raises(InputError, match="was trained on other images"):
@@ -440,7 +457,8 @@ def test_a_run_resumes_on_its_own_images_only(tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", [
-    {"settings": 3}, {"rows": [[1]]}, {"rows": 3}, {"best": {"x": 1}}, {"best": 3}, {"epoch": "a"}, {"epoch": torch.zeros(3)},
+    {"settings": 3}, {"rows": [[1]]}, {"rows": 3}, {"best": {"x": 1}}, {"best": 3},
+    {"best": {"epoch": 1, "held_out_accuracy": "high", "state_dict": {}}}, {"epoch": "a"}, {"epoch": torch.zeros(3)},
     {"step": -5}, {"total": None},
 ])  # fmt: skip
 def test_a_run_whose_numbers_cant_be_read_is_not_resumed(tmp_path, spoilt):
@@ -468,9 +486,9 @@ def test_flags_of_the_arithmetic_must_be_repeated_and_need_a_compiled_step(home,
             main.main(arguments(images, flag))
 
 
-def test_an_optimizer_keeps_the_options_of_its_device():
-    saved = torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.5, betas=(0.9, 0.99), fused=False)
-    optimizer = steps.portable(torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.1, fused=True))
+def test_an_optimizer_keeps_its_own_options():
+    saved = torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.5, betas=(0.9, 0.9), fused=False)
+    optimizer = steps.portable(torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.1, betas=(0.9, 0.99), fused=True))
     optimizer.load_state_dict(saved.state_dict())
     (group,) = optimizer.param_groups
     assert group["fused"] and group["lr"] == 0.1 and group["betas"] == (0.9, 0.99)

@@ -24,7 +24,6 @@ from util.train.recipe import Recipe
 
 TEMPERATURE = 2  # of distillation
 JOINING = timedelta(minutes=2)  # that processes wait for each other at the start; PyTorch's own half an hour looks like a hang
-OF_DEVICE = ("lr", "fused", "capturable")  # an optimizer's options that depend on where it runs; lr is set before each step
 
 
 # ---- Where and in what arithmetic ------------------------------------------------------------------------------------
@@ -136,6 +135,11 @@ class Learner:
         self.forward = torch.compile(forward, dynamic=False) if machine.compiled else forward
 
     @property
+    def evaluated(self) -> nn.Module:
+        """The model whose weights are evaluated and kept: that of the EMA, where there is one."""
+        return self.ema.module if self.ema else self.model
+
+    @property
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """What a checkpoint must hold for the training to go on, under its names there."""
         return {"state_dict": self.model, "optimizer": self.optimizer} | ({"ema": self.ema} if self.ema else {})
@@ -152,14 +156,23 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def portable(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Return `optimizer`, which from now on loads a state without its device's options: a run may go on on another device."""
+    """Return `optimizer`, which from now on keeps its own options when it loads a state: a run may go on on another device.
+
+    A state that doesn't fit the weights is a ValueError: kernels for several weights at once would write beyond its ends.
+    """
 
     def keep_own(optimizer, state):
         both = zip(state["param_groups"], optimizer.param_groups, strict=True)
-        groups = [saved | {name: own[name] for name in OF_DEVICE if name in own} for saved, own in both]
-        return state | {"param_groups": groups}
+        return state | {"param_groups": [own | {"params": saved["params"]} for saved, own in both]}
+
+    def check(optimizer):
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError(f"{name} is {tuple(value.shape)}, its weights {tuple(parameter.shape)}")
 
     optimizer.register_load_state_dict_pre_hook(keep_own)
+    optimizer.register_load_state_dict_post_hook(check)
     return optimizer
 
 
