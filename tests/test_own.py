@@ -83,7 +83,8 @@ def test_images_of_any_mode_and_size_are_read(tmp_path):
     Image.fromarray(thermal).save(tmp_path / "thermal.png")
     assert np.abs(own.read_rgba(tmp_path / "thermal.png")[..., 0] - 255 * (thermal / thermal.max())).max() <= 0.5
     rgb.convert("CMYK").save(tmp_path / "cmyk.jpg")
-    assert own.read_rgba(tmp_path / "cmyk.jpg").shape == (20, 30, 3)
+    rgb.convert("LAB").save(tmp_path / "lab.tif")  # its A is no alpha
+    assert own.read_rgba(tmp_path / "cmyk.jpg").shape == own.read_rgba(tmp_path / "lab.tif").shape == (20, 30, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     rgb.save(tmp_path / "turned.jpg", exif=exif, quality=95)
@@ -153,7 +154,7 @@ def test_classes_that_cant_be_divided_are_named(tmp_path):
 
 
 # ---- How they are divided --------------------------------------------------------------------------------------------
-def test_no_track_is_on_two_sides_and_another_track_moves_none(tmp_path):
+def test_no_track_is_on_two_sides_and_another_track_moves_few(tmp_path):
     parts = own.load(write(tmp_path, tracks=10), list(COLOURS))
     sides = [set(zip(part.tracks.tolist(), part.labels.tolist(), strict=True)) for part in parts]
     assert [len(side) for side in sides] == [12, 4, 4] and len(set.union(*sides)) == 20
@@ -177,6 +178,8 @@ def test_a_test_folder_alone_is_enough_to_test_and_train_is_not_read_for_it(tmp_
     write(tmp_path / "set" / "test", tracks=3)
     tested = own.load_test(tmp_path / "set", ["blå", "green", "red"])
     assert len(tested.images) == 12 and set(tested.labels) == {0, 2}
+    with pytest.raises(InputError, match=r"set: has test/ to test with, but no train/"):
+        own.load(tmp_path / "set", list(COLOURS))
     for name in COLOURS:
         (tmp_path / "set" / "train" / name).mkdir(parents=True)
         (tmp_path / "set" / "train" / name / "a.png").write_bytes(b"no image")
