@@ -290,6 +290,14 @@ def test_teachers_that_do_not_go_together_are_refused(home, images, teachers, wh
         main.main(arguments(images, "--teacher", *paths))
 
 
+def test_a_teacher_that_wants_other_images_is_refused(home, images):
+    saved = checkpoint.load(ROOT / "CIFAR_10" / "models" / "resnet20.best.pth.tar")
+    spec = main.SPECS["resnet20"].to_dict() | {"std": [0.2023, 0.1994, 0.201]}
+    checkpoint.save(home / "old.pth.tar", saved | {"spec": spec})
+    with pytest.raises(InputError, match=r"old.pth.tar: has learnt from images standardised by .* and \(0.2023, .*, not .*\(0.2471, "):
+        main.main(arguments(images, "--teacher", str(home / "old.pth.tar")))
+
+
 @pytest.mark.parametrize("flags", [[], ["--teacher", str(ROOT / "CIFAR_10" / "models" / "vgg_clips.best.pth.tar")]])
 def test_a_network_for_clips_is_not_trained_without_wild_images(home, images, flags):
     with pytest.raises(InputError, match="resnet20_clips learns people and other things from --wild DIR, which CIFAR-10 lacks"):
