@@ -494,6 +494,12 @@ def test_flags_of_the_arithmetic_must_be_repeated_and_need_a_compiled_step(home,
             main.main(arguments(images, flag))
 
 
+def test_a_compiled_step_needs_a_compiler(home, images, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-c++")
+    with pytest.raises(InputError, match=r"--compile needs a C\+\+ compiler, and there is no no-such-c\+\+; install it"):
+        main.main(arguments(images, "--compile"))
+
+
 def test_an_optimizer_keeps_its_own_options():
     saved = torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.5, betas=(0.9, 0.9), fused=False)
     optimizer = steps.portable(torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.1, betas=(0.9, 0.99), fused=True))

@@ -2,6 +2,7 @@
 import contextlib
 import ctypes
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -76,12 +77,15 @@ def device_of(args) -> torch.device:
 def machine_for(args, bf16: bool | None) -> Machine:
     """Return where a training with these flags runs, after joining the others if torchrun started several.
 
-    bf16: None chooses by `fast_bf16`. Raises InputError for --popcount-forward or --int8-gradients without a compiled step on a CPU.
+    bf16: None chooses by `fast_bf16`. Raises InputError for --popcount-forward or --int8-gradients without a compiled step on a CPU, and
+    for --compile there without a compiler.
     """
     device = device_of(args)
     own = {name: getattr(args, name, False) for name in ("popcount_forward", "int8_gradients")}
     if any(own.values()) and (device.type != "cpu" or not args.compile):
         raise InputError("--popcount-forward and --int8-gradients are of compiled trainings on a CPU; add --compile, or leave them out")
+    if args.compile and device.type == "cpu" and not shutil.which(compiler := os.environ.get("CXX", "g++")):  # as torch.compile finds it
+        raise InputError(f"--compile needs a C++ compiler, and there is no {compiler}; install it, set CXX, or leave --compile out")
     rank, processes = join_processes(device)
     return Machine(device, fast_bf16(device) if bf16 is None else bf16, args.compile, rank=rank, processes=processes, **own)
 
