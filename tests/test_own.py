@@ -401,14 +401,14 @@ def test_classes_of_an_earlier_network_mean_their_own_names_else_their_kinds_els
 def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsys):
     torch.manual_seed(0)
     old, path = cifar.VGG(classes=12).eval(), tmp_path / "old"
-    torch.nn.init.normal_(old.classifier.weight)
+    torch.nn.init.normal_(old.classifier.weight, 0, 0.05)  # answers in between, where temperature and prior count
     checkpoint.save(path, {"arch": "vgg_clips", "state_dict": old.state_dict()})
     spec = replace(SPEC, arch="vgg_clips", classes=("forklift", "other", "person", "vehicle"))
     features, labels = torch.randn(8, 512), torch.arange(8) % 4
     answers = head.soft_targets(path, cifar.SPECS, spec, cifar.VGG(classes=4))(features, labels)
     assert capsys.readouterr().out == f"{path}: teaches the head what it knows of other person vehicle\n"
     clips = cifar.SPECS["vgg_clips"]
-    p = ((old.classifier(features) + torch.from_numpy(clips.log_prior())) / clips.temperature).softmax(1)
+    p = (old.classifier(features) / clips.temperature + torch.from_numpy(clips.log_prior())).softmax(1)  # as in a clip
     at = [clips.classes.index(name) for name in cifar.KINDS["vehicle"]]
     known = labels > 0
     torch.testing.assert_close(answers[known, 3], p[known][:, at].sum(1).float())
