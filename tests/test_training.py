@@ -398,7 +398,7 @@ def finished(home, accuracy, held_out="a", spoil=None):
 def test_only_a_run_that_is_better_on_the_same_images_replaces_weights(tmp_path, capsys):
     first = finished(tmp_path, 0.5)
     assert finished(tmp_path, 0.4) == first and "(50.00 % held out) is better and stays" in capsys.readouterr().out
-    assert finished(tmp_path, 0.9, held_out="b") == first and "was judged on other images (keep this run" in capsys.readouterr().out
+    assert finished(tmp_path, 0.9, held_out="b") == first and "was judged on other images and stays" in capsys.readouterr().out
     assert finished(tmp_path, 0.6) != first
     kept = checkpoint.load(tmp_path / "tiny.best.pth.tar")
     assert (kept["held_out_accuracy"], kept["held_out"], kept["settings"]["arithmetic"]) == (60, "a", "float32")
@@ -433,7 +433,21 @@ def test_a_file_of_others_is_never_replaced(tmp_path, capsys, content):
     else:
         torch.save({"best_acc": 0.1, "state_dict": nn.Linear(2, 2).state_dict()}, best)
     before = best.read_bytes()
-    assert finished(tmp_path, 0.9) == before and " and stays; this run's weights are in " in capsys.readouterr().out
+    assert finished(tmp_path, 0.9) == before and " and stays; to keep this run's, rename " in capsys.readouterr().out
+
+
+def test_weights_that_replaced_nothing_are_kept_under_another_name(home, images, whole, capsys):
+    models = home / "models"
+    checkpoint.save(models / "resnet20.last.pth.tar", whole)
+    checkpoint.save(models / "resnet20.best.pth.tar", {"state_dict": main.ResNet20().state_dict(), "held_out": "others"})
+    accuracy = main.main(arguments(images, "--resume"))
+    last = models / "resnet20.last.pth.tar"
+    assert f"rename {last} OTHER.last.pth.tar, and add --resume --name OTHER" in capsys.readouterr().out
+    last.rename(models / "mine.last.pth.tar")
+    assert main.main(arguments(images, "--resume", "--name", "mine")) == accuracy
+    kept = checkpoint.load(models / "mine.best.pth.tar")["state_dict"]
+    assert all(torch.equal(kept[key], value) for key, value in whole["best"]["state_dict"].items())
+    assert main.main(arguments(images, "--evaluate", "--name", "mine", "--engine", "torch")) == accuracy
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

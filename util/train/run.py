@@ -238,7 +238,8 @@ class Run:
         checkpoint.check_weights(state, "this training's weights")
         self._put_aside()
         if why := self._why_earlier_stays(held_out):
-            print(f"{self.files.best} {why} and stays; this run's weights are in {self.files.last}")
+            last = self.files.last  # it holds more than the best weights, so it can't be used in their place
+            print(f"{self.files.best} {why} and stays; to keep this run's, rename {last} OTHER.last.pth.tar, and add --resume --name OTHER")
             return False
         state = {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()}  # a file for any machine
         checkpoint.save(self.files.best, {
@@ -272,6 +273,6 @@ class Run:
         except InputError:
             return "can't be read"
         if earlier.get("held_out") != self.held_out:
-            return "was judged on other images (keep this run beside it with --name)"
+            return "was judged on other images"
         score = checkpoint.number(earlier.get("held_out_accuracy"))
         return None if score <= held_out else f"({score:.2f} % held out) is better"
