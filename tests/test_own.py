@@ -286,6 +286,17 @@ def test_calibration_and_confusion_by_hand():
     assert text[0].split() == ["a", "b", "c", "right"] and text[1].split() == ["a", "1", "0", "1", "50.0%"]
 
 
+def test_held_out_images_calibrate_and_those_of_the_test_are_counted(tmp_path):
+    def network(images):  # answers at random, of each image the same
+        return np.stack([np.random.default_rng(int(image.sum())).normal(size=2) for image in images]).astype(np.float32)
+
+    own_images = own.OwnImages(write(tmp_path, tracks=10), SPEC, 8, 0.0)
+    spec, counts = own.test_and_calibrate(own_images, network)
+    held_out, test = ([part.numpy() for part in parts] for parts in (own_images.validation(), own_images.test.prepared(SPEC)))
+    by_held_out, by_test = (own.calibrated(SPEC, network(images), labels) for images, labels in (held_out, test))
+    assert spec == by_held_out != by_test and np.array_equal(counts, own.confusion(network(test[0]), test[1]))
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "EPOCH", 32)
