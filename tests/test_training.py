@@ -479,7 +479,7 @@ def test_a_run_resumes_on_its_own_images_only(tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", [
-    {"settings": 3}, {"rows": [[1]]}, {"rows": 3}, {"best": {"x": 1}}, {"best": 3},
+    {"settings": 3}, {"rows": [[1]]}, {"rows": 3}, {"rows": [[1, 0.1, 1.0, 0.5, "high"]]}, {"best": {"x": 1}}, {"best": 3},
     {"best": {"epoch": 1, "held_out_accuracy": "high", "state_dict": {}}}, {"epoch": "a"}, {"epoch": torch.zeros(3)},
     {"step": -5}, {"total": None},
 ])  # fmt: skip

@@ -202,7 +202,7 @@ class Run:
             raise InputError(f"{last}: no training to resume in it ({', '.join(sorted(missing))} missing)")
         try:
             counts = {name: type(getattr(self, name))(saved[name]) for name in COUNTS}
-            settings, rows, best = {**saved["settings"]}, [curve.Epoch(*row) for row in saved["rows"]], saved["best"]
+            settings, rows, best = {**saved["settings"]}, [curve.epoch_of(row) for row in saved["rows"]], saved["best"]
             best = Best(int(best["epoch"]), float(best["held_out_accuracy"]), {**best["state_dict"]}) if best else None
             if min(counts["epoch"], counts["step"]) < 0:
                 raise ValueError("a count below 0")
