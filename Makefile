@@ -118,7 +118,7 @@ $(LOGITS): $(VENV)/.requirements
 	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench --logits $@
 
 train-airbench: $(VENV)/.requirements
-	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench
+	$(TRAIN) PyTorch_CIFAR10/main.py --classifier airbench $(RESUME)
 
 train-mobilenet: $(LOGITS)
 	$(TRAIN) PyTorch_CIFAR10/main.py --classifier mobilenet_v2 --compile --teacher $< $(RESUME)

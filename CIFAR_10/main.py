@@ -336,7 +336,10 @@ def load_teacher(path: Path, device: torch.device) -> tuple[nn.Module, tuple[str
         teacher = networks.load(arch, path)
     else:
         raise InputError(f"{path}: holds {arch}, expected one of PyTorch_CIFAR10/state_dicts, of this script, or logits (.safetensors)")
-    return teacher.to(device, memory_format=torch.channels_last).eval(), checkpoint.spec_of(saved, path, spec_of(arch)).classes
+    spec = checkpoint.spec_of(saved, path, spec_of(arch))
+    if (spec.mean, spec.std) != (MEAN, STD):  # of PyTorch_CIFAR10/main.py --old-std
+        raise InputError(f"{path}: has learnt from images standardised by {spec.mean} and {spec.std}, not {MEAN} and {STD}; give another")
+    return teacher.to(device, memory_format=torch.channels_last).eval(), spec.classes
 
 
 def step_of(learner: Learner, material: Material) -> Callable[..., torch.Tensor]:

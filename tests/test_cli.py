@@ -71,6 +71,8 @@ def test_help_tells_a_default_once_and_none_where_there_is_none():
     (["--settings", "static"], "--settings is given.*add --video"),
     (["--evaluate", "--jobs", "2"], "--jobs is given.*add --video"),
     (["--video", "0", "--show-debug"], "--show-debug is given.*add --save"),
+    (["--label", "1"], "--label is given.*add --fastMCD"),
+    (["--evaluate", "--save", "out"], "--save is given.*add --fastMCD"),
     (["--unknown"], "--unknown"),
     (["--eval"], "--eval"),
 ])  # fmt: skip

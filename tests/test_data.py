@@ -54,6 +54,21 @@ def test_torchvisions_mnist_files_are_read(tmp_path):
     assert images.shape == (5, 1, 28, 28) and np.array_equal(images[:, 0].numpy(), pixels) and labels.tolist() == [3, 1, 4, 1, 5]
 
 
+@pytest.mark.parametrize(("size", "labels", "words"), [
+    (28, [3, 1, 4], r"has 5 images of \(1, 28, 28\), 3 labels up to 4; expected as many labels"),
+    (28, [3, 1, 4, 1, 26], "5 labels up to 26; expected .* up to 9"),  # EMNIST
+    (32, [3, 1, 4, 1, 5], r"5 images of \(1, 32, 32\).*; expected .*those of \(1, 28, 28\)"),
+])  # fmt: skip
+def test_torchvisions_files_of_another_set_are_named(tmp_path, size, labels, words):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split in ("train", "t10k"):
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 5, size, size) + bytes(5 * size * size))
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, len(labels)) + bytes(labels))
+    with pytest.raises(InputError, match=words):
+        data.load(datasets.MNIST, tmp_path, True, [str(i) for i in range(10)], "L", 28)
+
+
 def test_torchvisions_cifar_files_are_read(tmp_path, monkeypatch):
     base = tmp_path / "cifar-10-batches-py"
     base.mkdir()

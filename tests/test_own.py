@@ -83,7 +83,8 @@ def test_images_of_any_mode_and_size_are_read(tmp_path):
     Image.fromarray(thermal).save(tmp_path / "thermal.png")
     assert np.abs(own.read_rgba(tmp_path / "thermal.png")[..., 0] - 255 * (thermal / thermal.max())).max() <= 0.5
     rgb.convert("CMYK").save(tmp_path / "cmyk.jpg")
-    assert own.read_rgba(tmp_path / "cmyk.jpg").shape == (20, 30, 3)
+    rgb.convert("LAB").save(tmp_path / "lab.tif")  # its A is no alpha
+    assert own.read_rgba(tmp_path / "cmyk.jpg").shape == own.read_rgba(tmp_path / "lab.tif").shape == (20, 30, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     rgb.save(tmp_path / "turned.jpg", exif=exif, quality=95)
@@ -153,7 +154,7 @@ def test_classes_that_cant_be_divided_are_named(tmp_path):
 
 
 # ---- How they are divided --------------------------------------------------------------------------------------------
-def test_no_track_is_on_two_sides_and_another_track_moves_none(tmp_path):
+def test_no_track_is_on_two_sides_and_another_track_moves_few(tmp_path):
     parts = own.load(write(tmp_path, tracks=10), list(COLOURS))
     sides = [set(zip(part.tracks.tolist(), part.labels.tolist(), strict=True)) for part in parts]
     assert [len(side) for side in sides] == [12, 4, 4] and len(set.union(*sides)) == 20
@@ -177,6 +178,8 @@ def test_a_test_folder_alone_is_enough_to_test_and_train_is_not_read_for_it(tmp_
     write(tmp_path / "set" / "test", tracks=3)
     tested = own.load_test(tmp_path / "set", ["blå", "green", "red"])
     assert len(tested.images) == 12 and set(tested.labels) == {0, 2}
+    with pytest.raises(InputError, match=r"set: has test/ to test with, but no train/"):
+        own.load(tmp_path / "set", list(COLOURS))
     for name in COLOURS:
         (tmp_path / "set" / "train" / name).mkdir(parents=True)
         (tmp_path / "set" / "train" / name / "a.png").write_bytes(b"no image")
@@ -281,6 +284,17 @@ def test_calibration_and_confusion_by_hand():
     assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
     text = curve.confusion_table(counts, ["a", "b", "c"]).splitlines()
     assert text[0].split() == ["a", "b", "c", "right"] and text[1].split() == ["a", "1", "0", "1", "50.0%"]
+
+
+def test_held_out_images_calibrate_and_those_of_the_test_are_counted(tmp_path):
+    def network(images):  # answers at random, of each image the same
+        return np.stack([np.random.default_rng(int(image.sum())).normal(size=2) for image in images]).astype(np.float32)
+
+    own_images = own.OwnImages(write(tmp_path, tracks=10), SPEC, 8, 0.0)
+    spec, counts = own.test_and_calibrate(own_images, network)
+    held_out, test = ([part.numpy() for part in parts] for parts in (own_images.validation(), own_images.test.prepared(SPEC)))
+    by_held_out, by_test = (own.calibrated(SPEC, network(images), labels) for images, labels in (held_out, test))
+    assert spec == by_held_out != by_test and np.array_equal(counts, own.confusion(network(test[0]), test[1]))
 
 
 @pytest.fixture
@@ -398,14 +412,14 @@ def test_classes_of_an_earlier_network_mean_their_own_names_else_their_kinds_els
 def test_an_earlier_network_answers_in_the_classes_that_it_knows(tmp_path, capsys):
     torch.manual_seed(0)
     old, path = cifar.VGG(classes=12).eval(), tmp_path / "old"
-    torch.nn.init.normal_(old.classifier.weight)
+    torch.nn.init.normal_(old.classifier.weight, 0, 0.05)  # answers in between, where temperature and prior count
     checkpoint.save(path, {"arch": "vgg_clips", "state_dict": old.state_dict()})
     spec = replace(SPEC, arch="vgg_clips", classes=("forklift", "other", "person", "vehicle"))
     features, labels = torch.randn(8, 512), torch.arange(8) % 4
     answers = head.soft_targets(path, cifar.SPECS, spec, cifar.VGG(classes=4))(features, labels)
     assert capsys.readouterr().out == f"{path}: teaches the head what it knows of other person vehicle\n"
     clips = cifar.SPECS["vgg_clips"]
-    p = ((old.classifier(features) + torch.from_numpy(clips.log_prior())) / clips.temperature).softmax(1)
+    p = (old.classifier(features) / clips.temperature + torch.from_numpy(clips.log_prior())).softmax(1)  # as in a clip
     at = [clips.classes.index(name) for name in cifar.KINDS["vehicle"]]
     known = labels > 0
     torch.testing.assert_close(answers[known, 3], p[known][:, at].sum(1).float())

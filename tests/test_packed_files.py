@@ -234,6 +234,10 @@ def test_scripts_export_and_run_packed_networks(tmp_path, capsys):
     checkpoint.save(tmp_path / "lenet.pth.tar", {"arch": "LeNet_5", "best_acc": 1.0, "state_dict": unsettle(mnist.LeNet5()).state_dict()})
     mnist.main(["--cpu", "--pretrained", str(tmp_path / "lenet.pth.tar"), "--export", str(packed)])
     assert f"{packed.stat().st_size} bytes" in capsys.readouterr().out
+    weights = (tmp_path / "lenet.pth.tar").read_bytes()
+    same = tmp_path / "crops" / ".." / "lenet.pth.tar"
+    words = refused(mnist, capsys, "--pretrained", tmp_path / "lenet.pth.tar", "--export", same)
+    assert "give --export another name" in words and (tmp_path / "lenet.pth.tar").read_bytes() == weights
     rows = {}
     for engine, weights in [("torch", "lenet.pth.tar"), ("xnor", "lenet.pth.tar"), ("auto", "lenet.xnor")]:
         arguments = ["--cpu", "--pretrained", tmp_path / weights, "--engine", engine, "--multi_fastMCD", crops, "--save", tmp_path / engine]

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 
@@ -99,6 +100,20 @@ def test_what_does_not_fit_is_not_resumed(home, images, whole, part, foreign):
     (home / "models").mkdir()
     torch.save(whole | {part: foreign}, home / "models" / "resnet20.last.pth.tar")
     with pytest.raises(InputError, match="does not fit|holds no 'state_dict'"):
+        main.main(arguments(images, "--resume"))
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda saved: saved["best"]["state_dict"].popitem(), "its best does not fit"),
+    (lambda saved: saved["optimizer"]["state"][3].update(exp_avg=torch.zeros(2)), r"its optimizer does not fit \(exp_avg is \(2,\)"),
+    (lambda saved: saved.update(epoch=1, step=5), "was cut off after step 5 of 4"),
+])  # fmt: skip
+def test_a_part_that_would_end_a_training_later_is_refused_at_its_start(home, images, whole, spoil, words):
+    saved = deepcopy(whole)
+    spoil(saved)
+    (home / "models").mkdir()
+    torch.save(saved, home / "models" / "resnet20.last.pth.tar")
+    with pytest.raises(InputError, match=words):
         main.main(arguments(images, "--resume"))
 
 
@@ -275,6 +290,14 @@ def test_teachers_that_do_not_go_together_are_refused(home, images, teachers, wh
         main.main(arguments(images, "--teacher", *paths))
 
 
+def test_a_teacher_that_wants_other_images_is_refused(home, images):
+    saved = checkpoint.load(ROOT / "CIFAR_10" / "models" / "resnet20.best.pth.tar")
+    spec = main.SPECS["resnet20"].to_dict() | {"std": [0.2023, 0.1994, 0.201]}
+    checkpoint.save(home / "old.pth.tar", saved | {"spec": spec})
+    with pytest.raises(InputError, match=r"old.pth.tar: has learnt from images standardised by .* and \(0.2023, .*, not .*\(0.2471, "):
+        main.main(arguments(images, "--teacher", str(home / "old.pth.tar")))
+
+
 @pytest.mark.parametrize("flags", [[], ["--teacher", str(ROOT / "CIFAR_10" / "models" / "vgg_clips.best.pth.tar")]])
 def test_a_network_for_clips_is_not_trained_without_wild_images(home, images, flags):
     with pytest.raises(InputError, match="resnet20_clips learns people and other things from --wild DIR, which CIFAR-10 lacks"):
@@ -375,7 +398,7 @@ def finished(home, accuracy, held_out="a", spoil=None):
 def test_only_a_run_that_is_better_on_the_same_images_replaces_weights(tmp_path, capsys):
     first = finished(tmp_path, 0.5)
     assert finished(tmp_path, 0.4) == first and "(50.00 % held out) is better and stays" in capsys.readouterr().out
-    assert finished(tmp_path, 0.9, held_out="b") == first and "was judged on other images (keep this run" in capsys.readouterr().out
+    assert finished(tmp_path, 0.9, held_out="b") == first and "was judged on other images and stays" in capsys.readouterr().out
     assert finished(tmp_path, 0.6) != first
     kept = checkpoint.load(tmp_path / "tiny.best.pth.tar")
     assert (kept["held_out_accuracy"], kept["held_out"], kept["settings"]["arithmetic"]) == (60, "a", "float32")
@@ -410,7 +433,21 @@ def test_a_file_of_others_is_never_replaced(tmp_path, capsys, content):
     else:
         torch.save({"best_acc": 0.1, "state_dict": nn.Linear(2, 2).state_dict()}, best)
     before = best.read_bytes()
-    assert finished(tmp_path, 0.9) == before and " and stays; this run's weights are in " in capsys.readouterr().out
+    assert finished(tmp_path, 0.9) == before and " and stays; to keep this run's, rename " in capsys.readouterr().out
+
+
+def test_weights_that_replaced_nothing_are_kept_under_another_name(home, images, whole, capsys):
+    models = home / "models"
+    checkpoint.save(models / "resnet20.last.pth.tar", whole)
+    checkpoint.save(models / "resnet20.best.pth.tar", {"state_dict": main.ResNet20().state_dict(), "held_out": "others"})
+    accuracy = main.main(arguments(images, "--resume"))
+    last = models / "resnet20.last.pth.tar"
+    assert f"rename {last} OTHER.last.pth.tar, and add --resume --name OTHER" in capsys.readouterr().out
+    last.rename(models / "mine.last.pth.tar")
+    assert main.main(arguments(images, "--resume", "--name", "mine")) == accuracy
+    kept = checkpoint.load(models / "mine.best.pth.tar")["state_dict"]
+    assert all(torch.equal(kept[key], value) for key, value in whole["best"]["state_dict"].items())
+    assert main.main(arguments(images, "--evaluate", "--name", "mine", "--engine", "torch")) == accuracy
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -433,6 +470,8 @@ def test_two_runs_of_one_name_are_not_run_at_once(tmp_path, capsys):
 
 
 def test_a_run_resumes_on_its_own_images_only(tmp_path):
+    with pytest.raises(InputError, match=r"tiny.last.pth.tar: no such file, so there is no training to resume; begin one"):
+        small_run(tmp_path, resume=True)
     finished(tmp_path, 0.5)
     assert small_run(tmp_path, resume=True)[1].epoch == 1
     with pytest.raises(InputError, match="was trained on other images"):
@@ -440,7 +479,8 @@ def test_a_run_resumes_on_its_own_images_only(tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", [
-    {"settings": 3}, {"rows": [[1]]}, {"rows": 3}, {"best": {"x": 1}}, {"best": 3}, {"epoch": "a"}, {"epoch": torch.zeros(3)},
+    {"settings": 3}, {"rows": [[1]]}, {"rows": 3}, {"rows": [[1, 0.1, 1.0, 0.5, "high"]]}, {"best": {"x": 1}}, {"best": 3},
+    {"best": {"epoch": 1, "held_out_accuracy": "high", "state_dict": {}}}, {"epoch": "a"}, {"epoch": torch.zeros(3)},
     {"step": -5}, {"total": None},
 ])  # fmt: skip
 def test_a_run_whose_numbers_cant_be_read_is_not_resumed(tmp_path, spoilt):
@@ -468,9 +508,15 @@ def test_flags_of_the_arithmetic_must_be_repeated_and_need_a_compiled_step(home,
             main.main(arguments(images, flag))
 
 
-def test_an_optimizer_keeps_the_options_of_its_device():
-    saved = torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.5, betas=(0.9, 0.99), fused=False)
-    optimizer = steps.portable(torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.1, fused=True))
+def test_a_compiled_step_needs_a_compiler(home, images, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-c++")
+    with pytest.raises(InputError, match=r"--compile needs a C\+\+ compiler, and there is no no-such-c\+\+; install it"):
+        main.main(arguments(images, "--compile"))
+
+
+def test_an_optimizer_keeps_its_own_options():
+    saved = torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.5, betas=(0.9, 0.9), fused=False)
+    optimizer = steps.portable(torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.1, betas=(0.9, 0.99), fused=True))
     optimizer.load_state_dict(saved.state_dict())
     (group,) = optimizer.param_groups
     assert group["fused"] and group["lr"] == 0.1 and group["betas"] == (0.9, 0.99)

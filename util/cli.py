@@ -71,6 +71,7 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], default: str = ""
     add_label_argument(parser)
     parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
     add_video_options(parser)
+    parser.needs += [(flag, ["fastMCD", "multi_fastMCD", "video"]) for flag in ("label", "save")]  # a training would begin
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help=f"network (default: {default or archs[0]})")
     text = "weights to use, or to start a training from (default: those beside the script, or random ones for a training)"
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help=text)

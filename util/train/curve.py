@@ -21,6 +21,11 @@ class Epoch(NamedTuple):
     arithmetic: str = ""  # what computed it, such as "bfloat16 popcount-forward"
 
 
+def epoch_of(row: Sequence) -> Epoch:
+    """Return a row that was saved as a list; raises TypeError or ValueError for what is none."""
+    return Epoch(*(kind(value) for kind, value in zip(Epoch.__annotations__.values(), row, strict=False)))  # the last may be missing
+
+
 def write(path: Path, rows: list[Epoch]) -> None:
     """Write the table, CSV with a header."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:

@@ -20,7 +20,7 @@ def load(dataset: type, root: Path, train: bool, classes: list[str], mode: str, 
     """Return (images, labels): uint8 (N, C, size, size) with C = 3 for mode "RGB", 1 for "L"; int64 (N,) indices into `classes`.
 
     `root` holds either DIR/{train,test}/<class name>/* images, or the files of torchvision's `dataset`, which are downloaded
-    into it if it has neither. Raises InputError when there is nothing to read and nothing to download from.
+    into it if it has neither. Raises InputError when there is nothing to read and nothing to download from, and for files of another set.
     """
     split = root / ("train" if train else "test")
     if split.is_dir():
@@ -35,7 +35,12 @@ def load(dataset: type, root: Path, train: bool, classes: list[str], mode: str, 
         ) from error
     images = torch.as_tensor(np.asarray(data.data))
     images = images.permute(0, 3, 1, 2) if images.dim() == 4 else images.unsqueeze(1)
-    return images.contiguous(), torch.as_tensor(data.targets)
+    labels, shape = torch.as_tensor(data.targets), (3 if mode == "RGB" else 1, size, size)
+    if len(images) != len(labels) or images.shape[1:] != shape or labels.max() >= len(classes):  # EMNIST's files have MNIST's names
+        found = f"{len(images)} images of {tuple(images.shape[1:])}, {len(labels)} labels up to {labels.max()}"
+        expected = f"as many labels as images, those of {shape}, up to {len(classes) - 1}"
+        raise InputError(f"{root}: its {dataset.__name__} has {found}; expected {expected}; give another folder with --data")
+    return images.contiguous(), labels
 
 
 def _load_folder(split: Path, classes: list[str], mode: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -85,6 +85,8 @@ def load(root: Path, classes: Sequence[str], limit: int | None = None) -> tuple[
     Raises InputError, which names the thing, for an image that can't be read, and a class that is empty or can't be divided.
     """
     split = (root / "train").is_dir()
+    if not split and (root / "test").is_dir():
+        raise InputError(f"{root}: has test/ to test with, but no train/ to learn from; add it")
     beside = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name not in ("train", "test") and path.name[0] != "."]
     if split and beside:
         print(f"{root}: {printable(' '.join(beside))} left out; what stands beside train is read if it is called test", flush=True)
@@ -161,8 +163,7 @@ def read_rgba(path: Path) -> np.ndarray:
             image = Image.fromarray((grey * (255 / (65535 if grey.max() >= 1 << 14 else max(grey.max(), 1)))).round().astype(np.uint8))
         elif image.mode == "F":
             raise InputError(f"{path}: holds floats; give 8 or 16 bits")
-        alpha = "A" in image.getbands() or "transparency" in image.info
-        pixels = np.asarray(image.convert("RGBA" if alpha else "RGB"))
+        pixels = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
     scale = SIDE / max(pixels.shape[:2])
     if scale < 1:
         size = [max(1, round(scale * length)) for length in pixels.shape[1::-1]]

@@ -61,6 +61,8 @@ def load_network(args, build: Callable[..., nn.Module], spec: Spec, weights: Pat
         network = packed.load(path, spec, threads=torch.get_num_threads())
     else:
         saved = checkpoint.load(path)
+        if args.export and args.export.exists() and args.export.samefile(path):
+            raise InputError(f"{path}: is exported, and no training goes on from a packed network; give --export another name")
         spec = checkpoint.spec_of(saved, path, spec)
         model = build(classes=len(spec.classes))
         checkpoint.fill(model, saved, path, spec.arch)

@@ -117,6 +117,8 @@ class Run:
         Give each one's loss to `add`.
         """
         batches = batches_of(count, self.settings["seed"], self.epoch + 1, self.recipe, self.machine)
+        if self.step > len(batches):
+            raise InputError(f"{self.files.last}: was cut off after step {self.step} of {len(batches)}; begin anew, without --resume")
         self._lr = self.recipe.lr_at(batches[-1].progress)
         title = f"epoch {self.epoch + 1} at {self.recipe.size(self.epoch + 1)} px"
         start, hide = time.perf_counter() - self.seconds, None if self.machine.first else True  # None: where there is no terminal
@@ -193,26 +195,30 @@ class Run:
 
     def _resume(self) -> None:
         last = self.files.last
+        if not last.is_file():
+            raise InputError(f"{last}: no such file, so there is no training to resume; begin one, without --resume")
         saved = checkpoint.load(last)
         needed = {"settings", "held_out", "rows", "best", *COUNTS, *self.learner.parts}
         if missing := needed - saved.keys():
             raise InputError(f"{last}: no training to resume in it ({', '.join(sorted(missing))} missing)")
         try:
             counts = {name: type(getattr(self, name))(saved[name]) for name in COUNTS}
-            settings, rows = {**saved["settings"]}, [curve.Epoch(*row) for row in saved["rows"]]
-            best = Best(**saved["best"]) if saved["best"] else None
+            settings, rows, best = {**saved["settings"]}, [curve.epoch_of(row) for row in saved["rows"]], saved["best"]
+            best = Best(int(best["epoch"]), float(best["held_out_accuracy"]), {**best["state_dict"]}) if best else None
             if min(counts["epoch"], counts["step"]) < 0:
                 raise ValueError("a count below 0")
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, KeyError, RuntimeError) as error:
             raise InputError(f"{last}: its training can't be read ({error}); begin anew, without --resume") from error
         for name in self.settings | settings:
             if (earlier := settings.get(name)) != (now := self.settings.get(name)):
                 raise InputError(f"{last}: was trained with {name} {earlier}, not {now}; repeat its options")
         if saved["held_out"] != self.held_out:
             raise InputError(f"{last}: was trained on other images; give its --data, or begin anew, without --resume")
-        for name, part in self.learner.parts.items():
+        states = [("best", self.learner.evaluated, best.state_dict)] if best else []  # seen to fit; what follows takes its place there
+        states += [(name, part, saved[name]) for name, part in self.learner.parts.items()]
+        for name, part, state in states:
             try:
-                part.load_state_dict(saved[name])
+                part.load_state_dict(state)
             except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
                 found = str(error).splitlines()[0]
                 raise InputError(f"{last}: its {name} does not fit ({found}); begin anew, without --resume") from error
@@ -233,7 +239,8 @@ class Run:
         checkpoint.check_weights(state, "this training's weights")
         self._put_aside()
         if why := self._why_earlier_stays(held_out):
-            print(f"{self.files.best} {why} and stays; this run's weights are in {self.files.last}")
+            last = self.files.last  # it holds more than the best weights, so it can't be used in their place
+            print(f"{self.files.best} {why} and stays; to keep this run's, rename {last} OTHER.last.pth.tar, and add --resume --name OTHER")
             return False
         state = {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()}  # a file for any machine
         checkpoint.save(self.files.best, {
@@ -267,6 +274,6 @@ class Run:
         except InputError:
             return "can't be read"
         if earlier.get("held_out") != self.held_out:
-            return "was judged on other images (keep this run beside it with --name)"
+            return "was judged on other images"
         score = checkpoint.number(earlier.get("held_out_accuracy"))
         return None if score <= held_out else f"({score:.2f} % held out) is better"

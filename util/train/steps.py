@@ -2,6 +2,7 @@
 import contextlib
 import ctypes
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -24,7 +25,6 @@ from util.train.recipe import Recipe
 
 TEMPERATURE = 2  # of distillation
 JOINING = timedelta(minutes=2)  # that processes wait for each other at the start; PyTorch's own half an hour looks like a hang
-OF_DEVICE = ("lr", "fused", "capturable")  # an optimizer's options that depend on where it runs; lr is set before each step
 
 
 # ---- Where and in what arithmetic ------------------------------------------------------------------------------------
@@ -77,12 +77,15 @@ def device_of(args) -> torch.device:
 def machine_for(args, bf16: bool | None) -> Machine:
     """Return where a training with these flags runs, after joining the others if torchrun started several.
 
-    bf16: None chooses by `fast_bf16`. Raises InputError for --popcount-forward or --int8-gradients without a compiled step on a CPU.
+    bf16: None chooses by `fast_bf16`. Raises InputError for --popcount-forward or --int8-gradients without a compiled step on a CPU, and
+    for --compile there without a compiler.
     """
     device = device_of(args)
     own = {name: getattr(args, name, False) for name in ("popcount_forward", "int8_gradients")}
     if any(own.values()) and (device.type != "cpu" or not args.compile):
         raise InputError("--popcount-forward and --int8-gradients are of compiled trainings on a CPU; add --compile, or leave them out")
+    if args.compile and device.type == "cpu" and not shutil.which(compiler := os.environ.get("CXX", "g++")):  # as torch.compile finds it
+        raise InputError(f"--compile needs a C++ compiler, and there is no {compiler}; install it, set CXX, or leave --compile out")
     rank, processes = join_processes(device)
     return Machine(device, fast_bf16(device) if bf16 is None else bf16, args.compile, rank=rank, processes=processes, **own)
 
@@ -136,6 +139,11 @@ class Learner:
         self.forward = torch.compile(forward, dynamic=False) if machine.compiled else forward
 
     @property
+    def evaluated(self) -> nn.Module:
+        """The model whose weights are evaluated and kept: that of the EMA, where there is one."""
+        return self.ema.module if self.ema else self.model
+
+    @property
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """What a checkpoint must hold for the training to go on, under its names there."""
         return {"state_dict": self.model, "optimizer": self.optimizer} | ({"ema": self.ema} if self.ema else {})
@@ -152,14 +160,23 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def portable(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Return `optimizer`, which from now on loads a state without its device's options: a run may go on on another device."""
+    """Return `optimizer`, which from now on keeps its own options when it loads a state: a run may go on on another device.
+
+    A state that doesn't fit the weights is a ValueError: kernels for several weights at once would write beyond its ends.
+    """
 
     def keep_own(optimizer, state):
         both = zip(state["param_groups"], optimizer.param_groups, strict=True)
-        groups = [saved | {name: own[name] for name in OF_DEVICE if name in own} for saved, own in both]
-        return state | {"param_groups": groups}
+        return state | {"param_groups": [own | {"params": saved["params"]} for saved, own in both]}
+
+    def check(optimizer):
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError(f"{name} is {tuple(value.shape)}, its weights {tuple(parameter.shape)}")
 
     optimizer.register_load_state_dict_pre_hook(keep_own)
+    optimizer.register_load_state_dict_post_hook(check)
     return optimizer
 
 
