@@ -100,6 +100,7 @@ def test_a_video_taken_with_a_turned_camera_is_upright_as_in_a_file(monkeypatch,
 @functools.cache
 def broken_streams():
     y4m, ts, nut = (video_bytes(name, CONTAINERS[name], STEADY) for name in ("yuv4mpegpipe", "mpegts", "nut"))
+    late = video_bytes("mp4", "mjpeg", STEADY, "yuvj420p", size=(640, 480), seekable=True)
     return {
         "nothing": (b"", "stdin is empty"),
         "text": (b"ffmpeg: no such file\n" * 40, "stdin is text"),
@@ -108,6 +109,7 @@ def broken_streams():
         "half a y4m": (y4m[: len(y4m) // 2], "stdin: ends inside a frame after 2[45] frames"),
         "half a transport stream": (ts[: len(ts) // 2 // 188 * 188 + 100], "stdin: ends inside a frame"),
         "half a nut": (nut[: len(nut) // 2], "stdin: ends inside a frame"),
+        "an mp4 with its index at the end": (late, "stdin: not one frame .* needs seeking"),
     }
 
 

@@ -181,7 +181,8 @@ def _reason(error: Exception, source) -> str:
     if ("Invalid data" in text or "End of file" in text) and isinstance(source, Path):
         return "it may be cut off, damaged or of an unknown format"
     if "Invalid data" in text:
-        return "what comes is no video of a known format" + " or ends too early" * (not isinstance(source, str))
+        more = ", ends too early, or is a container that needs seeking, as most .mp4 and .mov files are: give the file itself"
+        return "what comes is no video of a known format" + more * (not isinstance(source, str))
     if "Input/output error" in text and isinstance(source, str):
         try:
             socket.getaddrinfo(urlsplit(source).hostname, None)
@@ -252,7 +253,8 @@ def read_all(name: str, stream: Stream) -> Iterator[tuple[float | None, np.ndarr
     except Lost as error:
         _raise_interrupt(stream.source)
         if stream.container.format.name != "mpjpeg":  # whose end is an error in FFmpeg's eyes
-            raise InputError(f"{name}: broke off after {stream.decoded} frames, which were kept ({error})") from None
+            what = f"broke off after {stream.decoded} frames, which were kept" if stream.decoded else "not one frame can be read"
+            raise InputError(f"{name}: {what} ({error})") from None
         cut_off = False
     finally:
         stream.close()
