@@ -296,7 +296,10 @@ def parse_args(argv):
     parser.add_argument("--wild", type=Path, metavar="DIR", help="images as CIFAR_10/main.py --wild takes; held-out ones are named")
     parser.add_argument("--crops", type=Path, metavar="DIR", help="DIR/<class>/: labelled crops of other clips")
     parser.add_argument("--empty", action="append", default=[], type=Path, metavar="CLIP", help="with --wild: clips with no object in view")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not (args.clips or args.wild or args.crops):
+        parser.error("nothing to do: give a CLIP, --wild or --crops")
+    return args
 
 
 def main(argv=None) -> list[Clip]:
@@ -306,7 +309,7 @@ def main(argv=None) -> list[Clip]:
     clips = []
     for directory in args.clips:
         if directory.name not in objects:
-            raise InputError(f"{directory}: {args.objects} does not say what moves in {directory.name}")
+            raise InputError(f"{directory}: {args.objects} does not say what moves in {directory.name}; add it, or give another file with --objects")
         clips.append(measure(directory, network, objects[directory.name], args.settings))
     if clips:
         report_clips(clips)
