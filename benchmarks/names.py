@@ -309,7 +309,8 @@ def main(argv=None) -> list[Clip]:
     clips = []
     for directory in args.clips:
         if directory.name not in objects:
-            raise InputError(f"{directory}: {args.objects} does not say what moves in {directory.name}; add it, or give another file with --objects")
+            missing = f"{args.objects} does not say what moves in {directory.name}"
+            raise InputError(f"{directory}: {missing}; add it, or give another file with --objects")
         clips.append(measure(directory, network, objects[directory.name], args.settings))
     if clips:
         report_clips(clips)

@@ -134,6 +134,7 @@ class Report(Sink):
             choices=self._choices(labels),
             labels=[(label, self.labels[label]) for label in labels],
             stages=stages,
+            live=bool(self.source and self.source.live),
             places=self.tally.summary(),
             peak=peak,
             areas=areas,

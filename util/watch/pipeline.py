@@ -18,8 +18,9 @@ from util.crops import cut_out, prepare
 from util.errors import InputError, printable, say
 from util.files import stoppable, uninterrupted
 from util.outputs.events import Changes
+from util.outputs.report import Report
 from util.outputs.sink import Sinks
-from util.outputs.sinks import open_sinks
+from util.outputs.sinks import PredictionTable, open_sinks
 from util.outputs.staging import lies_in_results
 from util.source.video import Video, open_video
 from util.spec import OTHER, Network
@@ -157,6 +158,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     print(*_lines(video, summary, recorder, hook, clock), sep="\n")
     if right:
         print(summary.share_right(right))
+    print(f"written: {printable(Path(args.save) / Report.NAME if args.save else Path(PredictionTable.NAME))}")
     return summary
 
 
@@ -182,7 +184,7 @@ def _lines(video: Video, summary: Summary, recorder, hook, clock: Clock) -> Iter
         yield f"recorded: {recorder.files} files in {printable(recorder.ledger.directory)}, {told}"
     if hook:
         yield f"notified: {hook.sent} events sent to {hook.name}, {hook.dropped} dropped"
-    yield f"ms per frame: {clock}"
+    yield f"ms per frame: {clock}" + "; decode includes waiting for the frame" * video.live
     if summary.sightings:
         yield summary.table()
     yield from summary.passages()
