@@ -41,6 +41,7 @@ def test_moments_come_one_by_one_with_their_tracks(clips):
     [track] = ended  # still in view at the end
     assert track.number == 1 and track.last == 16 and track.label == seen[-1].label
     assert len(list(watch(str(clips / "c0"), LENET, limit=4))) == 4 and len(list(watch(clips / "c0", packed.load(LENET), limit=1))) == 1
+    assert next(watch(clips / "c0", limit=1)).number == 1, "by the default network"
     with pytest.raises(InputError, match="none.xnor"):
         next(watch(clips / "c0", "none.xnor"))
 
