@@ -1,9 +1,10 @@
 # make help             this list, as make alone
 # make demo             render a clip, detect and name its moving objects        (make demo CLIP=path: a real clip or a camera)
 # make native           only the build: the Python modules, and build/fastMCD where OpenCV's C++ files are found
+# make setup            the same, and PyTorch: for training, evaluation and scores
 # make score            render a clip with its ground truth, run on it, score pixels, boxes, identities and names
 # make test             the whole test suite, C++ and Python
-# make clean            remove build/, out/ and the detector's Python module
+# make clean            remove what make native has built; results in out/ and the virtual environment stay
 #
 # make train-nin        train a network with its recipe: train-vgg, train-resnet20, train-nin_bwn (which nin begins with), train-lenet,
 #                       train-vgg_clips WILD=DIR, train-resnet20_clips WILD=DIR; float: train-airbench, train-mobilenet.
@@ -34,7 +35,7 @@ OUT ?= out
 
 TRAININGS := $(foreach arch,nin vgg resnet20,train-$(arch) train-$(arch)_bwn train-$(arch)_clips) train-lenet train-airbench train-mobilenet
 
-.PHONY: help demo score test bench bench-speed bench-watch bench-xnor bench-cost bench-training bench-unknown bench-names soak $(TRAININGS) lint
+.PHONY: help demo setup score test bench bench-speed bench-watch bench-xnor bench-cost bench-training bench-unknown bench-names soak $(TRAININGS) lint
 .PHONY: sanitize arm native clean
 .DELETE_ON_ERROR:
 
@@ -47,6 +48,8 @@ ifdef CLIP
 else
 	$(PY) MNIST/demo.py
 endif
+
+setup: native $(VENV)/.requirements
 
 score: $(VENV)/.requirements $(OUT)/truth/gt/gt.txt
 	$(PY) -m util.watch $(OUT)/truth --network MNIST/models/LeNet_5.xnor --save $(OUT)/run
@@ -100,7 +103,10 @@ train-nin: START := --pretrained CIFAR_10/models/nin_bwn.best.pth.tar
 train-nin train-vgg train-resnet20: train-%: $(TEACHER) native $(VENV)/.requirements
 	$(TRAIN) CIFAR_10/main.py --arch $* --compile $(COUNTING) --teacher $< $(START) $(RESUME)
 
-# WILD: images of the classes, of people and of other things (docs/data.md).
+# WILD: images of the classes, of people and of other things (docs/data.md). Asked for here, before anything is computed.
+ifneq ($(filter train-%_clips,$(MAKECMDGOALS)),)
+$(if $(WILD),,$(error $(MAKECMDGOALS) needs WILD=DIR, a directory of images as docs/data.md describes it))
+endif
 train-vgg_clips: $(TEACHER) native $(VENV)/.requirements
 	$(TRAIN) CIFAR_10/main.py --arch vgg_clips --compile $(COUNTING) --teacher $< --wild "$(WILD)" --pretrained CIFAR_10/models/vgg.best.pth.tar $(RESUME)
 
@@ -174,4 +180,4 @@ compiler:
 	@command -v $(CXX) >/dev/null || { echo "make: no C++ compiler '$(CXX)'; install one that knows C++20 (Debian: apt-get install g++) or give it with CXX=..." >&2; exit 2; }
 
 clean:
-	rm -rf build $(OUT) fastmcd/*.so
+	rm -rf build fastmcd/*.so util/packed/*.so

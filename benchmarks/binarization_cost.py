@@ -180,7 +180,8 @@ def table(found, sets, truth, right):
     clips = [name for name in sets if name != "test set"]
     numbers = [str(i + 1) for i in range(len(found))]
     sizes = [f"{name} ({len(images)})" for name, images in sets.items()]
-    head = ["", "network", "arithmetic", "file, kB", *(f"ms, batch {batch}" for batch in BATCHES), *sizes, *(f"as {i}" for i in numbers)]
+    times = [f"ms per image, batch {batch}" for batch in BATCHES]
+    head = ["", "network", "arithmetic", "file, kB", *times, *sizes, *(f"as {i}" for i in numbers)]
     lines = [head, ["---"] * len(head)]
     for i, network in enumerate(found):
         accuracy, *shares = scores(network, truth, right).values()

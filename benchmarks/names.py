@@ -1,4 +1,4 @@
-"""Prints how often what moves in clips bears its right name, and how often an absurd one.
+"""Prints how often the main object of clips has a correct name, and how often names are implausible.
 
     python benchmarks/names.py CLIP... [--network FILE] [--sheet FILE.png] [--wild DIR] [--crops DIR] [--empty CLIP]...
 
@@ -15,8 +15,9 @@ called says names.toml, or another file with --objects. Per clip, and as the mea
              the box has no name, or a wrong one
 
 --sheet draws boxes of every clip and what they were called. On images: --wild, a directory as CIFAR_10/main.py --wild learns from, of
-which what was held out is named, as it is and made to look like crops; the share of images of foreign kinds that get a name where 95 % of
-the known ones keep one. --crops DIR/<class>/*: how crops of clips, RGBA, are called. --empty: windows of clips with no object.
+which what was held out is named, as it is and made to look like crops; the FPR at 95 % TPR is the share of out-of-distribution (OOD)
+images that get a name where 95 % of the known ones keep one. --crops DIR/<class>/*: how crops of clips, RGBA, are called. --empty: clips
+with no object, windows of which are further OOD images.
 """
 import sys
 import tomllib
@@ -54,7 +55,7 @@ COMMON = {"automobile", "truck", "person"}  # their names are never absurd: most
 MISSED = ("no box", "unknown", "wrong")
 NEAR = 0.1  # least IoU of a true box and a box that is about its object
 REGION = 300  # pixels of a CDnet mask that make a true object
-KEPT = 0.95  # share of known images that keep a name where foreign ones are counted
+KEPT = 0.95  # TPR at which the FPR is printed: share of known images that keep a name
 SAMPLES = 16  # boxes of a clip on the sheet
 
 
@@ -208,7 +209,7 @@ def confidence(p: np.ndarray, network: Network) -> np.ndarray:
 
 
 def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
-    """Print how held-out images are named, and how many foreign ones get a name."""
+    """Print how held-out images are named, and how many out-of-distribution ones get a name."""
     classes = list(network.spec.classes)
     more = [name for name in ("person", OTHER) if name not in classes]
     images, labels, sources = wild.load(root, classes + more, network.spec.shape[1])
@@ -232,13 +233,12 @@ def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
             report_images("as crops, with the prior", network, likely, labels, person, other, is_window)
         known = confidence(p, network)[(labels != other) & ((labels != person) | ("person" in classes))]
         least = np.quantile(known, 1 - KEPT)
-        foreign = {f"kept-out classes, {look}": confidence(p[labels == other], network)}
+        ood = {f"OOD images, {look}": confidence(p[labels == other], network)}
         if look == "as crops":
-            foreign["synthetic textures"] = confidence(probabilities(network, textures()), network)
-            foreign |= {f"windows of {clip.name}": confidence(probabilities(network, windows(source_of(clip))), network) for clip in empty}
-        for kind, sure in foreign.items():
-            share = f"{(sure >= least).mean():.1%} of {len(sure)}, {kind}"
-            print(f"  named where {KEPT:.0%} of the known keep a name (probability {least:.2f}): {share}")
+            ood["synthetic textures"] = confidence(probabilities(network, textures()), network)
+            ood |= {f"windows of {clip.name}": confidence(probabilities(network, windows(source_of(clip))), network) for clip in empty}
+        for kind, sure in ood.items():
+            print(f"  FPR at {KEPT:.0%} TPR (threshold {least:.2f}): {(sure >= least).mean():.1%} of {len(sure)} {kind}")
 
 
 def report_calibration(network: Network, logits: np.ndarray, labels: np.ndarray, other: int) -> None:
@@ -261,11 +261,11 @@ def report_images(look: str, network: Network, p: np.ndarray, labels: np.ndarray
     right = called == labels
     known = (labels != person) & (labels != other)
     each = ", ".join(f"{classes[k]} {right[labels == k].mean():.0%}" for k in np.unique(labels[known]))
-    print(f"held-out wild images, {look}: {right[known].mean():.1%} of {known.sum()} right ({each})")
+    print(f"held-out wild images, {look}: {right[known].mean():.1%} of {known.sum()} correct ({each})")
     if "person" in classes:
         print(f"  people {right[labels == person].mean():.1%}, of them pedestrians {right[is_window].mean():.1%}")
     if OTHER in classes:
-        print(f"  kept-out classes called other {right[labels == other].mean():.1%}")
+        print(f"  OOD images called other {right[labels == other].mean():.1%}")
 
 
 def report_crops(root: Path, network: Network) -> None:
@@ -311,7 +311,10 @@ def parse_args(argv):
     parser.add_argument("--wild", type=Path, metavar="DIR", help="images as CIFAR_10/main.py --wild takes; held-out ones are named")
     parser.add_argument("--crops", type=Path, metavar="DIR", help="DIR/<class>/: labelled crops of other clips")
     parser.add_argument("--empty", action="append", default=[], type=Path, metavar="CLIP", help="with --wild: clips with no object in view")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not (args.clips or args.wild or args.crops):
+        parser.error("nothing to do: give a CLIP, --wild or --crops")
+    return args
 
 
 def main(argv=None) -> list[Clip]:
@@ -321,7 +324,8 @@ def main(argv=None) -> list[Clip]:
     clips = []
     for directory in args.clips:
         if directory.name not in objects:
-            raise InputError(f"{directory}: {args.objects} does not say what moves in {directory.name}")
+            missing = f"{args.objects} does not say what moves in {directory.name}"
+            raise InputError(f"{directory}: {missing}; add it, or give another file with --objects")
         clips.append(measure(directory, network, objects[directory.name], args.settings))
     if clips:
         report_clips(clips)

@@ -1,6 +1,6 @@
 """Prints how fast packed networks predict, beside PyTorch and onnxruntime, from uint8 pixels to class scores.
 
-    python benchmarks/xnor.py [--arch nin vgg resnet20 LeNet_5] [--batch 1 8 128] [--threads 1 2] [--plot FILE]
+    python benchmarks/xnor.py [--arch nin vgg resnet20 LeNet_5] [--batch 1 8 128] [--threads 1 2] [--plot DIR]
 
 All in one process, by turns: each round times every runtime once, so that a busy machine hurts all alike. Printed: the
 median of the rounds in ms per image, its quartiles, and how many times slower than the best packed kernel it is. Then each

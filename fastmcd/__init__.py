@@ -19,9 +19,9 @@ try:
     from fastmcd import _fastmcd
 except ImportError as error:
     raise ImportError(
-        "fastmcd's native module is missing or does not fit this Python: build it from the repository's root with "
-        "'cmake -S . -B build -DPython_EXECUTABLE=$(command -v python3) && cmake --build build' "
-        f"(needs nanobind and a C++20 compiler). {error}"
+        "fastmcd's native module is missing or does not fit this Python: run 'make native' in the repository's root and use "
+        ".venv/bin/python3; for another Python, which needs nanobind, "
+        f"'cmake -S . -B build -DPython_EXECUTABLE=$(command -v python3) && cmake --build build'. {error}"
     ) from error
 
 Item = TypeVar("Item")

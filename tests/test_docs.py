@@ -45,7 +45,7 @@ def test_the_first_page_is_short():
 
 def test_make_help_lists_the_targets():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and "make demo" in done.stdout and "make bench-names" in done.stdout and not done.stderr
+    assert done.returncode == 0 and "make setup" in done.stdout and "make bench-names" in done.stdout and not done.stderr
 
 
 def test_make_hands_the_flags_in_resume_to_every_training():
@@ -54,3 +54,13 @@ def test_make_hands_the_flags_in_resume_to_every_training():
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout.replace("\\\n", "")
     trainings = [line for line in printed.splitlines() if "main.py" in line and "--logits" not in line]
     assert len(trainings) == len(networks) and all(line.endswith("--resume") for line in trainings)
+
+
+def test_make_clean_keeps_results():
+    done = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["rm", "-rf", "build", "fastmcd/*.so", "util/packed/*.so"]
+
+
+def test_a_training_for_clips_asks_for_its_images_at_once():
+    done = subprocess.run(["make", "-n", "train-vgg_clips"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "train-vgg_clips needs WILD=DIR" in done.stderr and not done.stdout

@@ -470,3 +470,9 @@ STRIP = np.zeros((40000, 32), np.uint8)  # nothing is left of its width where it
 def test_private_parts_refuse_what_they_cannot_take(misuse):
     with pytest.raises((ValueError, IndexError)):
         misuse()
+
+
+def test_without_the_native_module_the_error_says_how_to_build_it():
+    code = "import sys; sys.modules['fastmcd._fastmcd'] = None; import fastmcd"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "ImportError: fastmcd's native module is missing" in done.stderr and "run 'make native'" in done.stderr

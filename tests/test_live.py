@@ -143,7 +143,8 @@ def test_a_stop_is_the_normal_end_of_a_live_source(number, tmp_path):
         process.send_signal(number)
         out, error = process.communicate(timeout=60)
     assert process.returncode == 0 and not error, error
-    assert re.search(r"dropped: \d+ frames .*; 0 times connected again", out) and "ms per frame" in out
+    assert re.search(r"dropped: \d+ frames .*; 0 times connected again", out) and "; decode includes waiting" in out
+    assert out.endswith(f"\nwritten: {tmp_path / 'out' / 'report.html'}\n")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["stopped"] and summary["reconnects"] == 0 <= summary["dropped"] and summary["frames"] > 5
     assert summary["frames"] == len(list((tmp_path / "out" / "masks").iterdir()))

@@ -113,3 +113,8 @@ def test_a_clip_that_the_list_lacks_is_refused(clip, tmp_path, monkeypatch):
     objects.write_text("")
     with pytest.raises(InputError, match="does not say what moves in square"):
         bench.main([str(clip), "--objects", str(objects)])
+
+
+def test_without_clips_and_images_there_is_nothing_to_do():
+    with pytest.raises(InputError, match="nothing to do: give a CLIP, --wild or --crops"):
+        bench.main([])

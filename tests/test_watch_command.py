@@ -35,17 +35,19 @@ def test_moments_come_one_by_one_with_their_tracks(clips):
     [track] = ended  # still in view at the end
     assert track.number == 1 and track.last == 16 and track.label == seen[-1].label
     assert len(list(watch(str(clips / "c0"), LENET, limit=4))) == 4 and len(list(watch(clips / "c0", packed.load(LENET), limit=1))) == 1
+    assert next(watch(clips / "c0", limit=1)).number == 1, "by the default network"
     with pytest.raises(InputError, match="none.xnor"):
         next(watch(clips / "c0", "none.xnor"))
 
 
 def test_the_command_does_what_the_script_does(clips, tmp_path, capsys):
     main([str(clips / "c1"), "--network", str(LENET), "--save", str(tmp_path / "watch"), "--label", "7"])
-    out = capsys.readouterr().out
+    *out, written = capsys.readouterr().out.splitlines()
     load_script("MNIST/main.py").main(["--cpu", "--video", str(clips / "c1"), "--save", str(tmp_path / "script"), "--label", "7"])
-    assert [line for line in out.splitlines() if "ms per" not in line] == [
-        line for line in capsys.readouterr().out.splitlines() if "ms per" not in line
-    ]
+    *of_script, written_by_script = capsys.readouterr().out.splitlines()
+    assert [line for line in out if "ms per" not in line] == [line for line in of_script if "ms per" not in line]
+    assert written == f"written: {tmp_path / 'watch' / 'report.html'}"
+    assert written_by_script == f"written: {tmp_path / 'script' / 'report.html'}"
     for name in ("detections.csv", "predictions.csv", "tracks.txt", "masks/000009.png"):
         assert (tmp_path / "watch" / name).read_bytes() == (tmp_path / "script" / name).read_bytes()
     main(["--multi_fastMCD", str(tmp_path / "watch"), "--network", str(LENET), "--save", str(tmp_path / "named")])

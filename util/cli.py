@@ -23,6 +23,9 @@ LONGEST_LINE = 2000  # characters: a file may hold a name of any length
 
 
 # ---- Flags -----------------------------------------------------------------------------------------------------------
+SAVE = "write all results here: report.html, annotated video, tables, pictures (default: only predictions.csv)"
+
+
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds a default to a flag's help where there is one that the help doesn't tell."""
 
@@ -69,7 +72,7 @@ def add_common_arguments(parser: Parser, archs: Sequence[str], default: str = ""
     verb.add_argument("--multi_fastMCD", type=Path, metavar="DIR", help="name all objects in the detector's results")
     add_video_argument(verb)
     add_label_argument(parser)
-    parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
+    parser.add_argument("--save", type=Path, metavar="DIR", help=SAVE)
     add_video_options(parser)
     parser.needs += [(flag, ["fastMCD", "multi_fastMCD", "video"]) for flag in ("label", "save")]  # a training would begin
     parser.add_argument("--arch", choices=sorted(archs), default=archs[0], help=f"network (default: {default or archs[0]})")

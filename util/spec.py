@@ -119,7 +119,7 @@ class Network(Protocol):
     spec: Spec
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return logits, float32 (N, classes), for uint8 images (N, C, H, W) of the spec's shape."""
+        """Return logits, float32 (N, classes), for uint8 images (N, C, H, W), RGB or grey, of the spec's shape."""
 
 
 def check_classes(names: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
     from util import packed
     network = packed.load("CIFAR_10/models/vgg.xnor")
-    logits = network(images)                             # uint8 (N, 3, 32, 32) -> float32 (N, 10)
+    logits = network(images)                             # uint8 (N, 3, 32, 32), RGB -> float32 (N, 10)
     network.spec.classes                                 # and all else that a clip needs to know of it
 
 run.py runs them, file.py reads and writes them. freeze.py makes them of PyTorch's: trace.py takes a model apart, fold.py makes steps of it.

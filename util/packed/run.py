@@ -46,8 +46,9 @@ class Engine:
 
 
 class PackedNetwork:
-    """A packed network and its Spec: uint8 (N, C, H, W) -> float32 logits (N, classes), on the CPU. See util.spec.Network and Engine.
+    """A packed network and its Spec: uint8 (N, C, H, W), RGB or grey -> float32 logits (N, classes), on the CPU.
 
+    float32 images are taken as standardised already (see Engine). util.crops.prepare makes uint8 ones of crops of any size.
     Raises ValueError, in one line, for steps that don't lead to a logit per class, and for weights that are not finite.
     """
 

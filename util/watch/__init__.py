@@ -1,7 +1,7 @@
 """Watching: what moves in clips gets tracks and names, without PyTorch.
 
     from util.watch import watch
-    for moment in watch("clip.mp4", "CIFAR_10/models/vgg_clips.xnor"):
+    for moment in watch("clip.mp4"):
         print(moment.seconds, [(seen.track, seen.box, seen.label, seen.probability) for seen in moment.tracks])
 
 python3 -m util.watch is the command. run() is what --video, --fastMCD and --multi_fastMCD of the scripts do.
@@ -16,9 +16,11 @@ from util.track.tracking import Moment
 
 # The rest is imported where it is used: a run loads what it needs.
 
+NETWORK = Path(__file__).resolve().parents[2] / "CIFAR_10" / "models" / "vgg_clips.xnor"  # if no other is given
+
 
 def watch(
-    source: str | Path, network: str | Path | Network, settings: str | Path | None = None, limit: int | None = None
+    source: str | Path, network: str | Path | Network = NETWORK, settings: str | Path | None = None, limit: int | None = None
 ) -> Iterator[Moment]:
     """Yield a Moment for each frame of a clip, with the tracks in view and those that begin, are renamed and end.
 

@@ -4,7 +4,7 @@
     python3 -m util.watch CLIP... --save OUT --jobs 4          many clips: several, a 'pattern*', a directory of them
     python3 -m util.watch --cameras FILE --save OUT --serve 8000   several cameras, a process for each, and one page for all
 """
-from util.cli import Parser, add_label_argument, add_video_argument, add_video_options, at_least, guard, run
+from util.cli import SAVE, Parser, add_label_argument, add_video_argument, add_video_options, at_least, guard, run
 from util.errors import InputError
 
 if __name__ == "__main__":
@@ -13,7 +13,8 @@ if __name__ == "__main__":
 import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+from util.watch import NETWORK  # noqa: E402
+
 # Flags that a single clip's command has as well
 PLAIN = ["network", "label", "limit", "settings", "start", "notify", "record", "recordings", "keep"]
 
@@ -28,10 +29,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     text = "watch each camera of this TOML file, by a process of its own that is started again if it ends (docs/live.md)"
     verb.add_argument("--cameras", type=Path, metavar="FILE", help=text)
     parser.add_argument("--camera", metavar="NAME", help="with --cameras: this one alone")
-    network = ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor"
-    parser.add_argument("--network", type=Path, metavar="FILE", default=network, help="packed network, which main.py --export writes")
+    parser.add_argument("--network", type=Path, metavar="FILE", default=NETWORK, help="packed network, which main.py --export writes")
     add_label_argument(parser)
-    parser.add_argument("--save", type=Path, metavar="DIR", help="write results, annotated video and contact sheet here")
+    parser.add_argument("--save", type=Path, metavar="DIR", help=SAVE)
     parser.add_argument("--limit", type=at_least(1), metavar="N", help="at most N frames: a quick try")
     add_video_options(parser)
     args = parser.parse_args(argv)

@@ -9,8 +9,9 @@ from tqdm import tqdm
 from util.cli import Keep
 from util.errors import InputError, printable, say
 from util.outputs.events import Changes
+from util.outputs.report import Report
 from util.outputs.sink import Sinks
-from util.outputs.sinks import open_sinks
+from util.outputs.sinks import PredictionTable, open_sinks
 from util.outputs.staging import lies_in_results
 from util.signals import stoppable, uninterrupted
 from util.source.video import Video, open_video
@@ -58,6 +59,7 @@ def watch_clip(args, network: Network, right: Sequence[str] = ()) -> Summary:
     print(*summary.lines(video, recorder, hook, pipeline.clock), sep="\n")
     if right:
         print(summary.share_right(right))
+    print(f"written: {printable(Path(args.save) / Report.NAME if args.save else Path(PredictionTable.NAME))}")
     return summary
 
 

@@ -51,7 +51,7 @@ class Summary:
             yield f"recorded: {recorder.files} files in {printable(recorder.ledger.directory)}, {told}"
         if hook:
             yield f"notified: {hook.sent} events sent to {hook.name}, {hook.dropped} dropped"
-        yield f"ms per frame: {clock}"
+        yield f"ms per frame: {clock}" + "; decode includes waiting for the frame" * video.live
         if self.sightings:
             yield self._table()
         yield from self._passages()
