@@ -50,7 +50,7 @@ def test_make_help_lists_the_targets():
 
 def test_make_hands_the_flags_in_resume_to_every_training():
     networks = "vgg resnet20 nin nin_bwn vgg_clips resnet20_clips lenet airbench mobilenet".split()
-    command = ["make", "-n", "RESUME=--resume", *(f"train-{name}" for name in networks)]
+    command = ["make", "-n", "RESUME=--resume", "WILD=DIR", *(f"train-{name}" for name in networks)]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout.replace("\\\n", "")
     trainings = [line for line in printed.splitlines() if "main.py" in line and "--logits" not in line]
     assert len(trainings) == len(networks) and all(line.endswith("--resume") for line in trainings)
