@@ -1,4 +1,5 @@
 """The manuals: links lead somewhere, README is short, the commands over clips take their flags."""
+import os
 import re
 import shlex
 import subprocess
@@ -43,24 +44,28 @@ def test_the_first_page_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    """What make does with these arguments, told by itself alone: as if no other make had started these tests."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+
+
 def test_make_help_lists_the_targets():
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = make("help")
     assert done.returncode == 0 and "make setup" in done.stdout and "make bench-names" in done.stdout and not done.stderr
 
 
 def test_make_hands_the_flags_in_resume_to_every_training():
     networks = "vgg resnet20 nin nin_bwn vgg_clips resnet20_clips lenet airbench mobilenet".split()
-    command = ["make", "-n", "RESUME=--resume", "WILD=DIR", *(f"train-{name}" for name in networks)]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout.replace("\\\n", "")
+    printed = make("-n", "RESUME=--resume", "WILD=DIR", *(f"train-{name}" for name in networks)).stdout.replace("\\\n", "")
     trainings = [line for line in printed.splitlines() if "main.py" in line and "--logits" not in line]
     assert len(trainings) == len(networks) and all(line.endswith("--resume") for line in trainings)
 
 
 def test_make_clean_keeps_results():
-    done = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["rm", "-rf", "build", "fastmcd/*.so", "util/packed/*.so"]
+    assert make("-n", "clean").stdout.split() == ["rm", "-rf", "build", "fastmcd/*.so", "util/packed/*.so"]
 
 
 def test_a_training_for_clips_asks_for_its_images_at_once():
-    done = subprocess.run(["make", "-n", "train-vgg_clips"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = make("-n", "train-vgg_clips")
     assert done.returncode == 2 and "train-vgg_clips needs WILD=DIR" in done.stderr and not done.stdout
