@@ -218,27 +218,29 @@ def report_wild(root: Path, network: Network, empty: list[Path]) -> None:
     held = held.numpy()
     kinds = wild.kinds_of(labels, sources, other)[held]
     pixels, labels, is_window = images.permute(0, 2, 3, 1).numpy()[held], labels[held], kinds == augment.WINDOW
-    for look in ("as they are", "as crops"):
-        rng = np.random.default_rng(0)
-        if look == "as they are":  # photographs are not cleared
-            logits = ask(network, np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-        else:
-            crops = [augment.as_crop(image, kind, rng) for image, kind in zip(pixels, kinds, strict=True)]
-            logits = ask(network, prepare(crops, network.spec))
-            report_calibration(network, logits, labels, other)
-        p = softmax(logits / network.spec.temperature)
-        report_images(look, network, p, labels, person, other, is_window)
-        if look == "as crops":
-            likely = softmax((logits + network.spec.log_prior()) / network.spec.temperature)
-            report_images("as crops, with the prior", network, likely, labels, person, other, is_window)
-        known = confidence(p, network)[(labels != other) & ((labels != person) | ("person" in classes))]
-        least = np.quantile(known, 1 - KEPT)
-        ood = {f"OOD images, {look}": confidence(p[labels == other], network)}
-        if look == "as crops":
-            ood["synthetic textures"] = confidence(probabilities(network, textures()), network)
-            ood |= {f"windows of {clip.name}": confidence(probabilities(network, windows(source_of(clip))), network) for clip in empty}
-        for kind, sure in ood.items():
-            print(f"  FPR at {KEPT:.0%} TPR (threshold {least:.2f}): {(sure >= least).mean():.1%} of {len(sure)} {kind}")
+    is_known, temperature = (labels != other) & ((labels != person) | ("person" in classes)), network.spec.temperature
+    p = softmax(ask(network, np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))) / temperature)  # photographs are not cleared
+    report_images("as they are", network, p, labels, person, other, is_window)
+    report_ood(confidence(p[is_known], network), {"OOD images, as they are": confidence(p[labels == other], network)})
+    rng = np.random.default_rng(0)
+    crops = [augment.as_crop(image, kind, rng) for image, kind in zip(pixels, kinds, strict=True)]
+    logits = ask(network, prepare(crops, network.spec))
+    report_calibration(network, logits, labels, other)
+    p = softmax(logits / temperature)
+    report_images("as crops", network, p, labels, person, other, is_window)
+    likely = softmax((logits + network.spec.log_prior()) / temperature)
+    report_images("as crops, with the prior", network, likely, labels, person, other, is_window)
+    ood = {"OOD images, as crops": confidence(p[labels == other], network)}
+    for name, others in (("synthetic textures", textures()), *((f"windows of {clip.name}", windows(source_of(clip))) for clip in empty)):
+        ood[name] = confidence(probabilities(network, others), network)
+    report_ood(confidence(p[is_known], network), ood)
+
+
+def report_ood(known: np.ndarray, ood: dict[str, np.ndarray]) -> None:
+    """Print the share of each kind of images that keeps a name where KEPT of the known ones do, by their confidence."""
+    least = np.quantile(known, 1 - KEPT)
+    for kind, sure in ood.items():
+        print(f"  FPR at {KEPT:.0%} TPR (threshold {least:.2f}): {(sure >= least).mean():.1%} of {len(sure)} {kind}")
 
 
 def report_calibration(network: Network, logits: np.ndarray, labels: np.ndarray, other: int) -> None:
