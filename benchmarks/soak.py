@@ -27,6 +27,7 @@ from benchmarks.machine import memory  # noqa: E402
 from tests.servers import jpeg_part, serve_stream  # noqa: E402
 from util.cli import Parser, run  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
+from util.watch import NETWORK  # noqa: E402
 
 PERIOD = 400  # frames
 START = 20000  # frames after which memory should not grow
@@ -128,7 +129,7 @@ def main():
     parser.add_argument("--every", type=int, default=5000, help="frames between two lines")
     parser.add_argument("--rate", type=float, default=200, help="frames per second, at most")
     parser.add_argument("--size", type=size_of, default="160x120", help="of the frames, two even numbers")
-    parser.add_argument("--network", type=Path, default=ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor", help="packed")
+    parser.add_argument("--network", type=Path, default=NETWORK, help="packed")
     parser.add_argument("--save", type=Path, help="directory for all that the program writes")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="write a picture")
     parser.add_argument("options", nargs="*", help="further options of the program, after --")

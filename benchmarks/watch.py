@@ -33,6 +33,7 @@ from util.errors import InputError  # noqa: E402
 from util.outputs.pictures import VideoWriter  # noqa: E402
 from util.score.scenes import Mover, Scene, camera_path, digit_sprite, texture  # noqa: E402
 from util.source.video import open_video  # noqa: E402
+from util.watch import NETWORK  # noqa: E402
 
 WIDTH, HEIGHT, FRAMES = 640, 360, 600
 FIRST, PLAIN, SAVED, RIVAL = "first frame", "watch", "watch --save, all files", "MOG2 alone"
@@ -132,7 +133,7 @@ def measure(clip: Path, args, directory: Path) -> dict[str, list[tuple[float, fl
 def main(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("clip", nargs="?", type=Path, help="a video (default: one is drawn)")
-    parser.add_argument("--network", type=Path, default=ROOT / "CIFAR_10" / "models" / "vgg_clips.xnor", help="packed network")
+    parser.add_argument("--network", type=Path, default=NETWORK, help="packed network")
     parser.add_argument("--runs", type=at_least(1), default=5, help="of everything")
     parser.add_argument("--serve", action="store_true", help="also with a live page")
     args = parser.parse_args(argv)
