@@ -15,7 +15,7 @@
 namespace fastmcd {
 namespace {
 
-constexpr int kMinSide = 32, kMaxSide = 4096, kMaxArea = 4096 * 2160;
+constexpr int kMaxArea = 4096 * 2160;
 constexpr int kBandRows = 16;  // rows of cells: fewer are not worth a thread
 constexpr int kSteady = 10;   // frames of rest, after which the camera is taken to stand on something firm
 constexpr double kFastTurn = 0.1;  // of the frame's longer side, from frame to frame

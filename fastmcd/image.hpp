@@ -11,6 +11,8 @@
 
 namespace fastmcd {
 
+constexpr int kMinSide = 32, kMaxSide = 4096;  // of a frame, in pixels
+
 // Rows lie a multiple of 64 bytes apart and there is a multiple of four of them, with room around for whole vectors.
 struct Plane {
     int width = 0, height = 0;

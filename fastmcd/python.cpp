@@ -185,7 +185,7 @@ auto grey(const Pixels& array) {
 }
 
 // As a detector's frames, for the parts that rely on it.
-bool fits(int width, int height) { return std::min(width, height) >= 32 && std::max(width, height) <= 4096; }
+bool fits(int width, int height) { return std::min(width, height) >= kMinSide && std::max(width, height) <= kMaxSide; }
 
 }  // namespace
 
