@@ -20,12 +20,10 @@ from util.errors import OF_THE_SYSTEM, InputError, printable, redact
 from util.signals import STOPS
 
 LONGEST_LINE = 2000  # characters: a file may hold a name of any length
+SAVE = "write all results here: report.html, annotated video, tables, pictures (default: only predictions.csv)"  # help of --save
 
 
 # ---- Flags -----------------------------------------------------------------------------------------------------------
-SAVE = "write all results here: report.html, annotated video, tables, pictures (default: only predictions.csv)"
-
-
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds a default to a flag's help where there is one that the help doesn't tell."""
 

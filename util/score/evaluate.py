@@ -185,10 +185,12 @@ def pairs(paths: list[Path]) -> list[tuple[str, Path, Path]]:
     out = []
     for results, truth in zip(paths[::2], paths[1::2], strict=True):
         many = results.is_dir() and not is_results(results)
-        found = sorted(path for path in results.iterdir() if is_results(path)) if many else []
-        for path in (path for path in found if path.suffix == ".part"):
-            say(printable(f"{path} is left out: a run that was not finished"))
-        inner = [(path.name, path, truth / path.name) for path in found if path.suffix != ".part"]
+        inner = []
+        for path in sorted(path for path in results.iterdir() if is_results(path)) if many else ():
+            if path.suffix == ".part":
+                say(printable(f"{path} is left out: a run that was not finished"))
+            else:
+                inner.append((path.name, path, truth / path.name))
         name = (truth if truth.is_dir() else results).resolve().name
         out += inner or [(name, results, truth)]
     return out

@@ -126,8 +126,8 @@ def read_summary(directory: Path, arguments: Sequence[str]) -> dict | None:
 def is_outdated(directory: Path, arguments: Sequence[str]) -> bool:
     """Whether what its arguments name, such as the clip, settings or a network, has been changed since a run ended."""
     named = {argument.partition("=")[2] if argument.startswith("--") else argument for argument in arguments} - {str(directory)}
-    changed = [os.path.getmtime(path) for path in named if os.path.exists(path)]
-    return any(os.path.getmtime(directory / SUMMARY) < at <= time.time() for at in changed)  # a camera's clock may be wrong
+    ended, now = os.path.getmtime(directory / SUMMARY), time.time()  # what is later than now is of a clock that is wrong
+    return any(ended < os.path.getmtime(path) <= now for path in named if os.path.exists(path))
 
 
 def redact_arguments(arguments: Sequence[str]) -> list[str]:
